@@ -1,0 +1,264 @@
+"""etcd and kube-apiserver as two processes on loopback, in a private directory that goes away with them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from leasehold.testing.client import Client
+from leasehold.testing.errors import ApiError, ControlPlaneError, StartError
+from leasehold.testing.kubeconfig import Connection, write_private
+from leasehold.testing.processes import Child, ProcessIdentity
+
+SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc"
+
+_DIRECTORY_PREFIX = "leasehold-cp-"
+_OWNER = "owner.json"
+_READY_SECONDS = 90.0
+_STOP_GRACE_SECONDS = 3.0  # nothing is to be kept, so there is no reason to wait for a slow farewell
+_PORT_ATTEMPTS = 5
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
+
+class Servers:
+    """One etcd and one kube-apiserver, started together.
+
+    etcd listens on Unix sockets in the private directory, so that nobody else on the machine reaches it. The
+    API server's port is held by a bound socket for as long as the object lives: no other program can take it,
+    neither between choosing and using it nor while the API server is down for a restart.
+    """
+
+    def __init__(
+        self,
+        binaries: Path,
+        *,
+        audit_log: Path | None = None,
+        extra_apiserver_args: Mapping[str, str] | None = None,
+        ready_seconds: float = _READY_SECONDS,
+    ) -> None:
+        self._binaries = binaries
+        self._audit_log = audit_log
+        self._extra = dict(extra_apiserver_args or {})
+        self._ready_seconds = ready_seconds
+        self._reservation: socket.socket | None = None
+        self._etcd: Child | None = None
+        self._apiserver: Child | None = None
+        self.directory = Path()
+        self.port = 0
+        self.token = secrets.token_hex(16)
+
+    @property
+    def connection(self) -> Connection:
+        """How to reach the API server as a member of system:masters."""
+        return Connection(url=f"https://127.0.0.1:{self.port}", ca=self.ca_path.read_text(), token=self.token)
+
+    @property
+    def ca_path(self) -> Path:
+        """The certificate that the API server made for itself at its first start, good as a CA file."""
+        return self.directory / "certs" / "apiserver.crt"
+
+    @property
+    def service_account_key(self) -> Path:
+        """The private key that signs service account tokens."""
+        return self.directory / "service-account.key"
+
+    def start(self) -> None:
+        """Start both and return when the API server is ready. Raises StartError, leaving nothing behind."""
+        remove_abandoned_directories()
+        self.directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX)).resolve()
+        try:
+            self._write_files()
+            self._etcd = self._start_etcd()
+            self.start_apiserver()
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_apiserver(self) -> None:
+        """Start the API server alone, on its old port if it had one, and wait until it is ready."""
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            if self._reservation is None:
+                self._reservation = reserve_port()
+                self.port = self._reservation.getsockname()[1]
+            self._apiserver = self._spawn("kube-apiserver", self._apiserver_flags())
+            try:
+                self._await_ready(self._apiserver)
+            except StartError as error:
+                self._apiserver.kill()
+                if "address already in use" not in str(error) or attempt == _PORT_ATTEMPTS:
+                    raise
+                self._reservation.close()
+                self._reservation = None
+            else:
+                return
+
+    def stop(self) -> None:
+        """End both processes, the API server first, and remove the directory. Safe to call again."""
+        for child in (self._apiserver, self._etcd):
+            if child is not None:
+                child.stop(_STOP_GRACE_SECONDS)
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
+        if self.directory.name.startswith(_DIRECTORY_PREFIX):
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def kill_apiserver(self) -> None:
+        """End the API server as a crash would."""
+        self.apiserver.kill()
+
+    def pause_etcd(self) -> None:
+        """Freeze etcd: the API server stays up and cannot read or write."""
+        self.etcd.signal(signal.SIGSTOP)
+
+    def resume_etcd(self) -> None:
+        """Let a frozen etcd go on."""
+        self.etcd.signal(signal.SIGCONT)
+
+    @property
+    def apiserver(self) -> Child:
+        """The process of the API server."""
+        return _started(self._apiserver)
+
+    @property
+    def etcd(self) -> Child:
+        """The process of etcd."""
+        return _started(self._etcd)
+
+    def _write_files(self) -> None:
+        owner = ProcessIdentity.of(os.getpid())
+        if owner is not None:
+            write_private(self.directory / _OWNER, json.dumps([owner.pid, owner.started]))
+        write_private(
+            self.directory / "tokens.csv", f'{self.token},leasehold-admin,leasehold-admin,"system:masters"\n'
+        )
+        write_private(self.service_account_key, new_private_key())
+        write_private(self.directory / "audit-policy.yaml", json.dumps(_AUDIT_POLICY))
+
+    def _start_etcd(self) -> Child:
+        client = self._etcd_url()
+        peer = (
+            "unix://peer:0"  # nobody dials it: a cluster of one; etcd makes the file `peer:0` where it runs
+        )
+        return self._spawn(
+            "etcd",
+            {
+                "--data-dir": str(self.directory / "etcd"),
+                "--listen-client-urls": client,
+                "--advertise-client-urls": client,
+                "--listen-peer-urls": peer,
+                "--initial-advertise-peer-urls": peer,
+                "--initial-cluster": f"default={peer}",
+                "--unsafe-no-fsync": "true",  # the data dies with the server anyway
+                "--log-level": "warn",
+            },
+        )
+
+    def _etcd_url(self) -> str:
+        return f"unix://{self.directory}/etcd.sock"
+
+    def _apiserver_flags(self) -> dict[str, str]:
+        flags = {
+            "--etcd-servers": self._etcd_url(),
+            "--bind-address": "127.0.0.1",
+            "--secure-port": str(self.port),
+            "--permit-port-sharing": "true",  # with our own reservation, see reserve_port
+            "--cert-dir": str(self.directory / "certs"),
+            "--endpoint-reconciler-type": "none",
+            "--service-cluster-ip-range": "10.96.0.0/16",
+            "--service-account-issuer": SERVICE_ACCOUNT_ISSUER,
+            "--service-account-key-file": str(self.service_account_key),
+            "--service-account-signing-key-file": str(self.service_account_key),
+            "--token-auth-file": str(self.directory / "tokens.csv"),
+            "--authorization-mode": "RBAC",
+            "--allow-privileged": "true",
+        }
+        if self._audit_log is not None:
+            flags["--audit-policy-file"] = str(self.directory / "audit-policy.yaml")
+            flags["--audit-log-path"] = str(self._audit_log.resolve())
+        return flags | self._extra
+
+    def _spawn(self, program: str, flags: Mapping[str, str]) -> Child:
+        return Child(
+            [self._binaries / program, *(f"{flag}={value}" for flag, value in flags.items())],
+            log=self.directory / f"{program}.log",
+            cwd=self.directory,
+        )
+
+    def _await_ready(self, apiserver: Child) -> None:
+        deadline = time.monotonic() + self._ready_seconds
+        while not self._ready():
+            for child in (self.etcd, apiserver):
+                if not child.running():
+                    raise StartError(
+                        f"{child.name} ended with status {child.returncode()} while starting:\n"
+                        f"{child.log_tail()}"
+                    )
+            if time.monotonic() > deadline:
+                waited = f"{self._ready_seconds:.0f} s"
+                raise StartError(f"kube-apiserver was not ready within {waited}:\n{apiserver.log_tail()}")
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        """Ask for readiness, and for the namespace that the API server makes shortly after it says ready."""
+        try:
+            with Client(self.connection, timeout_seconds=5) as client:
+                client.raw("GET", "/readyz")
+                client.raw("GET", "/api/v1/namespaces/default")
+        except (OSError, ApiError):  # no certificate yet, not listening yet, not ready yet
+            return False
+        return True
+
+
+def reserve_port() -> socket.socket:
+    """Return a bound socket that keeps its free loopback port from everyone but the API server.
+
+    Both set SO_REUSEPORT, which lets sockets of one user share a port. This one never listens, so all
+    connections go to the API server.
+    """
+    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reservation.bind(("127.0.0.1", 0))
+    return reservation
+
+
+def new_private_key() -> str:
+    """Return a new P-256 private key in PEM (RFC 5915), without the public half, which Go derives."""
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    number = secrets.randbelow(order - 1) + 1
+    version_and_key = bytes.fromhex("0201010420") + number.to_bytes(32, "big")
+    named_curve = bytes.fromhex("a00a06082a8648ce3d030107")
+    der = bytes([0x30, len(version_and_key) + len(named_curve)]) + version_and_key + named_curve
+    return f"-----BEGIN EC PRIVATE KEY-----\n{base64.encodebytes(der).decode()}-----END EC PRIVATE KEY-----\n"
+
+
+def remove_abandoned_directories() -> None:
+    """Remove the directories of servers whose owner was killed before it could."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owned_by = directory.lstat().st_uid
+            pid, started = json.loads((directory / _OWNER).read_text())
+            if owned_by == os.getuid() and not ProcessIdentity(pid, started).alive():
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _started(child: Child | None) -> Child:
+    if child is None:
+        raise ControlPlaneError("the control plane is not started: call start() or use it in a with block")
+    return child

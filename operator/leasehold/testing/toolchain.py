@@ -1,0 +1,203 @@
+"""Builds the pinned control-plane programs with Go, once per user and machine, into a cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from leasehold.testing.errors import BuildError
+from leasehold.testing.processes import Child
+
+Progress = Callable[[str], None]
+
+SERVERS = ("etcd", "kube-apiserver")
+
+_EVERY_SECONDS = 15.0
+_HERE = Path(__file__).resolve().parent
+_FLAGS = ("build", "-v", "-trimpath")
+_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+
+
+def print_progress(line: str) -> None:
+    """Write a line to standard error at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Go module that pins programs, and the programs it can build, by name."""
+
+    name: str
+    directory: Path
+    pinned: str
+    packages: Mapping[str, str]
+    linker_flags: str
+
+    @property
+    def version(self) -> str:
+        """The pinned version of the module's subject, such as v1.37.2."""
+        text = (self.directory / "go.mod").read_text()
+        found = re.search(rf"^\s*{re.escape(self.pinned)} (v\S+)", text, re.MULTILINE)
+        if found is None:
+            raise BuildError(f"{self.directory}/go.mod requires no {self.pinned}: the file is broken")
+        return found[1]
+
+    def flags(self) -> list[str]:
+        """Return the arguments of `go` up to the output file."""
+        major, minor, *_ = self.version.removeprefix("v").split(".")
+        linker = self.linker_flags.format(version=self.version, major=major, minor=minor)
+        return [*_FLAGS, "-ldflags", linker]
+
+    def cache_name(self) -> str:
+        """Return the directory name of this build: it changes with whatever changes the result."""
+        digest = hashlib.sha256()
+        for part in (
+            (self.directory / "go.mod").read_bytes(),
+            (self.directory / "go.sum").read_bytes(),
+            " ".join(self.flags()).encode(),
+            f"{platform.system()}/{platform.machine()}".encode(),
+        ):
+            digest.update(hashlib.sha256(part).digest())
+        return f"{self.version}-{digest.hexdigest()[:12]}"
+
+
+def _source(name: str) -> Path:
+    """Return a module's directory: inside an installed package, or in the repository's hack/."""
+    packaged = _HERE / name
+    return packaged if (packaged / "go.mod").is_file() else _HERE.parents[2] / "hack" / name
+
+
+CONTROL_PLANE = Module(
+    name="controlplane",
+    directory=_source("controlplane"),
+    pinned="k8s.io/kubernetes",
+    packages={
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+        "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    },
+    linker_flags="-s -w -X k8s.io/component-base/version.gitVersion={version} "
+    "-X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}",
+)
+
+
+def cache_root(env: Mapping[str, str]) -> Path:
+    """Return the cache of this user: LEASEHOLD_CACHE_DIR, else `leasehold` in XDG_CACHE_HOME or ~/.cache."""
+    chosen = env.get("LEASEHOLD_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    base = env.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "leasehold"
+
+
+def cache_directory(module: Module, env: Mapping[str, str]) -> Path:
+    """Return where this module's programs are, or will be, on this machine."""
+    return cache_root(env) / module.name / module.cache_name()
+
+
+def missing(directory: Path, programs: Sequence[str]) -> list[str]:
+    """Return the programs that a directory does not hold as executables."""
+    return [name for name in programs if not os.access(directory / name, os.X_OK)]
+
+
+def build(
+    module: Module,
+    programs: Sequence[str],
+    env: Mapping[str, str] = os.environ,
+    progress: Progress = print_progress,
+) -> Path:
+    """Build the programs that the cache lacks and return the directory that then holds them all.
+
+    Processes that ask at the same time build once: the others wait, and say so. A build that is cut short
+    leaves nothing that looks finished. Raises BuildError.
+    """
+    directory = cache_directory(module, env)
+    if not missing(directory, programs):
+        return directory
+    go = shutil.which("go", path=env.get("PATH"))
+    if go is None:
+        raise BuildError(
+            f"Go is needed to build {', '.join(missing(directory, programs))}: install it (go.dev/dl)"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    with lock(directory / ".lock", progress):
+        for name in missing(directory, programs):  # asked anew: another process may have built them meanwhile
+            _build_one(go, module, name, directory, env, progress)
+    return directory
+
+
+@contextmanager
+def lock(path: Path, progress: Progress) -> Iterator[None]:
+    """Hold an exclusive lock on a file; while another process holds it, wait and say so now and then."""
+    with path.open("a") as file:
+        begun, told = time.monotonic(), -_EVERY_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waited = time.monotonic() - begun
+                if waited - told >= _EVERY_SECONDS:
+                    progress(
+                        f"leasehold: another process builds into {path.parent}; waiting ({_minutes(waited)})"
+                    )
+                    told = waited
+                time.sleep(0.1)
+        yield
+
+
+def _build_one(
+    go: str, module: Module, name: str, directory: Path, env: Mapping[str, str], progress: Progress
+) -> None:
+    progress(
+        f"leasehold: building {name} (for {module.pinned} {module.version}) with {go}. The first build "
+        "compiles every package it is made of and takes minutes: 7 for kube-apiserver on two cores. "
+        f"The result stays in {directory}"
+    )
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as work:
+        output = Path(work, name)
+        command = [go, *module.flags(), "-o", str(output), module.packages[name]]
+        compiler = Child(command, log=Path(work, "log"), cwd=module.directory, env={**env, **_ENVIRONMENT})
+        try:
+            took = _follow(compiler, name, progress)
+        finally:
+            compiler.stop(grace_seconds=5)
+        if compiler.returncode() != 0:
+            raise BuildError(
+                f"`go build {module.packages[name]}` in {module.directory} failed with status "
+                f"{compiler.returncode()}. The last it said:\n{compiler.log_tail()}"
+            )
+        output.replace(directory / name)
+    progress(f"leasehold: built {name} in {_minutes(took)}")
+
+
+def _follow(compiler: Child, name: str, progress: Progress) -> float:
+    """Wait for the compiler, saying from time to time how far it is; return the seconds it took."""
+    begun = told = time.monotonic()
+    while compiler.running():
+        time.sleep(0.1)
+        if time.monotonic() - told >= _EVERY_SECONDS:
+            told = time.monotonic()
+            done = compiler.log.read_text(errors="replace").splitlines()
+            now_at = done[-1] if done else "reading the module"
+            progress(
+                f"leasehold: {name}: {_minutes(told - begun)}, {len(done)} packages compiled, now {now_at}"
+            )
+    return time.monotonic() - begun
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
