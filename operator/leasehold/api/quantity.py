@@ -22,7 +22,7 @@ MAX_LENGTH: Final = 32
 MAX_AMOUNT: Final = 2**63 - 1
 """Largest amount accepted, in whole units: a signed 64-bit integer, as in the API server."""
 
-PATTERN: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9}|[KMGTPE]i|[numkMGTPE])?$"
+PATTERN: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2}|[KMGTPE]i|[numkMGTPE])?$"
 """The grammar for a CRD's ``pattern``. Signs pass, so that a rule can refuse them in plain words."""
 
 _NANO: Final = 10**9
