@@ -1,0 +1,170 @@
+"""JSON requests to the API server through one shared session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import aiohttp
+
+from leasehold.adapters.kube.errors import Busy, Unknown, error_of
+
+Json = dict[str, Any]
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+FIELD_MANAGER: Final = "leasehold-operator"
+TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_TRIES: Final = 5
+
+
+class KubeClient:
+    """One API server. Errors are those of `adapters.kube.errors`, whatever the library below raises."""
+
+    def __init__(self, server: str, session: aiohttp.ClientSession) -> None:
+        self.server = server.rstrip("/")
+        self.session = session
+        self.requests: dict[tuple[str, str], int] = {}
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Json:
+        """Send one request and return the answer's body. 429 is waited out and tried again, a few times.
+
+        Raises ApiError. Only `Unknown` leaves open whether a write happened.
+        """
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return await self._once(method, path, body, query, content_type, accept)
+            except Busy as busy:
+                if attempt == _TRIES:
+                    raise
+                await asyncio.sleep(max(busy.retry_after, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        query: Mapping[str, str | int] | None,
+        content_type: str,
+        accept: str,
+    ) -> Json:
+        try:
+            async with self.session.request(
+                method,
+                self.server + path,
+                params=query,
+                data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+                headers={"Accept": accept, **({} if body is None else {"Content-Type": content_type})},
+                timeout=TIMEOUT,
+            ) as response:
+                payload = await response.read()
+                status = response.status
+                retry_after = response.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            self._count(method, "none")
+            raise Unknown(f"{method} {path}: no answer ({type(error).__name__}: {error})") from error
+        self._count(method, str(status))
+        if status < 300:
+            return _parsed(payload, method, path)
+        message = _message(payload) or f"HTTP {status}"
+        wait = float(retry_after) if retry_after.isdecimal() else 0.0
+        raise error_of(status, f"{method} {path}: {message}", wait)
+
+    def _count(self, method: str, code: str) -> None:
+        self.requests[method, code] = self.requests.get((method, code), 0) + 1
+
+    async def get(self, path: str) -> Json:
+        """Read one object from the API server's store (a quorum read)."""
+        return await self.request("GET", path)
+
+    async def patch(self, path: str, patch: Json) -> Json:
+        """Apply a merge patch (RFC 7386). Give `metadata.resourceVersion` to make it a compare-and-swap."""
+        return await self.request(
+            "PATCH", path, patch, content_type=MERGE_PATCH, query={"fieldManager": FIELD_MANAGER}
+        )
+
+    async def create(self, path: str, body: Json) -> Json:
+        """Create an object."""
+        return await self.request("POST", path, body, query={"fieldManager": FIELD_MANAGER})
+
+    async def delete(self, path: str, uid: str) -> None:
+        """Delete an object if it is still the one with this uid."""
+        await self.request("DELETE", path, {"preconditions": {"uid": uid}})
+
+    async def list(self, path: str, *, metadata_only: bool = False, **query: str | int) -> tuple[list[Json], str]:
+        """List everything by quorum reads, page by page; return the items and the list's resourceVersion."""
+        items: list[Json] = []
+        token, version = "", ""
+        while True:
+            page = await self.request(
+                "GET",
+                path,
+                query={"limit": 500, **query, **({"continue": token} if token else {})},
+                accept=METADATA_ONLY if metadata_only else "application/json",
+            )
+            items += page.get("items") or []
+            # The first page's version: what changed between pages must be watched again.
+            version = version or page["metadata"].get("resourceVersion", "")
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return items, version
+
+    async def watch(self, path: str, idle_timeout: float, **query: str | int) -> AsyncIterator[Json]:
+        """Yield watch events until the server ends the stream. A silent connection is given up after a while.
+
+        Raises Unknown when the connection breaks or stays silent, and what an error answer means otherwise.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_timeout)
+        try:
+            async with self.session.get(
+                self.server + path, params={"watch": "true", **query}, timeout=timeout
+            ) as response:
+                if response.status >= 300:
+                    payload = await response.read()
+                    raise error_of(response.status, f"watch {path}: {_message(payload) or response.status}")
+                buffer = b""
+                async for chunk in response.content.iter_any():
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, json.JSONDecodeError) as error:
+            raise Unknown(f"watch {path}: broken off ({type(error).__name__})") from error
+
+    async def server_time(self) -> int:
+        """Return the API server's clock in milliseconds (its Date header: one second fine)."""
+        try:
+            async with self.session.get(f"{self.server}/version", timeout=TIMEOUT) as response:
+                date = response.headers.get("Date", "")
+                await response.read()
+            return int(parsedate_to_datetime(date).timestamp() * 1000)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise Unknown(f"GET /version: no time to be had ({type(error).__name__}: {error})") from error
+
+
+def _parsed(payload: bytes, method: str, path: str) -> Json:
+    try:
+        found: Json = json.loads(payload)
+        return found
+    except ValueError as error:
+        raise Unknown(f"{method} {path}: the answer is no JSON") from error
+
+
+def _message(payload: bytes) -> str:
+    try:
+        return str(json.loads(payload).get("message", ""))
+    except (ValueError, AttributeError):
+        return payload[:200].decode(errors="replace")

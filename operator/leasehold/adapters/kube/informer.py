@@ -1,0 +1,102 @@
+"""One lean list-and-watch: complete lists, then every change, for as long as it runs.
+
+A relist hands over the whole list, so that what vanished while nobody watched is known to be gone; watches alone
+never tell (nolar/kopf#698). A watch that stays silent past the server's bookmarks is taken for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.adapters.kube.errors import ApiError, Gone, Refused
+
+Json = dict[str, Any]
+
+_WATCH_SECONDS = 290
+_SILENCE_SECONDS = 90.0  # bookmarks come about once a minute
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Audience(Protocol):
+    """Who is told. Called on the event loop, one at a time, in the order of the server's versions."""
+
+    def listed(self, items: list[Json]) -> None:
+        """Take in everything there is; what is not in the list is gone."""
+
+    def changed(self, kind: str, item: Json) -> None:
+        """Take in one change: ADDED, MODIFIED or DELETED."""
+
+
+class Informer:
+    """Keeps an audience informed about one resource. `synced` is set after the first complete list."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        path: str,
+        audience: Audience,
+        now: Callable[[], int],
+        label_selector: str = "",
+    ) -> None:
+        self.client = client
+        self.path = path
+        self.audience = audience
+        self.now = now
+        self.query = {"labelSelector": label_selector} if label_selector else {}
+        self.synced = asyncio.Event()
+        self.last_event = 0
+        self.relists = 0
+        self.restarts = 0
+
+    async def run(self) -> None:
+        """List and watch until cancelled. Failures are waited out with growing pauses; a refusal is logged."""
+        pause = _FIRST_PAUSE
+        version = ""
+        while True:
+            try:
+                version = version or await self._list()
+                async for event in self.client.watch(
+                    self.path,
+                    _SILENCE_SECONDS,
+                    resourceVersion=version,
+                    allowWatchBookmarks="true",
+                    timeoutSeconds=_WATCH_SECONDS + random.randrange(20),
+                    **self.query,
+                ):
+                    version = self._take(event)
+                    pause = _FIRST_PAUSE
+            except Gone:
+                version = ""
+            except ApiError as error:
+                level = logging.ERROR if isinstance(error, Refused) else logging.WARNING
+                log.log(level, "watch of %s: %s", self.path, error)
+                self.restarts += 1
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _list(self) -> str:
+        items, version = await self.client.list(self.path, **self.query)
+        self.audience.listed(items)
+        self.relists += 1
+        self.last_event = self.now()
+        self.synced.set()
+        return version
+
+    def _take(self, event: Json) -> str:
+        kind, item = event["type"], event["object"]
+        self.last_event = self.now()
+        if kind == "ERROR":
+            if item.get("code") == 410:
+                raise Gone("the watched version is no longer kept", 410)
+            raise ApiError(f"the watch was ended: {item.get('message', item)}", item.get("code", 0))
+        if kind != "BOOKMARK":
+            self.audience.changed(kind, item)
+        version: str = item["metadata"]["resourceVersion"]
+        return version

@@ -1,0 +1,37 @@
+"""Where objects live on the API server."""
+
+from __future__ import annotations
+
+from leasehold.api.names import API_VERSION, LEASE_PLURAL, POOL_PLURAL, REPORT_PLURAL
+
+POOLS = f"/apis/{API_VERSION}/{POOL_PLURAL}"
+LEASES = f"/apis/{API_VERSION}/{LEASE_PLURAL}"
+REPORTS = f"/apis/{API_VERSION}/{REPORT_PLURAL}"
+NODES = "/api/v1/nodes"
+NAMESPACES = "/api/v1/namespaces"
+SESSIONS = "/apis/coordination.k8s.io/v1/leases"
+
+
+def pool(name: str) -> str:
+    """Return the path of a CapacityPool."""
+    return f"{POOLS}/{name}"
+
+
+def lease(namespace: str, name: str) -> str:
+    """Return the path of a CapacityLease."""
+    return f"/apis/{API_VERSION}/namespaces/{namespace}/{LEASE_PLURAL}/{name}"
+
+
+def report(name: str) -> str:
+    """Return the path of a NodeReport."""
+    return f"{REPORTS}/{name}"
+
+
+def events(namespace: str) -> str:
+    """Return the path of a namespace's Events."""
+    return f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+
+
+def status(path: str) -> str:
+    """Return the path of an object's status subresource."""
+    return f"{path}/status"

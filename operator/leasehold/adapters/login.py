@@ -1,0 +1,71 @@
+"""How the operator reaches its cluster: a kubeconfig that was named, or the pod's service account.
+
+One session serves kopf and our own client. A service account's token is read again before it grows old, since the
+kubelet renews the file about hourly.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import aiohttp
+import kopf
+
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.settings import BadSetting
+
+_TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_TOKEN_AGE_SECONDS = 60.0
+USER_AGENT = "leasehold-operator"
+
+
+class _FreshToken:
+    """Puts the current content of a token file on each request."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.read_at = 0.0
+        self.header = ""
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if not self.header or time.monotonic() - self.read_at > _TOKEN_AGE_SECONDS:
+            self.header = f"Bearer {self.path.read_text().strip()}"
+            self.read_at = time.monotonic()
+        request.headers["Authorization"] = self.header
+        return await handler(request)
+
+
+def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
+    """Open a session to the cluster of a kubeconfig file, or of the pod when none is named.
+
+    Never falls back to the user's current context. Raises BadSetting when there is neither.
+    """
+    settings = kopf.OperatorSettings()
+    if kubeconfig:
+        if not Path(kubeconfig).is_file():
+            raise BadSetting(f"there is no kubeconfig at {kubeconfig}; correct --kubeconfig")
+        before = os.environ.get("KUBECONFIG")
+        os.environ["KUBECONFIG"] = kubeconfig
+        try:
+            info = kopf.login_with_kubeconfig(settings=settings)
+        finally:
+            if before is None:
+                del os.environ["KUBECONFIG"]
+            else:
+                os.environ["KUBECONFIG"] = before
+        middlewares: tuple[aiohttp.ClientMiddlewareType, ...] = ()
+    else:
+        info = kopf.login_with_service_account(settings=settings)
+        middlewares = (_FreshToken(token_file),)
+    if info is None or not info.server:
+        raise BadSetting("no cluster to talk to: give --kubeconfig FILE, or run in a pod with a service account")
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers={**info.as_http_headers(), "User-Agent": USER_AGENT},
+        middlewares=middlewares,
+    )
+    return KubeClient(info.server, session)

@@ -1,0 +1,189 @@
+"""One lease as decisions see it: the request, and the status as it stands on the API server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from leasehold.api.names import FORCE_RELEASE_ANNOTATION, FORCE_RELEASE_VALUE, RELEASE_FINALIZER, REVOKE_ANNOTATION
+from leasehold.api.names import LeaseCondition as C
+from leasehold.api.quantity import QuantityError, amount
+from leasehold.core.errors import InvalidObject
+from leasehold.core.times import SECOND, parse_time
+
+Json = Mapping[str, Any]
+
+
+class Slice(NamedTuple):
+    """A part of a grant: so much on one node. Amounts by resource name, in base units."""
+
+    node: str
+    amounts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A CapacityLease at one resourceVersion. Durations and instants are milliseconds.
+
+    `slices` is what the lease holds by its status: empty unless capacity counts against it, that is from
+    `Allocated=True` until `Released=True`, and by nothing else.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    version: int
+    generation: int
+    created: int
+    deleting: bool
+    finalizers: tuple[str, ...]
+    pool: str
+    request: Mapping[str, int]
+    count: int
+    mode: str
+    topology_key: str
+    node_selector: tuple[tuple[str, str], ...]
+    priority: int
+    identity: str
+    session: str
+    liveness: str
+    duration: int | None
+    renew_time: str
+    wants_release: bool
+    ttl: int
+    revoke: str
+    force_release: bool
+    problem: str
+    status: Json
+    conditions: Mapping[str, Json]
+    slices: tuple[Slice, ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """The lease's `namespace/name`, for people."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def has_finalizer(self) -> bool:
+        """Deleting the object waits for its capacity to be given back."""
+        return RELEASE_FINALIZER in self.finalizers
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """Where the lease stands in the queue: higher priority first, then the older, then by uid."""
+        return (-self.priority, self.created, self.uid)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What makes two requests the same to the planner."""
+        return (tuple(sorted(self.request.items())), self.count, self.mode, self.topology_key, self.node_selector)
+
+    def is_true(self, condition: str) -> bool:
+        """Tell whether a condition stands at True."""
+        found = self.conditions.get(condition)
+        return found is not None and found["status"] == "True"
+
+    def reason(self, condition: str) -> str:
+        """Return a condition's reason, or "" where it is not set."""
+        found = self.conditions.get(condition)
+        return "" if found is None else str(found.get("reason", ""))
+
+    @property
+    def finished(self) -> bool:
+        """The lease is over for good."""
+        return self.is_true(C.FINISHED)
+
+    @property
+    def allocated(self) -> bool:
+        """Capacity counts against this lease."""
+        return self.is_true(C.ALLOCATED) and not self.is_true(C.RELEASED)
+
+    @property
+    def pending(self) -> bool:
+        """The lease waits for a grant."""
+        return not self.finished and not self.is_true(C.ALLOCATED)
+
+    @property
+    def releasing(self) -> bool:
+        """The lease still counts, and is on its way out."""
+        return self.allocated and "startTime" in self.status.get("release", {})
+
+    def deadline(self, name: str) -> int | None:
+        """Return one of `status.deadlines` in milliseconds, by its name on the wire."""
+        text = self.status.get("deadlines", {}).get(name)
+        return None if text is None else parse_time(text)
+
+    def instant(self, part: str, name: str) -> int | None:
+        """Return a time from another part of the status (`allocation`, `renewal`, `release`)."""
+        text = self.status.get(part, {}).get(name)
+        return None if text is None else parse_time(text)
+
+
+def lease_of(document: Json) -> Lease:
+    """Read a lease as the API server sent it.
+
+    What the API server would refuse today but an older CRD may have let in does not raise: it is noted in
+    `problem`, and such a lease is never granted. Raises InvalidObject only when the object is no lease at all.
+    """
+    try:
+        meta, spec = document["metadata"], document["spec"]
+        uid, pool = meta["uid"], spec["poolRef"]["name"]
+    except (KeyError, TypeError) as error:
+        raise InvalidObject(f"not a CapacityLease: {error} is missing") from error
+    status: Json = document.get("status") or {}
+    request, problem = _amounts(spec.get("resources") or {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    holder = spec.get("holder") or {}
+    placement = spec.get("placement") or {}
+    annotations = meta.get("annotations") or {}
+    duration = spec.get("durationSeconds")
+    return Lease(
+        uid=uid,
+        namespace=meta["namespace"],
+        name=meta["name"],
+        version=int(meta.get("resourceVersion") or 0),
+        generation=meta.get("generation", 1),
+        created=parse_time(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        finalizers=tuple(meta.get("finalizers", ())),
+        pool=pool,
+        request=request,
+        count=spec.get("count", 1),
+        mode=placement.get("mode", "Any"),
+        topology_key=placement.get("topologyKey", ""),
+        node_selector=tuple(sorted((placement.get("nodeSelector") or {}).items())),
+        priority=spec.get("priority", 0),
+        identity=holder.get("identity", ""),
+        session=(holder.get("sessionRef") or {}).get("name", ""),
+        liveness=spec.get("liveness", "None"),
+        duration=None if duration is None else duration * SECOND,
+        renew_time=spec.get("renewTime", ""),
+        wants_release=spec.get("desiredState", "Held") == "Released",
+        ttl=spec.get("ttlSecondsAfterFinished", 3600) * SECOND,
+        revoke=annotations.get(REVOKE_ANNOTATION, ""),
+        force_release=annotations.get(FORCE_RELEASE_ANNOTATION, "") == FORCE_RELEASE_VALUE,
+        problem=problem,
+        status=status,
+        conditions=conditions,
+        slices=_slices(status, conditions),
+    )
+
+
+def _slices(status: Json, conditions: Mapping[str, Json]) -> tuple[Slice, ...]:
+    if conditions.get(C.ALLOCATED, {}).get("status") != "True":
+        return ()
+    if conditions.get(C.RELEASED, {}).get("status") == "True":
+        return ()
+    rows = status.get("allocation", {}).get("slices", ())
+    return tuple(Slice(row["nodeName"], _amounts(row["resources"])[0]) for row in rows)
+
+
+def _amounts(resources: Mapping[str, Any]) -> tuple[dict[str, int], str]:
+    amounts: dict[str, int] = {}
+    for name, text in resources.items():
+        try:
+            amounts[name] = amount(name, text)
+        except QuantityError as error:
+            return {}, f"spec.resources.{name}: {error}"
+    return amounts, ""

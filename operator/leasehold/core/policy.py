@@ -1,0 +1,158 @@
+"""A pool's spec in the units decisions use: milliseconds, integers, vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from leasehold.api.names import (
+    CapacityLossAction,
+    ExpirationAction,
+    IdlePolicy,
+    QueueStrategy,
+    StalePolicy,
+    Verification,
+)
+from leasehold.api.quantity import amount
+from leasehold.core.amounts import Vector
+from leasehold.core.selectors import Requirement, Selector
+from leasehold.core.times import SECOND
+
+if TYPE_CHECKING:
+    from leasehold.api.pool import PoolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRule:
+    """How much of one resource a node of the pool may lend. Amounts are per node, or per slice for the bounds."""
+
+    name: str
+    source: str
+    fixed: int
+    reserved: int
+    reserved_percent: int
+    allocation_percent: int
+    minimum: int | None
+    maximum: int | None
+    step: int | None
+    high_percent: int | None
+    low_percent: int | None
+
+    def lendable(self, total: int) -> int:
+        """Apply the reservation and the overcommit to a node's total; never below zero.
+
+        Placement's inventory formula, capacity = (total - reserved) * allocation_ratio, in integers and rounded
+        down (OpenStack Placement, "Inventory").
+        """
+        kept = self.reserved + total * self.reserved_percent // 100
+        return max(0, total - kept) * self.allocation_percent // 100
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """Everything a pool's author decided. Durations are milliseconds; None means the rule is off."""
+
+    selector: Selector
+    resources: tuple[ResourceRule, ...]
+    default_duration: int
+    max_duration: int
+    max_total: int | None
+    claim_timeout: int | None
+    heartbeat_timeout: int
+    grace: int
+    cooldown: int
+    warn_before: tuple[int, ...]
+    idle_policy: str
+    idle_below_percent: int
+    idle_period: int
+    ends_leases: bool
+    verifies_release: bool
+    verification_timeout: int
+    node_loss: int
+    revokes_on_loss: bool
+    strict_fifo: bool
+    max_pending: int
+    strategy: str
+    max_usage_percent: int | None
+    max_report_age: int
+    holds_on_stale: bool
+    stop: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The pool's resources in order: the meaning of each place in a vector."""
+        return tuple(rule.name for rule in self.resources)
+
+    def vector(self, amounts: Mapping[str, int]) -> Vector:
+        """Lay amounts by name into the pool's order; what is not named is zero."""
+        return tuple(amounts.get(rule.name, 0) for rule in self.resources)
+
+    def duration_of(self, asked: int | None) -> int:
+        """Return the term of a lease that asked for this many milliseconds (None: the pool's default)."""
+        return self.default_duration if asked is None else asked
+
+    def attributes_usage(self) -> bool:
+        """Tell whether reporters must say what each lease uses or whether it is gone from the node."""
+        return self.verifies_release or self.idle_policy != IdlePolicy.OFF
+
+
+def policy_of(spec: PoolSpec) -> PoolPolicy:
+    """Translate a validated pool spec."""
+    lease, idle = spec.lease_policy, spec.lease_policy.idle
+    return PoolPolicy(
+        selector=Selector(
+            labels=tuple(sorted(spec.node_selector.match_labels.items())),
+            requirements=tuple(
+                Requirement(row.key, str(row.operator), frozenset(row.values))
+                for row in spec.node_selector.match_expressions
+            ),
+        ),
+        resources=tuple(_rule_of(resource) for resource in spec.resources),
+        default_duration=lease.default_duration_seconds * SECOND,
+        max_duration=lease.max_duration_seconds * SECOND,
+        max_total=_millis(lease.max_total_seconds),
+        claim_timeout=_millis(lease.claim_timeout_seconds or None),
+        heartbeat_timeout=lease.heartbeat_timeout_seconds * SECOND,
+        grace=lease.grace_period_seconds * SECOND,
+        cooldown=lease.cooldown_seconds * SECOND,
+        warn_before=tuple(sorted((s * SECOND for s in lease.warn_before_seconds), reverse=True)),
+        idle_policy=str(idle.policy),
+        idle_below_percent=idle.below_percent,
+        idle_period=idle.period_seconds * SECOND,
+        ends_leases=lease.expiration_action == ExpirationAction.RELEASE,
+        verifies_release=lease.verification == Verification.NODE_REPORT,
+        verification_timeout=lease.verification_timeout_seconds * SECOND,
+        node_loss=lease.node_loss_seconds * SECOND,
+        revokes_on_loss=lease.capacity_loss_action == CapacityLossAction.REVOKE,
+        strict_fifo=spec.queueing.strategy == QueueStrategy.STRICT_FIFO,
+        max_pending=spec.queueing.max_pending,
+        strategy=str(spec.placement.strategy),
+        max_usage_percent=spec.placement.max_usage_percent,
+        max_report_age=spec.freshness.max_age_seconds * SECOND,
+        holds_on_stale=spec.freshness.on_stale == StalePolicy.HOLD,
+        stop=str(spec.stop_policy),
+    )
+
+
+def _rule_of(resource: Any) -> ResourceRule:
+    def units(text: str | int | None, *, round_up: bool = True) -> int | None:
+        return None if text is None else amount(resource.name, text, round_up=round_up)
+
+    return ResourceRule(
+        name=resource.name,
+        source=str(resource.source),
+        fixed=units(resource.fixed_quantity, round_up=False) or 0,
+        reserved=units(resource.reserved) or 0,
+        reserved_percent=resource.reserved_percent or 0,
+        allocation_percent=resource.allocation_percent,
+        minimum=units(resource.min),
+        maximum=units(resource.max, round_up=False),
+        step=units(resource.step),
+        high_percent=resource.high_percent,
+        low_percent=resource.low_percent,
+    )
+
+
+def _millis(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * SECOND

@@ -1,0 +1,233 @@
+"""What a pool says of itself: capacity by resource, counts, and conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from leasehold.api.names import PoolCondition as P
+from leasehold.api.names import PoolReason as R
+from leasehold.api.names import RejectionReason, StopPolicy
+from leasehold.api.quantity import format_amount
+from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
+from leasehold.core.state import Entry, PoolState
+from leasehold.core.times import format_time
+
+Json = Mapping[str, Any]
+
+
+class Facts(NamedTuple):
+    """What the pool's status depends on besides its state. `mismatches` is None until the first audit."""
+
+    generation: int
+    deleting: bool
+    mismatches: Sequence[str] | None
+    invalid: str = ""
+
+
+class Figures(NamedTuple):
+    """One resource of a pool, summed over its nodes, in base units."""
+
+    name: str
+    total: int
+    reserved: int
+    allocatable: int
+    allocated: int
+    releasing: int
+    quarantined: int
+    free: int
+    largest_free: int
+
+
+def figures_of(state: PoolState) -> list[Figures]:
+    """Sum the pool's nodes. `free` counts nodes that may get new grants; `largest_free` is the largest single hole.
+
+    allocatable = free + what is held, over all nodes: what leases may hold at most, given what others use now.
+    """
+    rows = list(state.table.rows.values())
+    frees = [row.free() for row in rows]
+    found = []
+    for r, rule in enumerate(state.policy.resources):
+        open_frees = [free[r] for row, free in zip(rows, frees, strict=True) if row.verdict.grantable]
+        totals = [row.verdict.total[r] for row in rows]
+        found.append(
+            Figures(
+                name=rule.name,
+                total=sum(totals),
+                reserved=sum(min(t, rule.reserved + t * rule.reserved_percent // 100) for t in totals),
+                allocatable=sum(max(0, free[r] + row.held[r]) for row, free in zip(rows, frees, strict=True)),
+                allocated=sum(state.ledger.total(kind)[r] for kind in (HELD, RELEASING, QUARANTINED)),
+                releasing=state.ledger.total(RELEASING)[r],
+                quarantined=state.ledger.total(QUARANTINED)[r],
+                free=sum(max(0, free) for free in open_frees),
+                largest_free=max(0, *open_frees) if open_frees else 0,
+            )
+        )
+    return found
+
+
+def capacity_document(figures: Sequence[Figures]) -> list[dict[str, str]]:
+    """Write the figures as `status.capacity`."""
+    return [
+        {
+            "name": f.name,
+            **{
+                key: format_amount(f.name, value)
+                for key, value in (
+                    ("total", f.total),
+                    ("reserved", f.reserved),
+                    ("allocatable", f.allocatable),
+                    ("allocated", f.allocated),
+                    ("releasing", f.releasing),
+                    ("quarantined", f.quarantined),
+                    ("free", f.free),
+                    ("largestFree", f.largest_free),
+                )
+            },
+        }
+        for f in figures
+    ]
+
+
+def node_counts(state: PoolState) -> Counter[str]:
+    """Count the pool's nodes by why they get no new grants; "" are those that may."""
+    return Counter(row.verdict.reason for row in state.table.rows.values())
+
+
+def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[str, Any]:
+    """Draft the pool's status, all but its ledger."""
+    counts = node_counts(state)
+    told = {c["type"]: c for c in before.get("conditions", ())}
+    conditions = [
+        _condition(told.get(type_), type_, value, reason, message, facts.generation, now)
+        for type_, value, reason, message in _judgements(state, facts, counts)
+    ]
+    return {
+        "observedGeneration": facts.generation,
+        "conditions": conditions,
+        "capacity": capacity_document(figures_of(state)),
+        "nodes": {
+            "total": len(state.table.rows),
+            "grantable": counts[""],
+            "notReady": counts[RejectionReason.NODE_NOT_READY],
+            "cordoned": counts[RejectionReason.NODE_CORDONED] + counts[RejectionReason.NODE_EXCLUDED],
+            "stale": _stale(counts),
+            "pressured": counts[RejectionReason.PRESSURE_HIGH] + counts[RejectionReason.USAGE_HIGH],
+            "conflicting": counts[RejectionReason.NODE_CONFLICTING],
+        },
+        "leases": {
+            "pending": len(state.queue),
+            "held": state.ledger.count(HELD),
+            "releasing": state.ledger.count(RELEASING),
+            "quarantined": state.ledger.count(QUARANTINED),
+        },
+    }
+
+
+def ledger_document(epoch: int, sequence: int, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Write the pool's ledger: the epoch of its operator, the last token, and what is committed but not written."""
+    return {
+        "epoch": epoch,
+        "sequence": sequence,
+        "inFlight": [
+            {
+                "uid": entry.uid,
+                "namespace": entry.namespace,
+                "name": entry.name,
+                "sequence": entry.sequence,
+                "resources": {n: format_amount(n, amount) for n, amount in entry.amounts.items()},
+                "nodes": list(entry.nodes),
+            }
+            for entry in entries
+        ],
+    }
+
+
+_Judgement = tuple[P, bool | None, R, str]
+
+
+def _judgements(state: PoolState, facts: Facts, counts: Counter[str]) -> list[_Judgement]:
+    """State each condition of the pool. Overcommitted and the like appear once they first mean something."""
+    found = [_ready(state, facts, counts), _capacity_known(state, counts), _ledger(facts)]
+    if state.table.over:
+        names = sorted(state.table.over)
+        found.append((P.OVERCOMMITTED, True, R.CAPACITY_LOST, f"Held beyond capacity on {_few(names)}."))
+    else:
+        found.append((P.OVERCOMMITTED, False, R.WITHIN_CAPACITY, ""))
+    if facts.deleting:
+        found.append((P.DRAINING, True, R.POOL_DELETED, R.POOL_DELETED.meaning))
+    elif state.policy.stop == StopPolicy.HOLD_AND_DRAIN:
+        found.append((P.DRAINING, True, R.STOP_POLICY, R.STOP_POLICY.meaning))
+    else:
+        found.append((P.DRAINING, False, R.NOT_DRAINING, ""))
+    found.append(_degraded(counts))
+    return found
+
+
+def _ready(state: PoolState, facts: Facts, counts: Counter[str]) -> _Judgement:
+    if facts.invalid:
+        return P.READY, False, R.INVALID_SPEC, facts.invalid
+    if facts.mismatches:
+        return P.READY, False, R.LEDGER_INCONSISTENT, R.LEDGER_INCONSISTENT.meaning
+    if facts.deleting or state.policy.stop == StopPolicy.HOLD_AND_DRAIN:
+        return P.READY, False, R.POOL_DRAINING, R.POOL_DRAINING.meaning
+    if state.policy.stop == StopPolicy.HOLD:
+        return P.READY, False, R.POOL_HELD, R.POOL_HELD.meaning
+    if not state.table.rows:
+        return P.READY, False, R.NO_NODES, R.NO_NODES.meaning
+    if not counts[""]:
+        return P.READY, False, R.NO_GRANTABLE_NODES, R.NO_GRANTABLE_NODES.meaning
+    return P.READY, True, R.SERVING, ""
+
+
+def _capacity_known(state: PoolState, counts: Counter[str]) -> _Judgement:
+    if not state.table.rows:
+        return P.CAPACITY_KNOWN, False, R.NO_NODES, R.NO_NODES.meaning
+    for kind, reason in ((RejectionReason.REPORT_MISSING, R.REPORT_MISSING), (RejectionReason.REPORT_STALE, R.REPORT_STALE)):
+        if counts[kind]:
+            return P.CAPACITY_KNOWN, False, reason, f"{counts[kind]} of {len(state.table.rows)} nodes. {reason.meaning}"
+    return P.CAPACITY_KNOWN, True, R.ALL_REPORTED, ""
+
+
+def _ledger(facts: Facts) -> _Judgement:
+    if facts.mismatches is None:
+        return P.LEDGER_CONSISTENT, None, R.NOT_CHECKED, ""
+    if facts.mismatches:
+        return P.LEDGER_CONSISTENT, False, R.MISMATCH, "; ".join(facts.mismatches)[:1000]
+    return P.LEDGER_CONSISTENT, True, R.CONSISTENT, ""
+
+
+def _degraded(counts: Counter[str]) -> _Judgement:
+    for kinds, reason in (
+        ((RejectionReason.NODE_CONFLICTING,), R.NODES_CONFLICTING),
+        ((RejectionReason.NODE_NOT_READY,), R.NODES_NOT_READY),
+        ((RejectionReason.PRESSURE_HIGH, RejectionReason.USAGE_HIGH), R.NODES_PRESSURED),
+    ):
+        number = sum(counts[kind] for kind in kinds)
+        if number:
+            return P.DEGRADED, True, reason, f"{number} of {counts.total()} nodes. {reason.meaning}"
+    return P.DEGRADED, False, R.HEALTHY, ""
+
+
+def _stale(counts: Counter[str]) -> int:
+    return counts[RejectionReason.REPORT_STALE] + counts[RejectionReason.REPORT_MISSING]
+
+
+def _condition(
+    before: Json | None, type_: P, value: bool | None, reason: R, message: str, generation: int, now: int
+) -> dict[str, Any]:
+    status = "Unknown" if value is None else str(value)
+    same = before is not None and before["status"] == status
+    return {
+        "type": str(type_),
+        "status": status,
+        "reason": str(reason),
+        "message": message[:1000],
+        "lastTransitionTime": before["lastTransitionTime"] if same and before else format_time(now),
+        "observedGeneration": generation,
+    }
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,250 @@
+"""One pool in memory: its nodes, its leases, its books, its queue and its deadlines, kept up to date change by change.
+
+The state only records; it decides nothing. Everything in it can be rebuilt from the objects on the API server.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from leasehold.api.names import LeaseCondition as C
+from leasehold.api.names import LeaseReason as R
+from leasehold.core.amounts import Vector
+from leasehold.core.capacity import NodeTable, Row
+from leasehold.core.deadlines import Deadlines
+from leasehold.core.lease import Lease
+from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding, Ledger, differences
+from leasehold.core.nodes import Report, Verdict
+from leasehold.core.policy import PoolPolicy
+
+
+class Entry(NamedTuple):
+    """A grant that is committed in the pool and not yet known to be written to its lease."""
+
+    uid: str
+    namespace: str
+    name: str
+    sequence: int
+    amounts: Mapping[str, int]
+    nodes: tuple[str, ...]
+
+
+class PoolState:
+    """The pool's memory. Instants are milliseconds."""
+
+    def __init__(self, name: str, policy: PoolPolicy) -> None:
+        self.name = name
+        self.policy = policy
+        self.table = NodeTable(len(policy.resources), policy.strategy)
+        self.ledger = Ledger(len(policy.resources))
+        self.leases: dict[str, Lease] = {}
+        self.queue: list[tuple[tuple[int, int, str], str]] = []
+        self.attention: set[str] = set()
+        self.busy: set[str] = set()
+        self.entries: dict[str, Entry] = {}
+        self.idle: dict[str, dict[str, int | None]] = {}
+        self.deadlines = Deadlines()
+
+    # --- leases ---
+
+    def observe(self, lease: Lease) -> bool:
+        """Take in a lease as the API server has it; an older version than the one known is ignored.
+
+        Returns whether anything was taken in.
+        """
+        known = self.leases.get(lease.uid)
+        if known is not None and lease.version < known.version:
+            return False
+        if known is not None and known.pending:
+            self._unqueue(known)
+        self.leases[lease.uid] = lease
+        if lease.pending:
+            insort(self.queue, (lease.rank, lease.uid))
+        self._book(lease)
+        self.attention.add(lease.uid)
+        return True
+
+    def forget(self, uid: str) -> None:
+        """Drop a lease that no longer exists; what it held is free. A commitment to it stays until it is undone."""
+        known = self.leases.pop(uid, None)
+        if known is None:
+            return
+        if known.pending:
+            self._unqueue(known)
+        self.attention.discard(uid)
+        self.deadlines.put(uid, None)
+        self.idle.pop(uid, None)
+        if uid not in self.entries:
+            self._hold(self.ledger.drop(uid))
+
+    def replace(self, leases: Iterable[Lease]) -> None:
+        """Take in a complete list: what it does not name is gone."""
+        listed = {lease.uid: lease for lease in leases}
+        for uid in self.leases.keys() - listed.keys():
+            self.forget(uid)
+        for lease in listed.values():
+            self.observe(lease)
+
+    def assume(self, entry: Entry) -> None:
+        """Count a grant from the moment it is committed, before its lease is written."""
+        self.entries[entry.uid] = entry
+        self._hold(self.ledger.put(self._holding_of(entry)))
+
+    def settle(self, uid: str) -> None:
+        """Let the lease's own status speak again: its commitment was written or undone."""
+        self.entries.pop(uid, None)
+        lease = self.leases.get(uid)
+        if lease is None:
+            self._hold(self.ledger.drop(uid))
+        else:
+            self._book(lease)
+            self.attention.add(uid)
+
+    def _book(self, lease: Lease) -> None:
+        if lease.uid in self.entries and not lease.allocated:
+            return
+        if lease.slices:
+            self._hold(self.ledger.put(self._holding(lease)))
+        else:
+            self._hold(self.ledger.drop(lease.uid))
+
+    def _holding(self, lease: Lease) -> Holding:
+        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
+        return Holding(lease.uid, slices, holding_state(lease))
+
+    def _holding_of(self, entry: Entry) -> Holding:
+        vector = self.policy.vector(entry.amounts)
+        return Holding(entry.uid, tuple((node, vector) for node in entry.nodes))
+
+    def _hold(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            self.table.hold(node, self.ledger.on_node(node))
+
+    def _unqueue(self, lease: Lease) -> None:
+        k = bisect_left(self.queue, (lease.rank, lease.uid))
+        del self.queue[k]
+
+    # --- nodes ---
+
+    def put_node(self, name: str, labels: Mapping[str, str], verdict: Verdict) -> None:
+        """Take in what a node of the pool may lend now."""
+        before = self.table.rows.get(name)
+        row = Row(labels, verdict, self.ledger.on_node(name))
+        if row != before:
+            self.table.put(name, row)
+
+    def touch_node(self, name: str) -> None:
+        """Look again at every lease on a node."""
+        self.attention |= self.ledger.holders(name)
+
+    def touch_all(self) -> None:
+        """Look again at every lease of the pool."""
+        self.attention |= self.leases.keys()
+
+    def note_usage(self, report: Report, now: int) -> None:
+        """Keep track of since when each lease is hardly used on each of its nodes."""
+        for uid, use in report.leases.items():
+            lease = self.leases.get(uid)
+            if lease is None or not lease.slices:
+                continue
+            since = self.idle.setdefault(uid, {})
+            idle = _hardly_used(lease, report.node, use.amounts, self.policy.idle_below_percent)
+            was = since.get(report.node)
+            since[report.node] = (was if was is not None else now) if idle else None
+            if (was is None) == idle:
+                self.attention.add(uid)
+
+    def idle_since(self) -> dict[str, int]:
+        """Return since when each lease is hardly used on all of its nodes; leases in use are not named."""
+        found = {}
+        for uid, by_node in self.idle.items():
+            lease = self.leases.get(uid)
+            if lease is None:
+                continue
+            instants = [by_node.get(part.node) for part in lease.slices]
+            if instants and all(at is not None for at in instants):
+                found[uid] = max(at for at in instants if at is not None)
+        return found
+
+    # --- audit ---
+
+    def audit(self) -> list[str]:
+        """Rebuild the books from the leases and name every difference; [] when they agree."""
+        rebuilt = Ledger(self.ledger.size)
+        for lease in self.leases.values():
+            if lease.slices:
+                rebuilt.put(self._holding(lease))
+        for entry in self.entries.values():
+            known = self.leases.get(entry.uid)
+            if known is None or not known.allocated:
+                rebuilt.put(self._holding_of(entry))
+        found = differences(self.ledger, rebuilt, {uid: lease.key for uid, lease in self.leases.items()})
+        found += [
+            f"node {name}: the table holds {row.held}, the books {self.ledger.on_node(name)}"
+            for name, row in self.table.rows.items()
+            if row.held != self.ledger.on_node(name)
+        ]
+        tokens: dict[int, str] = {}
+        for lease in self.leases.values():
+            token = lease.status.get("fencingToken")
+            if token is not None and tokens.setdefault(token, lease.uid) != lease.uid:
+                found.append(f"{lease.key}: fencing token {token} was given twice")
+        return found
+
+
+def holding_state(lease: Lease) -> str:
+    """Return the ledger's word for a lease that holds something."""
+    if not lease.releasing:
+        return HELD
+    return QUARANTINED if lease.reason(C.RELEASED) == R.QUARANTINED else RELEASING
+
+
+def loss_plan(state: PoolState) -> list[str]:
+    """Return the leases to revoke so that no node holds more than it may lend, in order.
+
+    Lowest priority first, then the youngest grant; measured use does not count, because it may fall again. Leases
+    already on their way out count as gone.
+    """
+    chosen: list[str] = []
+    for name in sorted(state.table.over):
+        excess = list(state.table.rows[name].hard_excess())
+        for lease in sorted(_on_node(state, name), key=_least_wanted):
+            if all(amount <= 0 for amount in excess):
+                break
+            amounts = _share(state, lease, name)
+            if any(have > 0 and short > 0 for have, short in zip(amounts, excess, strict=True)):
+                excess = [short - have for short, have in zip(excess, amounts, strict=True)]
+                if not lease.releasing and lease.uid not in chosen:
+                    chosen.append(lease.uid)
+    return chosen
+
+
+def _on_node(state: PoolState, name: str) -> list[Lease]:
+    return [state.leases[uid] for uid in state.ledger.holders(name) if uid in state.leases]
+
+
+def _least_wanted(lease: Lease) -> tuple[bool, int, int, str]:
+    granted = lease.instant("allocation", "allocationTime") or 0
+    return (not lease.releasing, lease.priority, -granted, lease.uid)
+
+
+def _share(state: PoolState, lease: Lease, name: str) -> Vector:
+    holding = state.ledger.get(lease.uid)
+    parts = () if holding is None else holding.slices
+    return tuple(
+        sum(amounts[r] for node, amounts in parts if node == name) for r in range(state.ledger.size)
+    )
+
+
+def _hardly_used(lease: Lease, node: str, used: Mapping[str, int], below_percent: int) -> bool:
+    """A lease is idle on a node when every resource that is measured stays under the share; memory counts too, so
+    that a warm cache is not taken for an idle one.
+    """
+    granted: dict[str, int] = {}
+    for part in lease.slices:
+        if part.node == node:
+            for name, amount in part.amounts.items():
+                granted[name] = granted.get(name, 0) + amount
+    return all(100 * used.get(name, 0) < below_percent * amount for name, amount in granted.items() if name in used)

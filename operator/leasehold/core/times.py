@@ -1,0 +1,36 @@
+"""Instants as integer milliseconds since the epoch, and their RFC 3339 text.
+
+Milliseconds are exact integers, so a deadline compares the same after a round trip through the API server.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from leasehold.core.errors import InvalidObject
+
+SECOND = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def parse_time(text: str) -> int:
+    """Read an RFC 3339 instant; finer than a millisecond is cut off.
+
+    Raises InvalidObject when the text is no RFC 3339 instant or has no offset.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment - _EPOCH) // _MILLISECOND
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidObject(f"{text!r} is not an RFC 3339 time; write e.g. 2026-11-22T19:00:00Z") from error
+
+
+def format_time(instant: int) -> str:
+    """Write an instant as RFC 3339 in UTC; whole seconds get no fraction."""
+    seconds, millis = divmod(instant, SECOND)
+    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
+
+
+def earliest(*instants: int | None) -> int | None:
+    """Return the earliest of the instants that are given, or None when none is."""
+    return min((instant for instant in instants if instant is not None), default=None)

@@ -1,0 +1,66 @@
+"""What may be set about a running operator, with one prefix: `LEASEHOLD_`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from leasehold.core.errors import LeaseholdError
+
+
+class BadSetting(LeaseholdError):
+    """Whoever started the operator set something it cannot use; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of one operator process. Each can be set as an environment variable, e.g. LEASEHOLD_WRITERS=16."""
+
+    kubeconfig: str = ""
+    """File to reach the cluster with; empty: the pod's service account."""
+
+    http_host: str = "127.0.0.1"
+    """Address of /metrics, /healthz and /readyz."""
+
+    http_port: int = 8080
+    """Port of the same; 0 takes a free one and logs it."""
+
+    writers: int = 24
+    """Requests under way to the API server at once; more than 32 were measured to add nothing."""
+
+    debounce_milliseconds: int = 5
+    """How long a pool's worker waits for more news before it decides."""
+
+    sweep_seconds: int = 60
+    """How often each pool's books are audited."""
+
+    relist_sweeps: int = 10
+    """Every so many sweeps the leases are listed anew and compared with what the watch said."""
+
+    events_per_second: int = 10
+    """Kubernetes Events written per second at most; the rest are counted and dropped."""
+
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    log_format: str = "json"
+    """json, or text for people."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read every `LEASEHOLD_…` variable that names a setting. Raises BadSetting for a value of the wrong kind."""
+        found: dict[str, str | int] = {}
+        for field in fields(cls):
+            name = f"LEASEHOLD_{field.name.upper()}"
+            text = environment.get(name)
+            if text is None:
+                continue
+            if field.type == "int":
+                if not text.isdecimal():
+                    raise BadSetting(f"{name}={text!r} is not a whole number; correct the operator's environment")
+                found[field.name] = int(text)
+            else:
+                found[field.name] = text
+        return cls(**found)  # type: ignore[arg-type]
