@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from leasehold.api.lease import CapacityLease
-from leasehold.api.meta import INT32_MAX, INT64_MAX, RULES, Resource, Rule
+from leasehold.api.meta import INT32_MAX, RULES, Resource, Rule
 from leasehold.api.names import CATEGORY, GROUP, VERSION
 from leasehold.api.pool import CapacityPool
 from leasehold.api.report import NodeReport
@@ -45,6 +45,8 @@ _KEPT: Final[tuple[str, ...]] = (
     "required",
 )
 _DROPPED: Final = frozenset({"title"})
+# The API server keeps bounds as floats. One that rounds up to 2^63 makes it refuse every value of the field.
+_LARGEST_BOUND: Final = 2**53
 _EXTENSION: Final = "x-kubernetes-"
 
 
@@ -123,7 +125,7 @@ class _Structural:
             ]
         if kept.get("default", ...) is None:  # an optional field: absent, not null
             del kept["default"]
-        self._bound(kept, node)
+        self._bound(kept, node, path)
         if kept.get("type") == "integer":
             kept["format"] = _integer_format(kept)
         if "items" in node:
@@ -163,7 +165,7 @@ class _Structural:
             node = {**target, **node}
 
     @staticmethod
-    def _bound(kept: Schema, node: Schema) -> None:
+    def _bound(kept: Schema, node: Schema, path: str) -> None:
         """Write constants and open bounds as the closed ones a CRD has."""
         if "const" in node:
             kept["enum"] = [node.pop("const")]
@@ -171,6 +173,11 @@ class _Structural:
             kept["minimum"] = node.pop("exclusiveMinimum") + 1
         if "exclusiveMaximum" in node:
             kept["maximum"] = node.pop("exclusiveMaximum") - 1
+        for bound in ("minimum", "maximum"):
+            if abs(kept.get(bound, 0)) > _LARGEST_BOUND:
+                raise SchemaError(
+                    f"{path}: {bound} is beyond 2^53; leave it out, format int64 bounds the field"
+                )
 
 
 def _unwrapped(text: str) -> str:
@@ -179,5 +186,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _integer_format(bounds: Schema) -> str:
-    least, most = bounds.get("minimum", -INT64_MAX), bounds.get("maximum", INT64_MAX)
-    return "int32" if least >= -INT32_MAX and most <= INT32_MAX else "int64"
+    """Return the width the bounds fit in; without both of them, the widest."""
+    if "minimum" not in bounds or "maximum" not in bounds:
+        return "int64"
+    return "int32" if max(-bounds["minimum"], bounds["maximum"]) <= INT32_MAX else "int64"

@@ -24,6 +24,7 @@ from leasehold.api.meta import (
     TimeText,
     choice,
     keyed_by,
+    nested,
     rules,
 )
 from leasehold.api.names import (
@@ -161,9 +162,7 @@ class LeaseSpec(Model):
         le=MAX_SLICES,
         description="How many slices. All are granted together or none. Cannot be changed once granted.",
     )
-    placement: Placement = Field(
-        default_factory=Placement, description="Where slices may lie. Cannot be changed once granted."
-    )
+    placement: Placement = nested(Placement, "Where slices may lie. Cannot be changed once granted.")
     priority: int = Field(
         default=0,
         ge=-HIGHEST_PRIORITY,

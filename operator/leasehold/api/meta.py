@@ -21,7 +21,6 @@ from leasehold.api.quantity import MAX_LENGTH, PATTERN, QuantityError, parse
 RULES: Final = "x-kubernetes-validations"
 
 INT32_MAX: Final = 2**31 - 1
-INT64_MAX: Final = 2**63 - 1
 MAX_RESOURCES: Final = 16
 MAX_SLICES: Final = 64
 NAME_LENGTH: Final = 253
@@ -110,6 +109,11 @@ ORDERED: Final[dict[str, Any]] = {"x-kubernetes-list-type": "atomic"}
 """The schema extension of a list that is replaced as a whole."""
 
 
+def nested(model: type["Model"], description: str) -> Any:
+    """Return a field that, left out, is an empty object, in which each field then takes its own default."""
+    return Field(default_factory=model, json_schema_extra={"default": {}}, description=description)
+
+
 def choice(choices: type[Named], question: str) -> str:
     """Return a field's description: what it decides, and what each value means."""
     return f"{question} " + "; ".join(f"{member}: {member.meaning}" for member in choices) + "."
@@ -170,8 +174,8 @@ Amount = Annotated[str, Field(max_length=MAX_LENGTH, pattern=_UNSIGNED)]
 Count = Annotated[int, Field(ge=0, le=INT32_MAX)]
 """A number of things."""
 
-Serial = Annotated[int, Field(ge=0, le=INT64_MAX)]
-"""A number that only ever grows."""
+Serial = Annotated[int, Field(ge=0)]
+"""A number that only ever grows, up to 64 bits, which its format alone bounds."""
 
 
 def _to_text(moment: datetime) -> str:

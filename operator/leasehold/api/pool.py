@@ -26,6 +26,7 @@ from leasehold.api.meta import (
     Serial,
     choice,
     keyed_by,
+    nested,
     rules,
 )
 from leasehold.api.names import (
@@ -261,12 +262,10 @@ class LeasePolicy(Model):
     warn_before_seconds: list[Annotated[int, Field(ge=1, le=WEEK)]] = Field(
         default_factory=list,
         max_length=8,
-        json_schema_extra=UNIQUE,
+        json_schema_extra={"default": [], **UNIQUE},
         description="When to warn that a lease ends, in seconds before its end. Empty: no warning.",
     )
-    idle: IdleRule = Field(
-        default_factory=IdleRule, description="What happens to leases that are held and not used."
-    )
+    idle: IdleRule = nested(IdleRule, "What happens to leases that are held and not used.")
     expiration_action: ExpirationAction = Field(
         default=ExpirationAction.RELEASE, description=choice(ExpirationAction, "What the end of a term does.")
     )
@@ -364,12 +363,10 @@ class PoolSpec(Model):
         },
         description="What the pool lends. Default: cpu, memory and ephemeral-storage, all measured.",
     )
-    lease_policy: LeasePolicy = Field(default_factory=LeasePolicy, description="The terms of every lease.")
-    queueing: Queueing = Field(
-        default_factory=Queueing, description="The order in which waiting leases are granted."
-    )
-    placement: PoolPlacement = Field(default_factory=PoolPlacement, description="How nodes are chosen.")
-    freshness: Freshness = Field(default_factory=Freshness, description="How old a node's figures may be.")
+    lease_policy: LeasePolicy = nested(LeasePolicy, "The terms of every lease.")
+    queueing: Queueing = nested(Queueing, "The order in which waiting leases are granted.")
+    placement: PoolPlacement = nested(PoolPlacement, "How nodes are chosen.")
+    freshness: Freshness = nested(Freshness, "How old a node's figures may be.")
     stop_policy: StopPolicy = Field(
         default=StopPolicy.NONE, description=choice(StopPolicy, "An administrator's brake.")
     )

@@ -23,6 +23,7 @@ from leasehold.api.meta import (
     Timestamp,
     choice,
     keyed_by,
+    nested,
     rules,
 )
 from leasehold.api.names import Presence, ReportState
@@ -254,5 +255,5 @@ class NodeReport(Resource):
     )
 
     kind: Literal["NodeReport"] = "NodeReport"
-    spec: ReportSpec = Field(default_factory=ReportSpec, description="What is asked of the reporter.")
+    spec: ReportSpec = nested(ReportSpec, "What is asked of the reporter.")
     status: ReportStatus | None = Field(default=None, description="What the reporter saw.")
