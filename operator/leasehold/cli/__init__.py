@@ -1,0 +1,1 @@
+"""The command ``leasehold``. It chooses what runs and imports nothing else before it has."""
