@@ -59,7 +59,9 @@ class Settings:
                 continue
             if field.type == "int":
                 if not text.isdecimal():
-                    raise BadSetting(f"{name}={text!r} is not a whole number; correct the operator's environment")
+                    raise BadSetting(
+                        f"{name}={text!r} is not a whole number; correct the operator's environment"
+                    )
                 found[field.name] = int(text)
             else:
                 found[field.name] = text

@@ -62,7 +62,9 @@ def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
         info = kopf.login_with_service_account(settings=settings)
         middlewares = (_FreshToken(token_file),)
     if info is None or not info.server:
-        raise BadSetting("no cluster to talk to: give --kubeconfig FILE, or run in a pod with a service account")
+        raise BadSetting(
+            "no cluster to talk to: give --kubeconfig FILE, or run in a pod with a service account"
+        )
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers={**info.as_http_headers(), "User-Agent": USER_AGENT},

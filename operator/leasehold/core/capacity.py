@@ -99,12 +99,16 @@ class NodeTable:
         self.names = sorted(self.rows)
         self.index = {name: i for i, name in enumerate(self.names)}
         limits = [self.rows[name].verdict.limit for name in self.names]
-        self.weights = tuple(_SCALE // max((v[r] for v in limits), default=1) if any(v[r] for v in limits) else 0
-                             for r in range(self.size))
+        self.weights = tuple(
+            _SCALE // max((v[r] for v in limits), default=1) if any(v[r] for v in limits) else 0
+            for r in range(self.size)
+        )
         frees = [self._shown_free(self.rows[name]) for name in self.names]
         self.free = [[vector[r] for vector in frees] for r in range(self.size)]
         self._keys = [self.key(i, vector) for i, vector in enumerate(frees)]
-        self.order = sorted((key, i) for i, key in enumerate(self._keys) if self.rows[self.names[i]].verdict.grantable)
+        self.order = sorted(
+            (key, i) for i, key in enumerate(self._keys) if self.rows[self.names[i]].verdict.grantable
+        )
 
     def key(self, i: int, free: Sequence[int]) -> int:
         """Return the node's place in the pool's preference: the smallest comes first.
@@ -132,7 +136,9 @@ class NodeTable:
         self.settle()
         if selector not in self._selected:
             self._selected[selector] = frozenset(
-                i for i, name in enumerate(self.names) if all(self.rows[name].labels.get(k) == v for k, v in selector)
+                i
+                for i, name in enumerate(self.names)
+                if all(self.rows[name].labels.get(k) == v for k, v in selector)
             )
         return self._selected[selector]
 
@@ -145,7 +151,9 @@ class NodeTable:
                 value = self.rows[name].labels.get(topology_key)
                 if value is not None:
                     grouped.setdefault(value, set()).add(i)
-            self._domains[topology_key] = {value: frozenset(found) for value, found in sorted(grouped.items())}
+            self._domains[topology_key] = {
+                value: frozenset(found) for value, found in sorted(grouped.items())
+            }
         return self._domains[topology_key]
 
     def scratch(self) -> Scratch:
@@ -175,7 +183,9 @@ class Scratch:
         self.free = [column.copy() for column in table.free]
         self.order = table.order.copy()
 
-    def find(self, need: Vector, allowed: Set[int] | None = None, barred: Set[int] = frozenset()) -> int | None:
+    def find(
+        self, need: Vector, allowed: Set[int] | None = None, barred: Set[int] = frozenset()
+    ) -> int | None:
         """Return the position of the preferred node with room for `need`, or None."""
         wants = [(self.free[r], amount) for r, amount in enumerate(need) if amount]
         order, start = self.order, 0

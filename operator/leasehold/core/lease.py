@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from leasehold.api.names import FORCE_RELEASE_ANNOTATION, FORCE_RELEASE_VALUE, RELEASE_FINALIZER, REVOKE_ANNOTATION
+from leasehold.api.names import (
+    FORCE_RELEASE_ANNOTATION,
+    FORCE_RELEASE_VALUE,
+    RELEASE_FINALIZER,
+    REVOKE_ANNOTATION,
+)
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.quantity import QuantityError, amount
 from leasehold.core.errors import InvalidObject
@@ -77,7 +82,13 @@ class Lease:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What makes two requests the same to the planner."""
-        return (tuple(sorted(self.request.items())), self.count, self.mode, self.topology_key, self.node_selector)
+        return (
+            tuple(sorted(self.request.items())),
+            self.count,
+            self.mode,
+            self.topology_key,
+            self.node_selector,
+        )
 
     def is_true(self, condition: str) -> bool:
         """Tell whether a condition stands at True."""

@@ -102,7 +102,9 @@ def differences(kept: Ledger, rebuilt: Ledger, keys: Mapping[str, str]) -> list[
             found.append(f"{keys.get(uid, uid)}: the books say {_said(have)}, the lease says {_said(want)}")
     for node in sorted({*kept.nodes(), *rebuilt.nodes()}):
         if kept.on_node(node) != rebuilt.on_node(node):
-            found.append(f"node {node}: the books add up to {kept.on_node(node)}, the leases to {rebuilt.on_node(node)}")
+            found.append(
+                f"node {node}: the books add up to {kept.on_node(node)}, the leases to {rebuilt.on_node(node)}"
+            )
     return found
 
 

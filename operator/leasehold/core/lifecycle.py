@@ -217,7 +217,11 @@ def _heartbeat_lost(course: _Course) -> R | None:
     course.draft.say(C.HOLDER_LIVE, False, reason, reason.meaning)
     course.draft.set_time("deadlines", heartbeatTime=since)
     course.warnings.append(
-        _Warning(gone_at, R.HEARTBEAT, f"No heartbeat since before {format_time(since)}; lost at {format_time(gone_at)}.")
+        _Warning(
+            gone_at,
+            R.HEARTBEAT,
+            f"No heartbeat since before {format_time(since)}; lost at {format_time(gone_at)}.",
+        )
     )
     course.wake(gone_at)
     return None
@@ -235,7 +239,14 @@ def _term_over(course: _Course) -> R | None:
 
 
 _Rule = Callable[[_Course], R | None]
-_AT_ONCE: tuple[_Rule, ...] = (_asked_to, _namespace_gone, _node_lost, _unclaimed, _heartbeat_lost, _term_over)
+_AT_ONCE: tuple[_Rule, ...] = (
+    _asked_to,
+    _namespace_gone,
+    _node_lost,
+    _unclaimed,
+    _heartbeat_lost,
+    _term_over,
+)
 
 
 def _revoked_by_admin(course: _Course) -> R | None:
@@ -309,7 +320,9 @@ def _claim(course: _Course) -> None:
         return
     if _renewal_asked(lease):
         draft.say(C.CLAIMED, True, R.HOLDER_RENEWED)
-    elif lease.liveness == Liveness.SESSION and session_is_live(lease, course.policy, course.world, course.now):
+    elif lease.liveness == Liveness.SESSION and session_is_live(
+        lease, course.policy, course.world, course.now
+    ):
         draft.say(C.CLAIMED, True, R.SESSION_LIVE)
     else:
         return
@@ -353,7 +366,9 @@ def _missed_heartbeat(course: _Course) -> tuple[R, int] | None:
 
 def _renewal_asked(lease: Lease) -> bool:
     """Any change of `spec.renewTime` is one request; what the text says is never trusted."""
-    return bool(lease.renew_time) and lease.renew_time != lease.status.get("renewal", {}).get("observedRenewTime")
+    return bool(lease.renew_time) and lease.renew_time != lease.status.get("renewal", {}).get(
+        "observedRenewTime"
+    )
 
 
 def _session_renews(course: _Course, end: int) -> bool:
@@ -403,7 +418,9 @@ def _shrink(course: _Course) -> None:
     lease = course.lease
     if lease.problem or all(part.amounts == lease.request for part in lease.slices):
         return
-    if any(lease.request.get(name, 0) > amount for part in lease.slices for name, amount in part.amounts.items()):
+    if any(
+        lease.request.get(name, 0) > amount for part in lease.slices for name, amount in part.amounts.items()
+    ):
         return
     resources = amounts_document(lease.request)
     rows = lease.status["allocation"]["slices"]
@@ -412,7 +429,9 @@ def _shrink(course: _Course) -> None:
 
 
 def _degraded(course: _Course) -> None:
-    found = next((bad for part in course.lease.slices if (bad := _trouble(course, part.node)) is not None), None)
+    found = next(
+        (bad for part in course.lease.slices if (bad := _trouble(course, part.node)) is not None), None
+    )
     if found is not None:
         reason, message = found
         course.draft.say(C.DEGRADED, True, reason, message)
@@ -482,13 +501,17 @@ def say_next(draft: Draft) -> None:
         ("heartbeatTime", DeadlineCause.HEARTBEAT),
         ("expirationTime", DeadlineCause.MAXIMUM if at_maximum else DeadlineCause.EXPIRATION),
     )
-    found = min(((parse_time(deadlines[key]), cause) for key, cause in causes if key in deadlines), default=None)
+    found = min(
+        ((parse_time(deadlines[key]), cause) for key, cause in causes if key in deadlines), default=None
+    )
     draft.next_deadline(*(found if found is not None else (None, "")))
 
 
 # --- giving back ---
 
-_EXPIRED = frozenset({R.TERM_ENDED, R.MAXIMUM_REACHED, R.HEARTBEAT_LOST, R.SESSION_GONE, R.IDLE, R.CLAIM_TIMEOUT})
+_EXPIRED = frozenset(
+    {R.TERM_ENDED, R.MAXIMUM_REACHED, R.HEARTBEAT_LOST, R.SESSION_GONE, R.IDLE, R.CLAIM_TIMEOUT}
+)
 
 
 def _mark_end(draft: Draft, reason: R) -> None:

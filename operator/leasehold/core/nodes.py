@@ -120,7 +120,9 @@ def report_of(document: Json) -> Report | None:
         capacity=_readable(status.get("capacity") or {}),
         usage={row["name"]: _usage(row) for row in status.get("usage", ())},
         leases={
-            row["uid"]: LeaseUse(row["state"] == "Gone", _readable({k: row[k] for k in ("cpu", "memory") if k in row}))
+            row["uid"]: LeaseUse(
+                row["state"] == "Gone", _readable({k: row[k] for k in ("cpu", "memory") if k in row})
+            )
             for row in status.get("leases", ())
         },
         asked=frozenset(spec.get("leaseUIDs") or ()),
@@ -128,7 +130,9 @@ def report_of(document: Json) -> Report | None:
     )
 
 
-def judge(node: Node, report: Report | None, policy: PoolPolicy, now: int, *, was_pressured: bool = False) -> Verdict:
+def judge(
+    node: Node, report: Report | None, policy: PoolPolicy, now: int, *, was_pressured: bool = False
+) -> Verdict:
     """Decide what a node may lend.
 
     Per resource: limit = (total - reserved) x allocationPercent, where total is the smaller of what the node
@@ -140,7 +144,11 @@ def judge(node: Node, report: Report | None, policy: PoolPolicy, now: int, *, wa
     seen = report if fresh else None
     total = tuple(_total(rule, node, seen) for rule in policy.resources)
     usage = {} if seen is None else seen.usage
-    measured = {r.name: usage[r.name] for r in policy.resources if r.source == CapacitySource.MEASURED and r.name in usage}
+    measured = {
+        r.name: usage[r.name]
+        for r in policy.resources
+        if r.source == CapacitySource.MEASURED and r.name in usage
+    }
     percents = _percents(policy, usage, node, seen)
     pressured = _pressured(policy, percents, was_pressured=was_pressured)
     reason = (

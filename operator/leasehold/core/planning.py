@@ -211,7 +211,9 @@ def cancel_step(lease: Lease, now: int) -> Step:
     """
     draft = Draft(lease, now)
     draft.unsay(C.ALLOCATED)
-    draft.say(C.ALLOCATED, False, R.PENDING_EVALUATION, "A commitment from before was undone; it is decided anew.")
+    draft.say(
+        C.ALLOCATED, False, R.PENDING_EVALUATION, "A commitment from before was undone; it is decided anew."
+    )
     draft.say(C.READY, False, R.PENDING_EVALUATION)
     return Step(draft.patch())
 

@@ -102,10 +102,10 @@ def policy_of(spec: PoolSpec) -> PoolPolicy:
     lease, idle = spec.lease_policy, spec.lease_policy.idle
     return PoolPolicy(
         selector=Selector(
-            labels=tuple(sorted(spec.node_selector.match_labels.items())),
+            labels=tuple(sorted((spec.node_selector.match_labels or {}).items())),
             requirements=tuple(
-                Requirement(row.key, str(row.operator), frozenset(row.values))
-                for row in spec.node_selector.match_expressions
+                Requirement(row.key, str(row.operator), frozenset(row.values or ()))
+                for row in spec.node_selector.match_expressions or ()
             ),
         ),
         resources=tuple(_rule_of(resource) for resource in spec.resources),

@@ -184,9 +184,17 @@ def _ready(state: PoolState, facts: Facts, counts: Counter[str]) -> _Judgement:
 def _capacity_known(state: PoolState, counts: Counter[str]) -> _Judgement:
     if not state.table.rows:
         return P.CAPACITY_KNOWN, False, R.NO_NODES, R.NO_NODES.meaning
-    for kind, reason in ((RejectionReason.REPORT_MISSING, R.REPORT_MISSING), (RejectionReason.REPORT_STALE, R.REPORT_STALE)):
+    for kind, reason in (
+        (RejectionReason.REPORT_MISSING, R.REPORT_MISSING),
+        (RejectionReason.REPORT_STALE, R.REPORT_STALE),
+    ):
         if counts[kind]:
-            return P.CAPACITY_KNOWN, False, reason, f"{counts[kind]} of {len(state.table.rows)} nodes. {reason.meaning}"
+            return (
+                P.CAPACITY_KNOWN,
+                False,
+                reason,
+                f"{counts[kind]} of {len(state.table.rows)} nodes. {reason.meaning}",
+            )
     return P.CAPACITY_KNOWN, True, R.ALL_REPORTED, ""
 
 

@@ -45,7 +45,9 @@ def _not_offered(lease: Lease, policy: PoolPolicy) -> Refusal | None:
     unknown = sorted(lease.request.keys() - set(policy.names))
     if not unknown:
         return None
-    return Refusal(R.RESOURCE_NOT_OFFERED, f"The pool lends {', '.join(policy.names)}; not {', '.join(unknown)}.")
+    return Refusal(
+        R.RESOURCE_NOT_OFFERED, f"The pool lends {', '.join(policy.names)}; not {', '.join(unknown)}."
+    )
 
 
 def _too_large(lease: Lease, policy: PoolPolicy) -> Refusal | None:
@@ -75,7 +77,9 @@ def _too_long(lease: Lease, policy: PoolPolicy) -> Refusal | None:
     if policy.duration_of(lease.duration) <= policy.max_duration:
         return None
     most = policy.max_duration // SECOND
-    return Refusal(R.DURATION_TOO_LONG, f"The pool grants at most {most} s at a time. Ask for less, and renew.")
+    return Refusal(
+        R.DURATION_TOO_LONG, f"The pool grants at most {most} s at a time. Ask for less, and renew."
+    )
 
 
 REFUSALS: tuple[Callable[[Lease, PoolPolicy], Refusal | None], ...] = (
@@ -114,7 +118,9 @@ def explain(
     if allowed is not None and not allowed:
         return Wait(R.NO_MATCHING_NODES, "No node of the pool has the labels of spec.placement.", found)
     if not could_ever_fit(table, need, lease.count, lease.mode, allowed, lease.topology_key):
-        return Wait(R.NO_MATCHING_NODES, "More than the pool's nodes have even when empty. Ask for less.", found)
+        return Wait(
+            R.NO_MATCHING_NODES, "More than the pool's nodes have even when empty. Ask for less.", found
+        )
     insufficient = [row for row in rows if row.reason == RejectionReason.INSUFFICIENT]
     if not insufficient and any(row.reason in _STALE for row in rows):
         return Wait(R.WAITING_FOR_FRESH_REPORTS, R.WAITING_FOR_FRESH_REPORTS.meaning, found)

@@ -45,6 +45,7 @@ class PoolState:
         self.busy: set[str] = set()
         self.entries: dict[str, Entry] = {}
         self.idle: dict[str, dict[str, int | None]] = {}
+        self.sessions: dict[tuple[str, str], set[str]] = {}
         self.deadlines = Deadlines()
 
     # --- leases ---
@@ -60,6 +61,8 @@ class PoolState:
         if known is not None and known.pending:
             self._unqueue(known)
         self.leases[lease.uid] = lease
+        if lease.session:
+            self.sessions.setdefault((lease.namespace, lease.session), set()).add(lease.uid)
         if lease.pending:
             insort(self.queue, (lease.rank, lease.uid))
         self._book(lease)
@@ -73,17 +76,20 @@ class PoolState:
             return
         if known.pending:
             self._unqueue(known)
+        if known.session:
+            self.sessions.get((known.namespace, known.session), set()).discard(uid)
         self.attention.discard(uid)
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
         if uid not in self.entries:
             self._hold(self.ledger.drop(uid))
 
-    def replace(self, leases: Iterable[Lease]) -> None:
-        """Take in a complete list: what it does not name is gone."""
+    def replace(self, leases: Iterable[Lease], list_version: int) -> None:
+        """Take in a complete list: what it does not name is gone, unless it was seen after the list was made."""
         listed = {lease.uid: lease for lease in leases}
         for uid in self.leases.keys() - listed.keys():
-            self.forget(uid)
+            if self.leases[uid].version <= list_version:
+                self.forget(uid)
         for lease in listed.values():
             self.observe(lease)
 
@@ -233,9 +239,7 @@ def _least_wanted(lease: Lease) -> tuple[bool, int, int, str]:
 def _share(state: PoolState, lease: Lease, name: str) -> Vector:
     holding = state.ledger.get(lease.uid)
     parts = () if holding is None else holding.slices
-    return tuple(
-        sum(amounts[r] for node, amounts in parts if node == name) for r in range(state.ledger.size)
-    )
+    return tuple(sum(amounts[r] for node, amounts in parts if node == name) for r in range(state.ledger.size))
 
 
 def _hardly_used(lease: Lease, node: str, used: Mapping[str, int], below_percent: int) -> bool:
@@ -247,4 +251,6 @@ def _hardly_used(lease: Lease, node: str, used: Mapping[str, int], below_percent
         if part.node == node:
             for name, amount in part.amounts.items():
                 granted[name] = granted.get(name, 0) + amount
-    return all(100 * used.get(name, 0) < below_percent * amount for name, amount in granted.items() if name in used)
+    return all(
+        100 * used.get(name, 0) < below_percent * amount for name, amount in granted.items() if name in used
+    )

@@ -108,7 +108,11 @@ def phase_of(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, A
     if not at(C.ALLOCATED):
         return LeasePhase.PENDING
     if at(C.RELEASED, "False"):
-        return LeasePhase.QUARANTINED if conditions[C.RELEASED]["reason"] == LeaseReason.QUARANTINED else "Releasing"
+        return (
+            LeasePhase.QUARANTINED
+            if conditions[C.RELEASED]["reason"] == LeaseReason.QUARANTINED
+            else "Releasing"
+        )
     if at(C.DISRUPTION_TARGET):
         return LeasePhase.DRAINING
     if C.CLAIMED in conditions and not at(C.CLAIMED):

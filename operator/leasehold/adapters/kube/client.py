@@ -104,7 +104,9 @@ class KubeClient:
         """Delete an object if it is still the one with this uid."""
         await self.request("DELETE", path, {"preconditions": {"uid": uid}})
 
-    async def list(self, path: str, *, metadata_only: bool = False, **query: str | int) -> tuple[list[Json], str]:
+    async def list(
+        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
+    ) -> tuple[list[Json], str]:
         """List everything by quorum reads, page by page; return the items and the list's resourceVersion."""
         items: list[Json] = []
         token, version = "", ""
@@ -112,7 +114,7 @@ class KubeClient:
             page = await self.request(
                 "GET",
                 path,
-                query={"limit": 500, **query, **({"continue": token} if token else {})},
+                query={"limit": 500, **(query or {}), **({"continue": token} if token else {})},
                 accept=METADATA_ONLY if metadata_only else "application/json",
             )
             items += page.get("items") or []

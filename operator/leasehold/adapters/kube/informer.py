@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Audience(Protocol):
     """Who is told. Called on the event loop, one at a time, in the order of the server's versions."""
 
-    def listed(self, items: list[Json]) -> None:
-        """Take in everything there is; what is not in the list is gone."""
+    def listed(self, items: list[Json], version: int) -> None:
+        """Take in everything there was at a version; what is not in the list is gone."""
 
     def changed(self, kind: str, item: Json) -> None:
         """Take in one change: ADDED, MODIFIED or DELETED."""
@@ -82,8 +82,8 @@ class Informer:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _list(self) -> str:
-        items, version = await self.client.list(self.path, **self.query)
-        self.audience.listed(items)
+        items, version = await self.client.list(self.path, self.query)
+        self.audience.listed(items, int(version or 0))
         self.relists += 1
         self.last_event = self.now()
         self.synced.set()

@@ -1,0 +1,78 @@
+# Leasehold. `make help` explains every target. Everything is set up on first use; nothing is installed outside
+# .venv and the user's cache.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := .run
+WORKERS ?= 2
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: help setup demo up down test test-fast check generate verify bench controlplane lock clean
+
+help: ## Explain every target
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock"
+ifdef UV
+	@uv venv --quiet --allow-existing --python '>=3.11' $(VENV)
+	@uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	@uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+else
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Leasehold needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+setup: $(VENV)/ready ## Make the virtual environment (uv where present, else venv and pip)
+
+controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 minutes the first time, then cached)
+	@$(BIN)/python -m leasehold.testing build
+
+demo: $(VENV)/ready ## The story in one go: a real API server, this host as a node, leases granted and reclaimed
+	@$(BIN)/python -m leasehold.cli.main demo
+
+up: $(VENV)/ready ## The same, and keep it running to look around; end it with `make down`
+	@$(BIN)/python -m leasehold.cli.main demo --keep --dir $(RUN)
+
+down: $(VENV)/ready ## End what `make up` started
+	@$(BIN)/python -m leasehold.cli.main demo --down --dir $(RUN)
+
+test: controlplane ## All tests against a real API server; coverage above 90 % enforced
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+test-fast: $(VENV)/ready ## Unit and property tests only: no API server
+	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not cluster' $(ARGS)
+
+check: $(VENV)/ready ## Lint, format, types, layers, and generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(MAKE) --no-print-directory verify
+
+generate: $(VENV)/ready ## Write crds/ and docs/reference from the models
+	@$(BIN)/python hack/generate.py
+
+verify: $(VENV)/ready ## Fail when a generated file is not what the models say
+	@$(BIN)/python hack/generate.py --check
+
+bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)
+	@$(BIN)/python -m tests.perf.bench $(ARGS)
+
+lock: ## Resolve requirements.lock anew (needs uv)
+	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \
+		-o requirements.lock --custom-compile-command "make lock"
+
+clean: ## Remove what was made here (the control-plane cache stays)
+	@rm -rf $(VENV) $(RUN) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-out

@@ -1,0 +1,276 @@
+"""The cluster as last heard: nodes, reports, sessions, and every lease by its pool. It records and tells; it does
+not decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.core.errors import InvalidObject
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.lifecycle import Session
+from leasehold.core.membership import Membership, pools_of
+from leasehold.core.nodes import Node, Report, node_of, report_of
+from leasehold.core.selectors import Selector
+from leasehold.core.times import SECOND
+
+Json = Mapping[str, Any]
+
+_REMEMBERED = 20_000
+
+log = logging.getLogger(__name__)
+
+
+class Member(Protocol):
+    """A pool's worker, as far as news go."""
+
+    def lease_seen(self, lease: Lease) -> None: ...
+    def lease_gone(self, uid: str) -> None: ...
+    def leases_listed(self) -> None: ...
+    def node_changed(self, name: str) -> None: ...
+    def report_changed(self, report: Report) -> None: ...
+    def session_changed(self, key: tuple[str, str]) -> None: ...
+    def holds_on(self, node: str) -> bool: ...
+
+
+class Cluster:
+    """Shared memory of all pool workers in this process."""
+
+    def __init__(self, clock: SteadyClock) -> None:
+        self.clock = clock
+        self.nodes: dict[str, Node] = {}
+        self.reports: dict[str, Report] = {}
+        self.sessions: dict[tuple[str, str], Session] = {}
+        self.leases: dict[str, dict[str, Lease]] = {}
+        self.gone_namespaces: frozenset[str] = frozenset()
+        self.selectors: dict[str, Selector] = {}
+        self.membership: dict[str, Membership] = {}
+        self.workers: dict[str, Member] = {}
+        self.homeless_news = asyncio.Event()
+        self.last_event = clock.now()
+        self.events_seen = 0
+        self._pool_of: dict[str, str] = {}
+        # An answer to our own write may come in after the watch said that the object is gone.
+        self._gone: OrderedDict[str, None] = OrderedDict()
+
+    def heard(self) -> None:
+        """Note that the API server told us something."""
+        self.last_event = self.clock.now()
+        self.events_seen += 1
+
+    # --- nodes and reports ---
+
+    def node_seen(self, document: Json) -> None:
+        """Take in a Node; an older version than the one known is ignored."""
+        self.heard()
+        node = node_of(document)
+        known = self.nodes.get(node.name)
+        if known is not None and known.uid == node.uid and node.version < known.version:
+            return
+        self.nodes[node.name] = node
+        if known is None or _differs(known, node):
+            self._place(node.name)
+
+    def node_gone(self, name: str) -> None:
+        """Take in that a Node was deleted."""
+        self.heard()
+        if self.nodes.pop(name, None) is not None:
+            self._place(name)
+
+    def nodes_listed(self, names: Iterable[str]) -> None:
+        """Drop the nodes that a complete list does not name; the watch may have missed their end."""
+        for name in self.nodes.keys() - set(names):
+            self.node_gone(name)
+
+    def report_seen(self, document: Json) -> None:
+        """Take in a NodeReport. One that cannot be read is logged and counts as missing."""
+        self.heard()
+        try:
+            report = report_of(document)
+        except (InvalidObject, ValueError, KeyError) as error:
+            log.warning("NodeReport %s cannot be read: %s", document["metadata"]["name"], error)
+            return
+        if report is None:
+            return
+        known = self.reports.get(report.node)
+        if known is not None and report.version < known.version:
+            return
+        self.reports[report.node] = report
+        for worker in self._workers_of(report.node):
+            worker.report_changed(report)
+
+    def report_gone(self, name: str) -> None:
+        """Take in that a NodeReport was deleted."""
+        self.heard()
+        if self.reports.pop(name, None) is not None:
+            self._tell_node(name)
+
+    def _place(self, name: str) -> None:
+        """Find out which pools select a node, and tell those that did or do."""
+        before = self.membership.pop(name, Membership(()))
+        node = self.nodes.get(name)
+        if node is not None:
+            found = pools_of(node, self.selectors)
+            if found.pools:
+                self.membership[name] = found
+        after = self.membership.get(name, Membership(()))
+        for pool in {*before.pools, *after.pools}:
+            if pool in self.workers:
+                self.workers[pool].node_changed(name)
+        for pool, worker in self.workers.items():
+            if pool not in before.pools and pool not in after.pools and worker.holds_on(name):
+                worker.node_changed(name)
+
+    def _workers_of(self, node: str) -> list[Member]:
+        return [worker for worker in self.workers.values() if self._concerns(worker, node)]
+
+    def _concerns(self, worker: Member, node: str) -> bool:
+        pools = self.membership.get(node, Membership(())).pools
+        return any(self.workers.get(pool) is worker for pool in pools) or worker.holds_on(node)
+
+    def _tell_node(self, name: str) -> None:
+        for worker in self._workers_of(name):
+            worker.node_changed(name)
+
+    # --- pools ---
+
+    def pool_joined(self, name: str, worker: Member, selector: Selector) -> None:
+        """Add a pool, or take in its changed selector."""
+        self.workers[name] = worker
+        self.selectors[name] = selector
+        for node in self.nodes:
+            self._place(node)
+
+    def pool_left(self, name: str) -> None:
+        """Forget a pool that no longer exists."""
+        self.workers.pop(name, None)
+        self.selectors.pop(name, None)
+        for node in self.nodes:
+            self._place(node)
+        if self.leases.get(name):
+            self.homeless_news.set()
+
+    def held_elsewhere(self, node: str, pool: str) -> bool:
+        """Tell whether another pool's leases hold something on a node."""
+        return any(worker.holds_on(node) for name, worker in self.workers.items() if name != pool)
+
+    # --- leases: the audience of the informer ---
+
+    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+        """Take in a complete list of leases: what is not in it is gone, unless it was seen later."""
+        self.heard()
+        seen = set()
+        for item in items:
+            lease = self._read(item)
+            if lease is not None:
+                seen.add(lease.uid)
+                self.lease_seen(lease)
+        for uid in self._pool_of.keys() - seen:
+            if self.leases[self._pool_of[uid]][uid].version <= version:
+                self._lease_gone(uid)
+        for worker in self.workers.values():
+            worker.leases_listed()
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a lease."""
+        self.heard()
+        if kind == "DELETED":
+            self._lease_gone(item["metadata"]["uid"])
+            return
+        lease = self._read(item)
+        if lease is not None:
+            self.lease_seen(lease)
+
+    def lease_seen(self, lease: Lease) -> None:
+        """Take in a lease, from a watch, a list or an answer to our own write."""
+        known = self.leases.get(lease.pool, {}).get(lease.uid)
+        if lease.uid in self._gone or (known is not None and lease.version < known.version):
+            return
+        self.leases.setdefault(lease.pool, {})[lease.uid] = lease
+        self._pool_of[lease.uid] = lease.pool
+        worker = self.workers.get(lease.pool)
+        if worker is not None:
+            worker.lease_seen(lease)
+        else:
+            self.homeless_news.set()
+
+    def lease_gone(self, uid: str) -> None:
+        """Take in that a lease no longer exists."""
+        self._lease_gone(uid)
+
+    def _lease_gone(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+        pool = self._pool_of.pop(uid, None)
+        if pool is None:
+            return
+        self.leases[pool].pop(uid, None)
+        worker = self.workers.get(pool)
+        if worker is not None:
+            worker.lease_gone(uid)
+
+    def _read(self, item: dict[str, Any]) -> Lease | None:
+        try:
+            return lease_of(item)
+        except InvalidObject as error:
+            log.error("a CapacityLease cannot be read: %s", error)
+            return None
+
+
+class Sessions:
+    """The audience of the informer for labelled coordination Leases."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+        """Take in a complete list of sessions."""
+        seen = {(i["metadata"]["namespace"], i["metadata"]["name"]) for i in items}
+        for item in items:
+            self._seen(item)
+        for key in self.cluster.sessions.keys() - seen:
+            self._gone(key)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a session."""
+        self.cluster.heard()
+        if kind == "DELETED":
+            self._gone((item["metadata"]["namespace"], item["metadata"]["name"]))
+        else:
+            self._seen(item)
+
+    def _seen(self, item: dict[str, Any]) -> None:
+        """A session is renewed when its object changes, at the moment we see it: no two clocks are compared."""
+        meta, spec = item["metadata"], item.get("spec") or {}
+        key = (meta["namespace"], meta["name"])
+        known = self.cluster.sessions.get(key)
+        version = int(meta["resourceVersion"])
+        if known is not None and known.version >= version:
+            return
+        seconds = spec.get("leaseDurationSeconds")
+        duration = seconds * SECOND if isinstance(seconds, int) and seconds > 0 else None
+        self.cluster.sessions[key] = Session(*key, version, self.cluster.clock.now(), duration)
+        for worker in self.cluster.workers.values():
+            worker.session_changed(key)
+
+    def _gone(self, key: tuple[str, str]) -> None:
+        if self.cluster.sessions.pop(key, None) is not None:
+            for worker in self.cluster.workers.values():
+                worker.session_changed(key)
+
+
+def _differs(before: Node, after: Node) -> bool:
+    """Tell whether anything that matters changed; kubelets touch their Node every few minutes."""
+    return (before.uid, before.labels, before.not_ready_since, before.cordoned, before.allocatable) != (
+        after.uid,
+        after.labels,
+        after.not_ready_since,
+        after.cordoned,
+        after.allocatable,
+    )

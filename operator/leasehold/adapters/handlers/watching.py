@@ -1,0 +1,53 @@
+"""Watches of pools, nodes and reports, and the slow sweep as a timer on each pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import kopf
+
+from leasehold.adapters.cluster import Cluster
+from leasehold.api.names import GROUP, POOL_PLURAL, REPORT_PLURAL, VERSION
+
+
+class Leadership(Protocol):
+    """Who starts and stops the pools' workers."""
+
+    def pool_seen(self, document: Mapping[str, Any]) -> None: ...
+    def pool_gone(self, document: Mapping[str, Any]) -> None: ...
+    async def sweep(self, name: str) -> None: ...
+
+
+def register(
+    registry: kopf.OperatorRegistry, cluster: Cluster, leadership: Leadership, sweep_seconds: float
+) -> None:
+    """Register the handlers. Only `on.event`: other kinds write progress onto the object."""
+
+    @kopf.on.event(GROUP, VERSION, POOL_PLURAL, registry=registry)
+    def pool_event(event: kopf.RawEvent, **_: Any) -> None:
+        cluster.heard()
+        if event["type"] == "DELETED":
+            leadership.pool_gone(event["object"])
+        else:
+            leadership.pool_seen(event["object"])
+
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    def node_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
+        if event["type"] == "DELETED":
+            cluster.node_gone(name)
+        else:
+            cluster.node_seen(event["object"])
+
+    @kopf.on.event(GROUP, VERSION, REPORT_PLURAL, registry=registry)
+    def report_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
+        if event["type"] == "DELETED":
+            cluster.report_gone(name)
+        else:
+            cluster.report_seen(event["object"])
+
+    @kopf.timer(
+        GROUP, VERSION, POOL_PLURAL, registry=registry, interval=sweep_seconds, initial_delay=sweep_seconds
+    )
+    async def sweep(name: str, **_: Any) -> None:
+        await leadership.sweep(name)

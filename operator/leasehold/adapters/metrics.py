@@ -1,0 +1,223 @@
+"""Prometheus metrics of the operator: every name with its help text, in base units."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from leasehold import __version__
+from leasehold.core.lease import Lease
+from leasehold.core.lifecycle import Notice
+from leasehold.core.pool_status import figures_of, node_counts
+from leasehold.core.state import PoolState
+from leasehold.core.times import SECOND
+
+if TYPE_CHECKING:
+    from leasehold.adapters.cluster import Cluster
+    from leasehold.adapters.kube.client import KubeClient
+    from leasehold.adapters.kube.informer import Informer
+    from leasehold.adapters.recorder import Recorder
+
+_MINUTES = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+_FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+
+
+class Metrics:
+    """The operator's own registry; two operators in one process do not share it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.states: dict[str, PoolState] = {}
+        self.conditions: dict[str, list[Mapping[str, Any]]] = {}
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"leasehold_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+            return Histogram(
+                f"leasehold_{name}", text, labels, registry=self.registry, buckets=tuple(buckets)
+            )
+
+        self.grants = counter("lease_grants_total", "Leases granted.", "pool")
+        self.ends = counter(
+            "lease_ends_total", "Leases that gave their capacity back, by cause.", "pool", "cause"
+        )
+        self.events = counter(
+            "lease_events_total", "State changes worth an Event, by reason.", "pool", "reason"
+        )
+        self.wait = histogram("lease_wait_seconds", "From a lease's creation to its grant.", _MINUTES, "pool")
+        self.hold = histogram("lease_hold_seconds", "From a lease's grant to its release.", _MINUTES, "pool")
+        self.reclaim = histogram(
+            "lease_reclaim_delay_seconds",
+            "From the deadline that ended a lease to its release.",
+            _FAST,
+            "pool",
+        )
+        self.decision = histogram("planning_seconds", "One pass of the planner over a pool.", _FAST, "pool")
+        self.write = histogram("write_seconds", "One write to the API server, by kind.", _FAST, "kind")
+        self.conflicts = counter(
+            "write_conflicts_total", "Writes that found a newer version or no answer.", "pool"
+        )
+        self.missed = counter("watch_missed_total", "Changes of leases that only a relist showed.", "pool")
+
+    @contextmanager
+    def planning(self, pool: str) -> Iterator[None]:
+        """Time one pass of the planner."""
+        started = time.perf_counter()
+        yield
+        self.decision.labels(pool=pool).observe(time.perf_counter() - started)
+
+    @contextmanager
+    def request(self, kind: str) -> Iterator[None]:
+        """Time one write, successful or not."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.write.labels(kind=kind).observe(time.perf_counter() - started)
+
+    def granted(self, pool: str, waited: int) -> None:
+        """Count a grant; `waited` is in milliseconds since the lease was created."""
+        self.grants.labels(pool=pool).inc()
+        self.wait.labels(pool=pool).observe(max(0, waited) / SECOND)
+
+    def released(self, pool: str, before: Lease, after: Lease) -> None:
+        """Count a release, how long the lease was held, and how late it was taken back."""
+        cause = str(after.status.get("release", {}).get("cause", "Unknown"))
+        self.ends.labels(pool=pool, cause=cause).inc()
+        finished = after.instant("release", "finishTime")
+        granted = after.instant("allocation", "allocationTime")
+        if finished is not None and granted is not None:
+            self.hold.labels(pool=pool).observe((finished - granted) / SECOND)
+
+    def noticed(self, pool: str, notice: Notice) -> None:
+        """Count a state change."""
+        self.events.labels(pool=pool, reason=str(notice.reason)).inc()
+
+    def pool(self, name: str, state: PoolState, status: Mapping[str, Any]) -> None:
+        """Remember a pool for the gauges, which are worked out when they are read."""
+        self.states[name] = state
+        self.conditions[name] = status["conditions"]
+
+    def forget(self, name: str) -> None:
+        """Drop the gauges of a pool that is gone."""
+        self.states.pop(name, None)
+        self.conditions.pop(name, None)
+
+    def page(self) -> bytes:
+        """Return the metrics page (Prometheus text format)."""
+        return generate_latest(self.registry)
+
+
+class PoolGauges(Collector):
+    """Gauges by pool, read from memory at scrape time, so that a pool that is gone leaves nothing behind."""
+
+    def __init__(self, metrics: Metrics, cluster: Cluster) -> None:
+        self.metrics = metrics
+        self.cluster = cluster
+
+    def describe(self) -> Iterable[Metric]:
+        """Name no metrics ahead of time: pools come and go."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Work out the gauges."""
+        now = self.cluster.clock.now()
+        capacity = _gauge(
+            "pool_capacity", "Capacity by resource and kind; cores or bytes.", "pool", "resource", "kind"
+        )
+        nodes = _gauge("pool_nodes", "Nodes by why they get no new grants.", "pool", "state")
+        leases = _gauge("pool_leases", "Leases by state.", "pool", "state")
+        conditions = _gauge("pool_condition", "1 for the status a condition has.", "pool", "type", "status")
+        age = _gauge("pool_report_age_seconds", "Age of the oldest node report in use.", "pool")
+        oldest = _gauge("pool_queue_age_seconds", "How long the oldest waiting lease waits.", "pool")
+        for name, state in list(self.metrics.states.items()):
+            for figures in figures_of(state):
+                unit = 1000 if figures.name == "cpu" else 1
+                for kind in figures._fields[1:]:
+                    capacity.add_metric([name, figures.name, kind], getattr(figures, kind) / unit)
+            for reason, count in node_counts(state).items():
+                nodes.add_metric([name, reason or "Grantable"], count)
+            leases.add_metric([name, "Pending"], len(state.queue))
+            for kind in ("held", "releasing", "quarantined"):
+                leases.add_metric([name, kind.capitalize()], state.ledger.count(kind))
+            for condition in self.metrics.conditions.get(name, ()):
+                conditions.add_metric([name, condition["type"], condition["status"]], 1)
+            reports = [self.cluster.reports[n].time for n in state.table.rows if n in self.cluster.reports]
+            if reports:
+                age.add_metric([name], (now - min(reports)) / SECOND)
+            waiting = min((state.leases[uid].created for _, uid in state.queue), default=now)
+            oldest.add_metric([name], max(0, now - waiting) / SECOND)
+        yield from (capacity, nodes, leases, conditions, age, oldest)
+
+
+class ProcessGauges(Collector):
+    """The operator's own health, read at scrape time."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        client: KubeClient,
+        recorder: Recorder,
+        informers: Mapping[str, Informer],
+        lag: Callable[[], float],
+    ) -> None:
+        self.cluster = cluster
+        self.client = client
+        self.recorder = recorder
+        self.informers = informers
+        self.lag = lag
+
+    def describe(self) -> Iterable[Metric]:
+        """Name no metrics ahead of time."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the figures."""
+        clock = self.cluster.clock
+        info = _gauge("build_info", "1; the version is in the label.", "version")
+        info.add_metric([__version__], 1)
+        requests = CounterMetricFamily(
+            "leasehold_api_requests", "Requests to the API server.", labels=("verb", "code")
+        )
+        for (verb, code), count in self.client.requests.items():
+            requests.add_metric([verb, code], count)
+        restarts = CounterMetricFamily(
+            "leasehold_watch_restarts", "Watches that broke.", labels=("resource",)
+        )
+        relists = CounterMetricFamily("leasehold_watch_relists", "Complete lists read.", labels=("resource",))
+        for name, informer in self.informers.items():
+            restarts.add_metric([name], informer.restarts)
+            relists.add_metric([name], informer.relists)
+        events = CounterMetricFamily(
+            "leasehold_events", "Kubernetes Events by what became of them.", labels=("result",)
+        )
+        events.add_metric(["written"], self.recorder.written)
+        events.add_metric(["dropped"], self.recorder.dropped)
+        yield from (info, requests, restarts, relists, events)
+        for name, text, value in (
+            ("loop_lag_seconds", "How late the event loop ran its last tick.", self.lag()),
+            (
+                "last_event_age_seconds",
+                "Since the API server last told us anything.",
+                (clock.now() - self.cluster.last_event) / SECOND,
+            ),
+            (
+                "clock_drift_seconds",
+                "How far the wall clock is ahead of the operator's.",
+                clock.drift() / SECOND,
+            ),
+        ):
+            gauge = _gauge(name, text)
+            gauge.add_metric([], value)
+            yield gauge
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"leasehold_{name}", text, labels=labels)

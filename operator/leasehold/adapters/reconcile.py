@@ -1,0 +1,757 @@
+"""One worker per pool: gather, plan, apply. The only module that knows both the decisions and the API server.
+
+The commit protocol (docs/architecture.md), step by step:
+
+1. `_take_over`   raise the pool's epoch by compare-and-swap, then list its leases by a quorum read
+2. `_adopt`       finish what an earlier operator committed: write the lease first, then drop the entry
+3. `plan`         decide in memory
+4. `_commit`      one compare-and-swap of the pool: sequence += n, n in-flight entries
+5. `_write_grant` one write per lease, with its resourceVersion; token = sequence
+6. `_commit`      drops finished entries with the next batch, `_publish` when none follows
+
+Capacity that a write frees counts as free only after that write is known to have happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused, Unknown
+from leasehold.adapters.metrics import Metrics
+from leasehold.adapters.recorder import Recorder, Subject
+from leasehold.api.names import (
+    API_VERSION,
+    LEASE_KIND,
+    POOL_KIND,
+    RELEASE_FINALIZER,
+    RejectionReason,
+    StopPolicy,
+)
+from leasehold.api.names import LeaseReason as R
+from leasehold.api.pool import PoolSpec
+from leasehold.api.quantity import amount
+from leasehold.core.deadlines import Deadlines
+from leasehold.core.errors import LeaseholdError
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.lifecycle import Notice, Step, World, end_without_pool
+from leasehold.core.membership import Membership
+from leasehold.core.nodes import Report, judge
+from leasehold.core.planning import (
+    BATCH,
+    Change,
+    Grant,
+    Plan,
+    cancel_step,
+    entry_of,
+    grant_step,
+    hold_of,
+    plan,
+)
+from leasehold.core.policy import PoolPolicy, policy_of
+from leasehold.core.pool_status import Facts, ledger_document, status_of
+from leasehold.core.state import Entry, PoolState, loss_plan
+from leasehold.core.status import merge_patch
+from leasehold.core.times import SECOND, earliest
+
+Json = Mapping[str, Any]
+
+POOL_FINALIZER = "leasehold.dev/drain"
+MAX_IN_FLIGHT = 128
+_RETRY = 1 * SECOND
+_URGENT, _LAZY = SECOND // 4, 10 * SECOND
+
+log = logging.getLogger(__name__)
+
+
+class Deposed(LeaseholdError):
+    """Another operator took a pool over: its epoch is higher than ours. This process must stop deciding."""
+
+
+class Tools:
+    """What every worker shares."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        clock: SteadyClock,
+        cluster: Cluster,
+        recorder: Recorder,
+        metrics: Metrics,
+        writers: int,
+        debounce: float,
+    ) -> None:
+        self.client = client
+        self.clock = clock
+        self.cluster = cluster
+        self.recorder = recorder
+        self.metrics = metrics
+        self.writers = asyncio.Semaphore(writers)
+        self.debounce = debounce
+
+
+class PoolWorker:
+    """Leads one pool, from take-over until the pool is gone or this process is deposed."""
+
+    def __init__(self, tools: Tools, document: Json) -> None:
+        self.tools = tools
+        self.name: str = document["metadata"]["name"]
+        self.pool: Json = document
+        self.invalid = ""
+        self.policy = self._read_policy(document)
+        self.state = PoolState(self.name, self.policy)
+        self.epoch = 0
+        self.sequence = 0
+        self.ready = False
+        self.mismatches: list[str] | None = None
+        self.passes = 0
+        self._settled: set[str] = set()
+        self._dirty = asyncio.Event()
+        self._dirty_nodes: set[str] = set()
+        self._node_deadlines = Deadlines()
+        self._pressured: set[str] = set()
+        self._ends: dict[str, R] = {}
+        self._published_at = 0
+        self._spacing = _URGENT
+        self._publish_due = True
+        self._respec: Json | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fatal: BaseException | None = None
+
+    # --- what the pool's object says ---
+
+    @property
+    def uid(self) -> str:
+        """The pool's uid: a pool made again under the same name is another pool."""
+        return str(self.pool["metadata"]["uid"])
+
+    @property
+    def deleting(self) -> bool:
+        """The pool is being deleted; it drains first."""
+        return "deletionTimestamp" in self.pool["metadata"]
+
+    def _version(self) -> int:
+        return int(self.pool["metadata"]["resourceVersion"])
+
+    def _status(self) -> Json:
+        status: Json = self.pool.get("status") or {}
+        return status
+
+    def _read_policy(self, document: Json) -> PoolPolicy:
+        try:
+            self.invalid = ""
+            return policy_of(PoolSpec.model_validate(document["spec"]))
+        except (ValidationError, ValueError) as error:
+            self.invalid = f"the spec cannot be read: {error}"[:500]
+            log.error("pool %s: %s", self.name, self.invalid, extra={"pool": self.name})
+            return policy_of(PoolSpec.model_validate({"nodeSelector": {}, "stopPolicy": "Hold"}))
+
+    def pool_seen(self, document: Json) -> None:
+        """Take in the pool's object, from a watch or an answer to our own write."""
+        if int(document["metadata"]["resourceVersion"]) <= self._version():
+            return
+        changed = document["metadata"].get("generation") != self.pool["metadata"].get("generation")
+        was_deleting = self.deleting
+        self.pool = document
+        if changed:
+            self._respec = document
+        if changed or self.deleting != was_deleting:
+            self.mark()
+
+    # --- news: note and return ---
+
+    def mark(self) -> None:
+        """Something changed: look at the pool again."""
+        self._dirty.set()
+
+    def lease_seen(self, lease: Lease) -> None:
+        """Take in a lease of this pool."""
+        if self.state.observe(lease):
+            self.mark()
+
+    def lease_gone(self, uid: str) -> None:
+        """Take in that a lease of this pool no longer exists."""
+        self.state.forget(uid)
+        self.mark()
+
+    def leases_listed(self) -> None:
+        """A complete list came in."""
+        self.mark()
+
+    def node_changed(self, name: str) -> None:
+        """Take in that a node, its report or its pools changed."""
+        self._dirty_nodes.add(name)
+        self.mark()
+
+    def report_changed(self, report: Report) -> None:
+        """Take in a node's new report."""
+        self.state.note_usage(report, self.tools.clock.now())
+        if self.policy.attributes_usage():
+            self.state.touch_node(report.node)
+        self.node_changed(report.node)
+
+    def session_changed(self, key: tuple[str, str]) -> None:
+        """Take in a session's heartbeat: only the leases that wait for it or lost it look up."""
+        for uid in self._by_session(key):
+            lease = self.state.leases[uid]
+            if lease.allocated and not (lease.is_true("Claimed") and lease.is_true("HolderLive")):
+                self.state.attention.add(uid)
+                self.mark()
+            elif key not in self.tools.cluster.sessions:
+                self.state.attention.add(uid)
+                self.mark()
+
+    def _by_session(self, key: tuple[str, str]) -> list[str]:
+        return [uid for uid in self.state.sessions.get(key, ()) if uid in self.state.leases]
+
+    def holds_on(self, node: str) -> bool:
+        """Tell whether this pool's leases hold something on a node."""
+        return bool(self.state.ledger.holders(node))
+
+    # --- the worker ---
+
+    async def run(self) -> None:
+        """Lead the pool until cancelled. Raises Deposed when another operator took it over."""
+        await self._until_done(self._take_over, "take-over")
+        try:
+            while True:
+                if self._fatal is not None:
+                    raise self._fatal
+                if await self._pass():
+                    return
+                await self._sleep()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _until_done(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        pause = 0.1
+        while True:
+            try:
+                return await work()
+            except NotFound:
+                raise
+            except ApiError as error:
+                log.warning("pool %s: %s: %s", self.name, what, error, extra={"pool": self.name})
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+
+    async def _sleep(self) -> None:
+        now = self.tools.clock.now()
+        at = earliest(self.state.deadlines.next(), self._node_deadlines.next(), self._publish_at(now))
+        timeout = None if at is None else max(0.0, (at - now) / 1000)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._dirty.wait()
+            await asyncio.sleep(self.tools.debounce)
+        except TimeoutError:
+            pass
+        self._dirty.clear()
+
+    # --- step 1 and 2: take over ---
+
+    async def _take_over(self) -> None:
+        """Raise the epoch before listing: from here on an older operator's commits fail."""
+        if "metadata" not in self.pool or not self._status():
+            self.pool = await self.tools.client.get(paths.pool(self.name))
+        await self._ensure_finalizer()
+        ledger = self._status().get("ledger") or {}
+        epoch = ledger.get("epoch", 0) + 1
+        patch = {"epoch": epoch, "sequence": ledger.get("sequence", 0)}
+        try:
+            self.pool = await self._patch_pool({"ledger": patch})
+        except (Conflict, Unknown):
+            self.pool = await self.tools.client.get(paths.pool(self.name))
+            raise
+        self.epoch, self.sequence = epoch, patch["sequence"]
+        self.policy = self._read_policy(self.pool)
+        self._rebuild()
+        # Joined before the list, so that nothing the watch says in between is lost.
+        self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+        items, version = await self.tools.client.list(
+            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
+        )
+        listed = [lease_of(item) for item in items]
+        self.state.replace(listed, int(version))
+        for lease in listed:
+            self.tools.cluster.lease_seen(lease)
+        self._adopt()
+        self.mismatches = self.state.audit()
+        self.ready = True
+        log.info("pool %s taken over", self.name, extra={"pool": self.name, "epoch": epoch})
+
+    async def _ensure_finalizer(self) -> None:
+        finalizers = list(self.pool["metadata"].get("finalizers", ()))
+        if POOL_FINALIZER in finalizers or self.deleting:
+            return
+        meta = {"resourceVersion": str(self._version()), "finalizers": [*finalizers, POOL_FINALIZER]}
+        try:
+            self.pool = await self.tools.client.patch(paths.pool(self.name), {"metadata": meta})
+        except Conflict:
+            self.pool = await self.tools.client.get(paths.pool(self.name))
+            raise
+
+    def _adopt(self) -> None:
+        """Finish commitments we did not make ourselves: write the lease, only then drop the entry."""
+        for row in (self._status().get("ledger") or {}).get("inFlight") or ():
+            entry = _entry(row)
+            if entry.uid in self.state.entries or entry.uid in self._settled:
+                continue
+            lease = self.state.leases.get(entry.uid)
+            if lease is None or lease.allocated or lease.finished:
+                self._settled.add(entry.uid)
+                continue
+            self.state.assume(entry)
+            self._spawn(self._write_grant(entry, adopted=True))
+
+    def _rebuild(self) -> None:
+        """Start the memory anew, after a change of the pool's spec; commitments under way are kept."""
+        before = self.state
+        self.state = PoolState(self.name, self.policy)
+        for lease in before.leases.values():
+            self.state.observe(lease)
+        for entry in before.entries.values():
+            self.state.assume(entry)
+        self.state.busy = before.busy
+        self.state.idle = before.idle
+        self._dirty_nodes |= self.tools.cluster.membership.keys() | set(before.table.rows)
+
+    # --- gather ---
+
+    def _gather(self, now: int) -> World:
+        if self._respec is not None:
+            self._respec = None
+            self.policy = self._read_policy(self.pool)
+            self._rebuild()
+            self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+        names, self._dirty_nodes = self._dirty_nodes, set()
+        for name in names | self._node_deadlines.pop_due(now):
+            self._judge(name, now)
+        self._find_ends()
+        cluster = self.tools.cluster
+        return World(
+            nodes=cluster.nodes,
+            reports=cluster.reports,
+            sessions=cluster.sessions,
+            gone_namespaces=cluster.gone_namespaces,
+            idle_since=self.state.idle_since() if self.policy.idle_policy != "Off" else {},
+            ends=self._ends,
+            over_nodes=frozenset(self.state.table.over),
+        )
+
+    def _judge(self, name: str, now: int) -> None:
+        """Work out anew what one node may lend, and wake the leases on it if that could matter to them."""
+        cluster = self.tools.cluster
+        node = cluster.nodes.get(name)
+        membership = cluster.membership.get(name, Membership(()))
+        self.state.touch_node(name)
+        if node is None or self.name not in membership.pools:
+            self.state.table.remove(name)
+            self._node_deadlines.put(name, None)
+            return
+        verdict = judge(
+            node, cluster.reports.get(name), self.policy, now, was_pressured=name in self._pressured
+        )
+        (self._pressured.add if verdict.pressured else self._pressured.discard)(name)
+        if membership.conflicting or cluster.held_elsewhere(name, self.name):
+            verdict = verdict._replace(reason=RejectionReason.NODE_CONFLICTING)
+        self.state.put_node(name, node.labels, verdict)
+        self._node_deadlines.put(name, verdict.revisit_at)
+
+    def _find_ends(self) -> None:
+        """Name the leases the pool itself must end: all when it drains, the least wanted when capacity was lost."""
+        ends: dict[str, R] = {}
+        if self.deleting or self.policy.stop == StopPolicy.HOLD_AND_DRAIN:
+            ends = {holding.uid: R.POOL_DRAINING for holding in self.state.ledger}
+        elif self.policy.revokes_on_loss and self.state.table.over:
+            ends = dict.fromkeys(loss_plan(self.state), R.CAPACITY_LOST)
+        if ends != self._ends:
+            self.state.attention |= ends.keys() ^ self._ends.keys()
+            self._ends = ends
+
+    # --- plan and apply ---
+
+    async def _pass(self) -> bool:
+        """Gather, plan, apply once; tell whether the pool is done with for good."""
+        more = True
+        while more:
+            now = self.tools.clock.now()
+            world = self._gather(now)
+            due = self.state.deadlines.pop_due(now)
+            hold = hold_of(
+                self.policy,
+                deleting=self.deleting,
+                consistent=not self.mismatches and not self.invalid,
+                nodes=len(self.state.table.rows),
+            )
+            with self.tools.metrics.planning(self.name):
+                decided = plan(self.state, world, now, due, hold)
+            self.passes += 1
+            self._note_wakes(decided)
+            for change in decided.changes:
+                self._start_change(change)
+            if decided.grants:
+                await self._commit(decided.grants, world)
+            more = decided.more and len(self.state.entries) < MAX_IN_FLIGHT
+            await asyncio.sleep(0)
+        await self._publish()
+        return await self._leave_if_drained()
+
+    def _note_wakes(self, decided: Plan) -> None:
+        self.state.attention &= self.state.busy | self.state.entries.keys()
+        for uid, at in decided.wakes:
+            self.state.deadlines.put(uid, at)
+
+    def _start_change(self, change: Change) -> None:
+        self.state.busy.add(change.lease.uid)
+        self._spawn(self._write_change(change))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._fatal = task.exception()
+        self.mark()
+
+    # --- step 4: commit ---
+
+    async def _commit(self, grants: tuple[Grant, ...], world: World) -> None:
+        """Swap the pool's ledger: the grants' sequence numbers and in-flight entries go in, finished ones go out.
+
+        When the swap fails nothing was granted, and the next pass decides anew on what is then true.
+        """
+        room = MAX_IN_FLIGHT - len(self.state.entries)
+        entries = [
+            entry_of(grant, self.sequence + i) for i, grant in enumerate(grants[: min(room, BATCH)], start=1)
+        ]
+        if not entries or not await self._swap_ledger(entries):
+            return
+        for entry in entries:
+            self.state.assume(entry)
+        for entry in entries:
+            self._spawn(self._write_grant(entry, adopted=False))
+
+    async def _swap_ledger(self, entries: list[Entry], **status: Any) -> bool:
+        """Write the pool's status in one compare-and-swap; tell whether it is known to have happened."""
+        settled = frozenset(self._settled)
+        kept = [entry for uid, entry in self.state.entries.items() if uid not in settled]
+        sequence = self.sequence + len(entries)
+        ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
+        try:
+            answer = await self._patch_pool({**status, "ledger": ledger})
+        except (Conflict, Unknown) as error:
+            log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
+            self.tools.metrics.conflicts.labels(pool=self.name).inc()
+            await self._reread()
+            landed = isinstance(error, Unknown) and self.sequence == sequence and bool(entries)
+            if not landed:
+                return False
+        except NotFound:
+            return False
+        else:
+            self.pool_seen(answer)
+            self.sequence = sequence
+        self._settled -= settled
+        return True
+
+    async def _reread(self) -> None:
+        """Look the pool up after a conflict or a lost answer. A higher epoch than ours means stop."""
+        await self._until_done(self._reread_once, "reading the pool again")
+
+    async def _reread_once(self) -> None:
+        self.pool_seen(await self.tools.client.get(paths.pool(self.name)))
+        ledger = self._status().get("ledger") or {}
+        if ledger.get("epoch", 0) > self.epoch:
+            raise Deposed(
+                f"pool {self.name} is led by epoch {ledger['epoch']}, ours is {self.epoch}: another operator took over"
+            )
+        self.sequence = max(self.sequence, ledger.get("sequence", 0))
+
+    async def _patch_pool(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}
+        with self.tools.metrics.request("commit"):
+            return await self.tools.client.patch(paths.status(paths.pool(self.name)), body)
+
+    # --- step 5: write the leases ---
+
+    async def _write_grant(self, entry: Entry, *, adopted: bool) -> None:
+        """Make a committed grant the lease's own, or undo the commitment; only then is the entry finished."""
+        pause = 0.05
+        while True:
+            lease = self.state.leases.get(entry.uid)
+            if lease is None or lease.allocated or lease.finished:
+                break
+            try:
+                async with self.tools.writers:
+                    await self._write_grant_once(lease, entry, adopted=adopted)
+                break
+            except NotFound:
+                self.tools.cluster.lease_gone(entry.uid)
+                break
+            except ApiError as error:
+                log.info("lease %s: grant: %s", lease.key, error, extra=_about(lease))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+                await self._refresh(lease)
+        self._settled.add(entry.uid)
+        self.state.settle(entry.uid)
+        self._publish_due = True
+        self.mark()
+
+    async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool) -> None:
+        now = self.tools.clock.now()
+        cluster = self.tools.cluster
+        if not self._still_wanted(lease, entry):
+            await self._patch_lease(lease, cancel_step(lease, now))
+            return
+        if not lease.has_finalizer:
+            lease = await self._add_finalizer(lease)
+        world = World(sessions=cluster.sessions)
+        step = grant_step(lease, entry, self.policy, world, now, adopted=adopted)
+        written = await self._patch_lease(lease, step)
+        self.tools.metrics.granted(self.name, waited=now - written.created)
+
+    def _still_wanted(self, lease: Lease, entry: Entry) -> bool:
+        """A commitment holds for the request it was made for; anything else is decided anew."""
+        same = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
+        return same and not lease.deleting and not lease.wants_release
+
+    async def _add_finalizer(self, lease: Lease) -> Lease:
+        meta = {"resourceVersion": str(lease.version), "finalizers": [*lease.finalizers, RELEASE_FINALIZER]}
+        answer = await self.tools.client.patch(paths.lease(lease.namespace, lease.name), {"metadata": meta})
+        return self._observe(answer)
+
+    async def _write_change(self, change: Change) -> None:
+        lease, step = change.lease, change.step
+        try:
+            async with self.tools.writers:
+                await self._write_step(lease, step)
+        except NotFound:
+            self.tools.cluster.lease_gone(lease.uid)
+        except ApiError as error:
+            self.tools.metrics.conflicts.labels(pool=self.name).inc()
+            log.info("lease %s: %s", lease.key, error, extra=_about(lease))
+            try:
+                await self._refresh(lease)
+            except ApiError as again:
+                log.warning("lease %s: %s", lease.key, again, extra=_about(lease))
+            if isinstance(error, (Refused, Unknown)):
+                self.state.deadlines.put(lease.uid, self.tools.clock.now() + _RETRY)
+        finally:
+            self.state.busy.discard(lease.uid)
+            if lease.uid in self.state.leases:
+                self.state.attention.add(lease.uid)
+        self._publish_due = True
+
+    async def _write_step(self, lease: Lease, step: Step) -> None:
+        client, path = self.tools.client, paths.lease(lease.namespace, lease.name)
+        if step.patch:
+            before = lease
+            lease = await self._patch_lease(lease, step)
+            if before.allocated and not lease.allocated:
+                self.tools.metrics.released(self.name, before, lease)
+        if step.action == "drop-finalizer":
+            kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
+            meta = {"resourceVersion": str(lease.version), "finalizers": kept}
+            answer = await client.patch(path, {"metadata": meta})
+            if kept:
+                self._observe(answer)
+            else:
+                self.tools.cluster.lease_gone(lease.uid)
+        elif step.action == "delete":
+            await client.delete(path, lease.uid)
+
+    async def _patch_lease(self, lease: Lease, step: Step) -> Lease:
+        body = {"metadata": {"resourceVersion": str(lease.version)}, "status": step.patch}
+        with self.tools.metrics.request("lease"):
+            answer = await self.tools.client.patch(
+                paths.status(paths.lease(lease.namespace, lease.name)), body
+            )
+        subject = Subject(API_VERSION, LEASE_KIND, lease.namespace, lease.name, lease.uid)
+        for notice in step.notices:
+            self.tools.recorder.note(subject, notice)
+            self.tools.metrics.noticed(self.name, notice)
+        return self._observe(answer)
+
+    def _observe(self, document: Json) -> Lease:
+        lease = lease_of(document)
+        self.tools.cluster.lease_seen(lease)
+        return lease
+
+    async def _refresh(self, lease: Lease) -> None:
+        """Read a lease after a conflict or a lost answer; a 504 means unknown, not no."""
+        try:
+            answer = await self.tools.client.get(paths.lease(lease.namespace, lease.name))
+        except NotFound:
+            self.tools.cluster.lease_gone(lease.uid)
+            return
+        if answer["metadata"]["uid"] != lease.uid:
+            self.tools.cluster.lease_gone(lease.uid)
+        self._observe(answer)
+
+    # --- the pool's own status ---
+
+    def _publish_at(self, now: int) -> int | None:
+        if not (self._publish_due or self._settled):
+            return None
+        return max(now + 1, self._published_at + self._spacing)
+
+    async def _publish(self) -> None:
+        """Write the pool's status when it moved: soon when people would notice, seldom when only figures drift."""
+        now = self.tools.clock.now()
+        if now < self._published_at + self._spacing:
+            self._publish_due = True
+            return
+        before = self._status()
+        facts = Facts(
+            self.pool["metadata"].get("generation", 1), self.deleting, self.mismatches, self.invalid
+        )
+        draft = status_of(self.state, facts, before, now)
+        patch = merge_patch(before, {**before, **draft})
+        self.tools.metrics.pool(self.name, self.state, draft)
+        self._spacing = max(_URGENT, 20 * (self.tools.clock.now() - now))
+        drifting = patch.keys() <= {"capacity"} and _same_holdings(before, draft)
+        self._publish_due = False
+        if not self._settled and (not patch or (drifting and now < self._published_at + _LAZY)):
+            return
+        self._published_at = now
+        for notice in _pool_notices(before, draft):
+            subject = Subject(API_VERSION, POOL_KIND, "", self.name, self.uid)
+            self.tools.recorder.note(subject, notice)
+        await self._swap_ledger([], **patch)
+
+    async def _leave_if_drained(self) -> bool:
+        """Let a deleted pool go once nothing is held in it any more."""
+        if not self.deleting or len(self.state.ledger) or self._tasks:
+            return False
+        kept = [name for name in self.pool["metadata"].get("finalizers", ()) if name != POOL_FINALIZER]
+        meta = {"resourceVersion": str(self._version()), "finalizers": kept}
+        try:
+            await self.tools.client.patch(paths.pool(self.name), {"metadata": meta})
+        except NotFound:
+            return True
+        except ApiError as error:
+            log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
+            await self._reread()
+            self.mark()
+            return False
+        return not kept
+
+    # --- the safety sweep ---
+
+    async def sweep(self, *, relist: bool) -> None:
+        """Audit the books; with `relist`, first compare what the watch said with what there is."""
+        if not self.ready:
+            return
+        if relist:
+            items, version = await self.tools.client.list(
+                paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
+            )
+            known = {uid: lease.version for uid, lease in self.state.leases.items()}
+            listed = [lease_of(item) for item in items]
+            missed = sum(1 for lease in listed if lease.version > known.get(lease.uid, 0))
+            for lease in listed:
+                self.tools.cluster.lease_seen(lease)
+            ghosts = known.keys() - {lease.uid for lease in listed}
+            for uid in ghosts:
+                if known[uid] <= int(version):
+                    self.tools.cluster.lease_gone(uid)
+            self.tools.metrics.missed.labels(pool=self.name).inc(missed)
+        found = self.state.audit()
+        if found:
+            log.error("pool %s: the books do not balance: %s", self.name, "; ".join(found)[:2000])
+        if found != self.mismatches:
+            self.mismatches = found
+            self._publish_due = True
+        self._dirty_nodes |= self.state.table.rows.keys()
+        self.mark()
+
+
+class HomelessWorker:
+    """Tells leases whose pool does not exist that it does not, and ends those that still held something."""
+
+    def __init__(self, tools: Tools, pools: Callable[[], set[str]]) -> None:
+        self.tools = tools
+        self.pools = pools
+        self._deadlines = Deadlines()
+
+    async def run(self) -> None:
+        """Look after homeless leases until cancelled."""
+        while True:
+            now = self.tools.clock.now()
+            at = self._deadlines.next()
+            try:
+                async with asyncio.timeout(None if at is None else max(0.0, (at - now) / 1000)):
+                    await self.tools.cluster.homeless_news.wait()
+            except TimeoutError:
+                pass
+            self.tools.cluster.homeless_news.clear()
+            self._deadlines.pop_due(self.tools.clock.now())
+            existing = self.pools()
+            for pool in self.tools.cluster.leases.keys() - existing:
+                for lease in list(self.tools.cluster.leases[pool].values()):
+                    await self._look_after(lease)
+
+    async def _look_after(self, lease: Lease) -> None:
+        step = end_without_pool(lease, self.tools.clock.now())
+        self._deadlines.put(lease.uid, step.wake_at)
+        client, path = self.tools.client, paths.lease(lease.namespace, lease.name)
+        meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
+        try:
+            if step.patch:
+                answer = await client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
+                self.tools.cluster.lease_seen(lease_of(answer))
+            elif step.action == "drop-finalizer":
+                kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
+                await client.patch(path, {"metadata": {**meta, "finalizers": kept}})
+            elif step.action == "delete":
+                await client.delete(path, lease.uid)
+        except NotFound:
+            self.tools.cluster.lease_gone(lease.uid)
+        except ApiError as error:
+            log.info("lease %s: %s", lease.key, error, extra=_about(lease))
+            self._deadlines.put(lease.uid, self.tools.clock.now() + _RETRY)
+
+
+def _entry(row: Json) -> Entry:
+    amounts = {name: amount(name, text) for name, text in row["resources"].items()}
+    return Entry(row["uid"], row["namespace"], row["name"], row["sequence"], amounts, tuple(row["nodes"]))
+
+
+def _about(lease: Lease) -> dict[str, Any]:
+    return {"object": lease.key, "generation": lease.generation, "pool": lease.pool}
+
+
+def _same_holdings(before: Json, after: Json) -> bool:
+    def held(status: Json) -> dict[str, str]:
+        return {row["name"]: row["allocated"] for row in status.get("capacity", ())}
+
+    return held(before) == held(after)
+
+
+def _pool_notices(before: Json, after: Json) -> list[Notice]:
+    told = {c["type"]: c for c in before.get("conditions", ())}
+    found = []
+    for condition in after["conditions"]:
+        was = told.get(condition["type"])
+        if was is not None and was["status"] != condition["status"]:
+            bad = (condition["status"] == "True") != (condition["type"] in _GOOD)
+            text = condition["message"] or f"{condition['type']} is {condition['status']}"
+            found.append(Notice(condition["reason"], text, warning=bad))
+    return found
+
+
+_GOOD = frozenset({"Ready", "CapacityKnown", "LedgerConsistent"})

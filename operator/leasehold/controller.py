@@ -1,0 +1,338 @@
+"""The operator's composition root: builds everything, starts it in order, and ends it when one part fails."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+import kopf
+
+from leasehold import __version__
+from leasehold.adapters import logs
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster, Sessions
+from leasehold.adapters.handlers import watching
+from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import ApiError
+from leasehold.adapters.kube.informer import Informer
+from leasehold.adapters.login import connect
+from leasehold.adapters.metrics import Metrics, PoolGauges, ProcessGauges
+from leasehold.adapters.reconcile import HomelessWorker, PoolWorker, Tools
+from leasehold.adapters.recorder import Recorder
+from leasehold.adapters.report_specs import ReportSpecs
+from leasehold.api.names import SESSION_LABEL
+from leasehold.core.errors import LeaseholdError
+from leasehold.core.times import SECOND
+from leasehold.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """One operator process. `run` returns the exit code: 0 after a stop that was asked for, 1 after a failure."""
+
+    def __init__(self, settings: Settings, clock: SteadyClock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SteadyClock()
+        self.cluster = Cluster(self.clock)
+        self.metrics = Metrics()
+        self.lag = LoopLag()
+        self.client = connect(settings.kubeconfig)
+        self.recorder = Recorder(self.client, self.clock, settings.events_per_second)
+        self.informers = {
+            "capacityleases": Informer(self.client, paths.LEASES, self.cluster, self.clock.now),
+            "sessions": Informer(
+                self.client, paths.SESSIONS, Sessions(self.cluster), self.clock.now, SESSION_LABEL
+            ),
+        }
+        self.tools = Tools(
+            self.client,
+            self.clock,
+            self.cluster,
+            self.recorder,
+            self.metrics,
+            settings.writers,
+            settings.debounce_milliseconds / 1000,
+        )
+        self.server = HealthServer(
+            settings.http_host, settings.http_port, self.metrics.page, self._wrong, self._not_ready
+        )
+        self.metrics.registry.register(PoolGauges(self.metrics, self.cluster))
+        self.metrics.registry.register(
+            ProcessGauges(self.cluster, self.client, self.recorder, self.informers, self.lag)
+        )
+        self.workers: dict[str, tuple[PoolWorker, asyncio.Task[None]]] = {}
+        self.stop = asyncio.Event()
+        self.started = asyncio.Event()
+        self.failure = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pools: dict[str, Mapping[str, Any]] = {}
+        self._listed = False
+        self._sweeps: dict[str, int] = {}
+
+    # --- life ---
+
+    async def run(self) -> int:
+        """Run until stopped or until a part fails."""
+        registry = kopf.OperatorRegistry()
+        watching.register(registry, self.cluster, self, self.settings.sweep_seconds)
+        kopf.on.startup(registry=registry)(self._start)
+        kopf.on.cleanup(registry=registry)(self._cleanup)
+        kopf.on.login(registry=registry)(self._login)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=_kopf_settings(),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=self.stop,
+            )
+        except Exception as error:
+            log.exception("the operator framework ended")
+            self.failure = self.failure or str(error)
+        finally:
+            await self._cleanup()
+            await self.client.session.close()
+        return 1 if self.failure else 0
+
+    async def _login(self, **_: Any) -> kopf.AiohttpSession:
+        return kopf.AiohttpSession(server=self.client.server, aiohttp_session=self.client.session)
+
+    async def _start(self, **_: Any) -> None:
+        """Hear everything once before anything is decided."""
+        await self.server.start()
+        self._watch(self.lag.run(), "loop lag")
+        await self._first_word()
+        for name, informer in self.informers.items():
+            self._watch(informer.run(), f"watch of {name}")
+        self._watch(self.recorder.run(), "recorder")
+        self._watch(ReportSpecs(self.client, self.cluster, self._asking).run(), "report specs")
+        self._watch(self._begin(), "start of the pools")
+        log.info("leasehold %s, listening on port %d", __version__, self.server.port)
+
+    async def _first_word(self) -> None:
+        """Wait for the API server; start no later than its clock."""
+        pause = 0.2
+        while True:
+            try:
+                step = self.clock.hold_back(await self.client.server_time())
+                break
+            except ApiError as error:
+                log.warning("waiting for the API server: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5)
+        if step:
+            log.warning(
+                "this clock is %.1f s ahead of the API server's; following the API server's", step / SECOND
+            )
+
+    async def _begin(self) -> None:
+        """Start the pools once every list was complete: kopf tells no such moment, so each is listed here."""
+        await self._list_world()
+        for informer in self.informers.values():
+            await informer.synced.wait()
+        self._listed = True
+        for document in list(self._pools.values()):
+            self._lead(document)
+        self._watch(HomelessWorker(self.tools, lambda: set(self.workers)).run(), "homeless leases")
+        self.cluster.homeless_news.set()
+        self.started.set()
+
+    async def _list_world(self) -> None:
+        pause = 0.2
+        while True:
+            try:
+                nodes, _ = await self.client.list(paths.NODES)
+                reports, _ = await self.client.list(paths.REPORTS)
+                pools, _ = await self.client.list(paths.POOLS)
+                await self._list_namespaces()
+                break
+            except ApiError as error:
+                log.warning("listing the cluster: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5)
+        for node in nodes:
+            self.cluster.node_seen(node)
+        for report in reports:
+            self.cluster.report_seen(report)
+        for pool in pools:
+            self.pool_seen(pool)
+
+    async def _list_namespaces(self) -> None:
+        """Find the namespaces of leases that are gone or going, and the nodes that the watch did not see go."""
+        namespaces, _ = await self.client.list(paths.NAMESPACES, metadata_only=True)
+        living = {i["metadata"]["name"] for i in namespaces if "deletionTimestamp" not in i["metadata"]}
+        named = {lease.namespace for leases in self.cluster.leases.values() for lease in leases.values()}
+        gone = frozenset(named - living)
+        for name in gone - self.cluster.gone_namespaces:
+            log.warning("namespace %s is gone or going; its leases are given back", name)
+        if gone != self.cluster.gone_namespaces:
+            self.cluster.gone_namespaces = gone
+            for worker, _ in self.workers.values():
+                worker.state.touch_all()
+                worker.mark()
+
+    async def _cleanup(self, **_: Any) -> None:
+        tasks = [task for _, task in self.workers.values()] + self._tasks
+        self.workers.clear()
+        self._tasks = []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.server.stop()
+
+    def _watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a part in the background; when it fails, the process ends and is restarted by whoever runs it."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        self.failure = f"{task.get_name()}: {task.exception()}"
+        log.error("%s; stopping", self.failure, exc_info=task.exception())
+        self.stop.set()
+
+    # --- pools: told by the handlers ---
+
+    def pool_seen(self, document: Mapping[str, Any]) -> None:
+        """Take in a pool; start to lead it once the world is known."""
+        name = document["metadata"]["name"]
+        known = self._pools.get(name)
+        if known is not None and _older(document, known):
+            return
+        if known is not None and known["metadata"]["uid"] != document["metadata"]["uid"]:
+            self.pool_gone(known)
+        self._pools[name] = document
+        if name in self.workers:
+            self.workers[name][0].pool_seen(document)
+        elif self._listed:
+            self._lead(document)
+
+    def pool_gone(self, document: Mapping[str, Any]) -> None:
+        """Take in that a pool no longer exists."""
+        name, uid = document["metadata"]["name"], document["metadata"]["uid"]
+        if self._pools.get(name, document)["metadata"]["uid"] != uid:
+            return
+        self._pools.pop(name, None)
+        self._sweeps.pop(name, None)
+        led = self.workers.pop(name, None)
+        if led is not None:
+            led[1].cancel()
+        self.cluster.pool_left(name)
+        self.metrics.forget(name)
+
+    def _lead(self, document: Mapping[str, Any]) -> None:
+        worker = PoolWorker(self.tools, document)
+        task = self._watch(self._lead_until_gone(worker), f"pool {worker.name}")
+        self.workers[worker.name] = worker, task
+
+    async def _lead_until_gone(self, worker: PoolWorker) -> None:
+        try:
+            await worker.run()
+        except ApiError as error:
+            if error.code != 404:
+                raise
+        self.pool_gone(worker.pool)
+
+    async def sweep(self, name: str) -> None:
+        """Audit a pool; every so often list everything anew."""
+        led = self.workers.get(name)
+        if led is None:
+            return
+        count = self._sweeps[name] = self._sweeps.get(name, 0) + 1
+        try:
+            await self._list_namespaces()
+            nodes, _ = await self.client.list(paths.NODES, metadata_only=True)
+            self.cluster.nodes_listed(node["metadata"]["name"] for node in nodes)
+            await led[0].sweep(relist=count % self.settings.relist_sweeps == 0)
+        except ApiError as error:
+            log.warning("sweep of pool %s: %s", name, error, extra={"pool": name})
+
+    def _asking(self) -> dict[str, frozenset[str]]:
+        """Return, by node, the leases that reporters must look after."""
+        asked: dict[str, set[str]] = {}
+        for worker, _ in self.workers.values():
+            if worker.ready and worker.policy.attributes_usage():
+                for node in worker.state.ledger.nodes():
+                    asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
+        return {node: frozenset(uids) for node, uids in asked.items()}
+
+    # --- health ---
+
+    def _wrong(self) -> str:
+        if self.failure:
+            return self.failure
+        lag = self.lag()
+        return f"the event loop is {lag:.1f} s late" if lag > UNHEALTHY_LAG else ""
+
+    def _not_ready(self) -> str:
+        if wrong := self._wrong():
+            return wrong
+        if not self.started.is_set():
+            return "not every list was complete yet"
+        waiting = sorted(name for name, (worker, _) in self.workers.items() if not worker.ready)
+        if waiting:
+            return f"not leading yet: {', '.join(waiting[:10])}"
+        silent = (self.clock.now() - max(i.last_event for i in self.informers.values())) / SECOND
+        return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
+
+
+def _older(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    return int(document["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    """Bound what kopf leaves unbounded, and keep it from writing onto objects or posting Events."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.enforce_retry_after = True
+    settings.watching.server_timeout = 300
+    settings.persistence.finalizer = "leasehold.dev/sweep"
+    settings.queueing.exit_timeout = 1.0
+    settings.process.ultimate_exiting_timeout = 30
+    return settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the operator from a command line; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="leasehold operator",
+        description="Lend out a cluster's capacity: watch pools and leases, and grant.",
+    )
+    parser.add_argument(
+        "--kubeconfig", default=None, help="cluster to serve (default: the pod's service account)"
+    )
+    parser.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz")
+    parser.add_argument("--http-port", type=int, default=None, help="their port; 0 takes a free one")
+    parser.add_argument("--log-format", choices=("json", "text"), default=None)
+    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=None)
+    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    try:
+        settings = dataclasses.replace(Settings.from_environment(), **given)
+        logs.set_up(settings.log_level, settings.log_format)
+        return _run(settings)
+    except LeaseholdError as error:
+        print(f"leasehold operator: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _run(settings: Settings) -> int:
+    async def operate() -> int:
+        return await Controller(settings).run()
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(operate())
+    return uvloop.run(operate())
