@@ -142,9 +142,21 @@ class Client:
         query = {"fieldManager": _FIELD_MANAGER, "fieldValidation": "Strict"}
         return self._json("PATCH", path, patch, query=query, content_type=content_type)
 
-    def delete(self, resource: str, name: str, namespace: str | None = None, **options: Any) -> Object:
+    def delete(
+        self,
+        resource: str,
+        name: str,
+        namespace: str | None = None,
+        *,
+        missing_ok: bool = False,
+        **options: Any,
+    ) -> None:
         """Ask for an object's deletion; `propagationPolicy=`, `gracePeriodSeconds=` and such are options."""
-        return self._json("DELETE", self.resource(resource).path(namespace, name), options or None)
+        try:
+            self._json("DELETE", self.resource(resource).path(namespace, name), options or None)
+        except ApiError as error:
+            if error.status != 404 or not missing_ok:
+                raise
 
     def delete_all(self, resource: str, namespace: str | None = None, **query: str | int) -> None:
         """Ask for the deletion of all objects of a kind, in a namespace if the kind lives in one."""

@@ -12,22 +12,24 @@ from __future__ import annotations
 import atexit
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from leasehold.testing import crds, providers
+from leasehold.testing import crds, helpers, providers, toolchain, workspace
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError, ControlPlaneError, NotOwnedError, StartError
 from leasehold.testing.kubeconfig import Connection, write_private
+from leasehold.testing.processes import Child, wait_until
 from leasehold.testing.providers import Binaries, Existing, Kind, Provider
 from leasehold.testing.servers import Servers
-from leasehold.testing.toolchain import Progress, print_progress
+from leasehold.testing.toolchain import MODULES, Progress, print_progress
 
 _KIND_SECONDS = 300
+_PROGRAM_SETTLES_SECONDS = 0.5
+_PROGRAM_GRACE_SECONDS = 3.0
 
 
 class ControlPlane:
@@ -61,8 +63,9 @@ class ControlPlane:
         self._servers: Servers | None = None
         self._kind_name: str | None = None
         self._connection: Connection | None = None
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: Path | None = None
         self._clients: list[Client] = []
+        self._helpers: list[Child] = []
         self.start_seconds = 0.0
 
     def __enter__(self) -> Self:
@@ -82,7 +85,7 @@ class ControlPlane:
         begun = time.monotonic()
         atexit.register(self.stop)
         try:
-            self._directory = tempfile.TemporaryDirectory(prefix="leasehold-run-")
+            self._directory = workspace.make()
             self._connection = self._connect(self._provider)
             self._connection.write(self.kubeconfig)
             write_private(self.ca_path, self._connection.ca or "")
@@ -98,6 +101,9 @@ class ControlPlane:
         for client in self._clients:
             client.close()
         self._clients.clear()
+        for child in self._helpers:
+            child.stop(_PROGRAM_GRACE_SECONDS)
+        self._helpers.clear()
         if self._servers is not None:
             self._servers.stop()
             self._servers = None
@@ -105,7 +111,7 @@ class ControlPlane:
             self._run_kind("delete", "cluster", "--name", self._kind_name)
             self._kind_name = None
         if self._directory is not None:
-            self._directory.cleanup()
+            workspace.remove(self._directory)
             self._directory = None
         self._connection = None
 
@@ -115,18 +121,14 @@ class ControlPlane:
     def connection(self) -> Connection:
         """How to reach the API server as its administrator."""
         if self._connection is None:
-            raise ControlPlaneError(
-                "the control plane is not started: call start() or use it in a with block"
-            )
+            raise _not_started()
         return self._connection
 
     @property
     def provider(self) -> Provider:
         """Where the API server comes from."""
         if self._provider is None:
-            raise ControlPlaneError(
-                "the control plane is not started: call start() or use it in a with block"
-            )
+            raise _not_started()
         return self._provider
 
     @property
@@ -148,10 +150,8 @@ class ControlPlane:
     def directory(self) -> Path:
         """A private directory for as long as the control plane runs."""
         if self._directory is None:
-            raise ControlPlaneError(
-                "the control plane is not started: call start() or use it in a with block"
-            )
-        return Path(self._directory.name)
+            raise _not_started()
+        return self._directory
 
     @property
     def kubeconfig(self) -> Path:
@@ -207,6 +207,36 @@ class ControlPlane:
         with Client(self.connection) as client:
             crds.install(client)
 
+    # Other programs
+
+    def program(self, name: str) -> Path:
+        """Return the path of a program of the control plane, kubectl or kwok, built now if it is not there
+        yet.
+        """
+        if isinstance(self._provider, Binaries) and not toolchain.missing(self._provider.directory, [name]):
+            return self._provider.directory / name
+        return toolchain.build(MODULES[name], [name], progress=self._wish.progress) / name
+
+    def start_program(self, name: str, extra_args: Mapping[str, str] | None = None) -> Child:
+        """Start kube-scheduler, kube-controller-manager or kwok on this API server, until stop().
+
+        Raises NotOwnedError on a cluster that is not ours: it has a scheduler and a controller-manager
+        already.
+        """
+        servers = self._own(f"start_program({name!r})")
+        flags = helpers.flags(name, self.kubeconfig, servers) | dict(extra_args or {})
+        program = self.program(name)
+        files = helpers.files(name, program.parent)
+        child = Child(
+            [program, *(f"{flag}={value}" for flag, value in flags.items()), *files],
+            log=self.directory / f"{name}.log",
+            cwd=self.directory,
+        )
+        self._helpers.append(child)
+        if wait_until(lambda: not child.running(), _PROGRAM_SETTLES_SECONDS):
+            raise StartError(f"{name} ended with status {child.returncode()}:\n{child.log_tail()}")
+        return child
+
     # Faults
 
     def pause_etcd(self) -> None:
@@ -234,7 +264,7 @@ class ControlPlane:
         """The ids of the server processes, by program name; empty where they are not ours."""
         if self._servers is None:
             return {}
-        children = (self._servers.etcd, self._servers.apiserver)
+        children = (self._servers.etcd, self._servers.apiserver, *self._helpers)
         return {child.name: child.pid for child in children if child.running()}
 
     def _own(self, wanted: str) -> Servers:
@@ -250,9 +280,10 @@ class ControlPlane:
                 return _answering(Connection.read(path))
             case Kind():
                 return self._start_kind()
-            case Binaries(directory=directory):
+            case Binaries(directory=binaries):
                 self._servers = Servers(
-                    directory,
+                    binaries,
+                    self.directory,
                     audit_log=self._audit_log,
                     extra_apiserver_args=self._extra_apiserver_args,
                 )
@@ -298,6 +329,10 @@ def ensure_service_account(client: Client, namespace: str, name: str) -> dict[st
         if error.reason != "AlreadyExists":
             raise
         return client.get("serviceaccounts", name, namespace)
+
+
+def _not_started() -> ControlPlaneError:
+    return ControlPlaneError("the control plane is not started: call start() or use it in a with block")
 
 
 def _answering(connection: Connection) -> Connection:

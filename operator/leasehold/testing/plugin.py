@@ -69,6 +69,8 @@ def control_plane(request: pytest.FixtureRequest, _no_process_left: None) -> Ite
     except ControlPlaneError as error:
         refusal = str(error)
     if refusal is None:
+        if request.config.get_verbosity() > 0:
+            tell(f"leasehold: {server.url} ({server.provider.source}) ready in {server.start_seconds:.1f} s")
         yield server
     server.stop()
     if refusal is not None:  # outside the except block, so that the report is the message alone

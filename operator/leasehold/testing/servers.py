@@ -1,16 +1,12 @@
-"""etcd and kube-apiserver as two processes on loopback, in a private directory that goes away with them."""
+"""etcd and kube-apiserver as two processes on loopback that keep their files in one private directory."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +14,10 @@ from pathlib import Path
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError, ControlPlaneError, StartError
 from leasehold.testing.kubeconfig import Connection, write_private
-from leasehold.testing.processes import Child, ProcessIdentity
+from leasehold.testing.processes import Child
 
 SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc"
 
-_DIRECTORY_PREFIX = "leasehold-cp-"
-_OWNER = "owner.json"
 _READY_SECONDS = 90.0
 _STOP_GRACE_SECONDS = 3.0  # nothing is to be kept, so there is no reason to wait for a slow farewell
 _PORT_ATTEMPTS = 5
@@ -47,6 +41,7 @@ class Servers:
     def __init__(
         self,
         binaries: Path,
+        directory: Path,
         *,
         audit_log: Path | None = None,
         extra_apiserver_args: Mapping[str, str] | None = None,
@@ -59,7 +54,7 @@ class Servers:
         self._reservation: socket.socket | None = None
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
-        self.directory = Path()
+        self.directory = directory
         self.port = 0
         self.token = secrets.token_hex(16)
 
@@ -79,9 +74,7 @@ class Servers:
         return self.directory / "service-account.key"
 
     def start(self) -> None:
-        """Start both and return when the API server is ready. Raises StartError, leaving nothing behind."""
-        remove_abandoned_directories()
-        self.directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX)).resolve()
+        """Start both and return when the API server is ready. Raises StartError, leaving no process behind."""
         try:
             self._write_files()
             self._etcd = self._start_etcd()
@@ -109,15 +102,13 @@ class Servers:
                 return
 
     def stop(self) -> None:
-        """End both processes, the API server first, and remove the directory. Safe to call again."""
+        """End both processes, the API server first. Safe to call again."""
         for child in (self._apiserver, self._etcd):
             if child is not None:
                 child.stop(_STOP_GRACE_SECONDS)
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
-        if self.directory.name.startswith(_DIRECTORY_PREFIX):
-            shutil.rmtree(self.directory, ignore_errors=True)
 
     def kill_apiserver(self) -> None:
         """End the API server as a crash would."""
@@ -142,9 +133,6 @@ class Servers:
         return _started(self._etcd)
 
     def _write_files(self) -> None:
-        owner = ProcessIdentity.of(os.getpid())
-        if owner is not None:
-            write_private(self.directory / _OWNER, json.dumps([owner.pid, owner.started]))
         write_private(
             self.directory / "tokens.csv", f'{self.token},leasehold-admin,leasehold-admin,"system:masters"\n'
         )
@@ -166,7 +154,7 @@ class Servers:
                 "--initial-advertise-peer-urls": peer,
                 "--initial-cluster": f"default={peer}",
                 "--unsafe-no-fsync": "true",  # the data dies with the server anyway
-                "--log-level": "warn",
+                "--log-level": "error",
             },
         )
 
@@ -246,16 +234,6 @@ def new_private_key() -> str:
     named_curve = bytes.fromhex("a00a06082a8648ce3d030107")
     der = bytes([0x30, len(version_and_key) + len(named_curve)]) + version_and_key + named_curve
     return f"-----BEGIN EC PRIVATE KEY-----\n{base64.encodebytes(der).decode()}-----END EC PRIVATE KEY-----\n"
-
-
-def remove_abandoned_directories() -> None:
-    """Remove the directories of servers whose owner was killed before it could."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            owned_by = directory.lstat().st_uid
-            pid, started = json.loads((directory / _OWNER).read_text())
-            if owned_by == os.getuid() and not ProcessIdentity(pid, started).alive():
-                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _started(child: Child | None) -> Child:

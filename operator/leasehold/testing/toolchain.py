@@ -8,12 +8,13 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from leasehold.testing.errors import BuildError
@@ -36,19 +37,24 @@ def print_progress(line: str) -> None:
 
 @dataclass(frozen=True)
 class Module:
-    """A Go module that pins programs, and the programs it can build, by name."""
+    """A Go module that pins programs, and the programs it can build, by name.
+
+    `pinned` is the module they come from; `files` are files of that module to be kept beside them, by the
+    name to keep them under.
+    """
 
     name: str
     directory: Path
     pinned: str
     packages: Mapping[str, str]
     linker_flags: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
         """The pinned version of the module's subject, such as v1.37.2."""
         text = (self.directory / "go.mod").read_text()
-        found = re.search(rf"^\s*{re.escape(self.pinned)} (v\S+)", text, re.MULTILINE)
+        found = re.search(rf"^(?:require )?\s*{re.escape(self.pinned)} (v\S+)", text, re.MULTILINE)
         if found is None:
             raise BuildError(f"{self.directory}/go.mod requires no {self.pinned}: the file is broken")
         return found[1]
@@ -94,6 +100,25 @@ CONTROL_PLANE = Module(
 )
 
 
+KWOK = Module(
+    name="kwok",
+    directory=_source("kwok"),
+    pinned="sigs.k8s.io/kwok",
+    packages={"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
+    linker_flags="-s -w -X sigs.k8s.io/kwok/pkg/consts.Version={version}",
+    # kwok changes nothing unless it is given stages.
+    files={
+        "node-initialize.yaml": "kustomize/stage/node/fast/node-initialize.yaml",
+        "node-heartbeat.yaml": "kustomize/stage/node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
+        "pod-ready.yaml": "kustomize/stage/pod/fast/pod-ready.yaml",
+        "pod-complete.yaml": "kustomize/stage/pod/fast/pod-complete.yaml",
+        "pod-delete.yaml": "kustomize/stage/pod/fast/pod-delete.yaml",
+    },
+)
+
+MODULES = {program: module for module in (CONTROL_PLANE, KWOK) for program in module.packages}
+
+
 def cache_root(env: Mapping[str, str]) -> Path:
     """Return the cache of this user: LEASEHOLD_CACHE_DIR, else `leasehold` in XDG_CACHE_HOME or ~/.cache."""
     chosen = env.get("LEASEHOLD_CACHE_DIR")
@@ -133,15 +158,15 @@ def build(
             f"Go is needed to build {', '.join(missing(directory, programs))}: install it (go.dev/dl)"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    with lock(directory / ".lock", progress):
+    with lock(directory / ".lock", f"another process builds into {directory}", progress):
         for name in missing(directory, programs):  # asked anew: another process may have built them meanwhile
             _build_one(go, module, name, directory, env, progress)
     return directory
 
 
 @contextmanager
-def lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold an exclusive lock on a file; while another process holds it, wait and say so now and then."""
+def lock(path: Path, why_waiting: str, progress: Progress) -> Iterator[None]:
+    """Hold an exclusive lock on a file; while another process holds it, wait and say why now and then."""
     with path.open("a") as file:
         begun, told = time.monotonic(), -_EVERY_SECONDS
         while True:
@@ -151,9 +176,7 @@ def lock(path: Path, progress: Progress) -> Iterator[None]:
             except BlockingIOError:
                 waited = time.monotonic() - begun
                 if waited - told >= _EVERY_SECONDS:
-                    progress(
-                        f"leasehold: another process builds into {path.parent}; waiting ({_minutes(waited)})"
-                    )
+                    progress(f"leasehold: waiting, {_minutes(waited)}: {why_waiting}")
                     told = waited
                 time.sleep(0.1)
         yield
@@ -180,8 +203,28 @@ def _build_one(
                 f"`go build {module.packages[name]}` in {module.directory} failed with status "
                 f"{compiler.returncode()}. The last it said:\n{compiler.log_tail()}"
             )
+        _copy_files(go, module, directory, env)  # first: a program in its place means that all is there
         output.replace(directory / name)
     progress(f"leasehold: built {name} in {_minutes(took)}")
+
+
+def _copy_files(go: str, module: Module, directory: Path, env: Mapping[str, str]) -> None:
+    if not module.files:
+        return
+    asked = subprocess.run(
+        [go, "list", "-m", "-f", "{{.Dir}}", module.pinned],
+        cwd=module.directory,
+        env={**env, **_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode != 0:
+        raise BuildError(f"`go list -m {module.pinned}` in {module.directory} failed:\n{asked.stderr}")
+    for name, path in module.files.items():
+        target = directory / name
+        target.unlink(missing_ok=True)
+        target.write_bytes(Path(asked.stdout.strip(), path).read_bytes())  # the module cache is read-only
 
 
 def _follow(compiler: Child, name: str, progress: Progress) -> float:
