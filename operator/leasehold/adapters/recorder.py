@@ -79,8 +79,8 @@ class Recorder:
         body: dict[str, Any] = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{subject.name[:40].rstrip('-.')}.", "namespace": namespace},
-            "eventTime": format_time(at).replace("Z", "000Z") if "." in format_time(at) else _micro(at),
+            "metadata": {"generateName": f"{subject.name[:40].rstrip('-.')}-", "namespace": namespace},
+            "eventTime": _micro(at),
             "type": "Warning" if notice.warning else "Normal",
             "reason": notice.reason[:128],
             "action": "Reconcile",
@@ -104,4 +104,6 @@ class Recorder:
 
 
 def _micro(at: int) -> str:
-    return format_time(at).replace("Z", ".000000Z")
+    """Events take a MicroTime: six digits, always."""
+    text = format_time(at)
+    return text.replace("Z", "000Z" if "." in text else ".000000Z")

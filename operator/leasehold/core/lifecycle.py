@@ -88,6 +88,7 @@ class _Course:
     warnings: list[_Warning] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     heartbeat_missed: bool = False
+    losses: list[int] = field(default_factory=list)
 
     def wake(self, *instants: int | None) -> None:
         self.wakes.extend(at for at in instants if at is not None and at > self.now)
@@ -214,6 +215,7 @@ def _heartbeat_lost(course: _Course) -> R | None:
     if course.now >= gone_at:
         return R.HEARTBEAT_LOST
     course.heartbeat_missed = True
+    course.losses.append(gone_at)
     course.draft.say(C.HOLDER_LIVE, False, reason, reason.meaning)
     course.draft.set_time("deadlines", heartbeatTime=since)
     course.warnings.append(
@@ -311,7 +313,7 @@ def _keep(course: _Course) -> None:
     if course.lease.liveness != Liveness.NONE and draft.holds(C.CLAIMED) and not course.heartbeat_missed:
         draft.say(C.HOLDER_LIVE, True, R.FRESH)
     draft.say(C.READY, True, R.HELD)
-    say_next(draft)
+    say_next(draft, min(course.losses, default=None))
 
 
 def _claim(course: _Course) -> None:
@@ -477,6 +479,7 @@ def _warn_of_term(course: _Course) -> None:
     reap = end + course.policy.grace
     if course.now >= end:
         if course.policy.ends_leases:
+            course.losses.append(reap)
             text = f"The term ended at {format_time(end)}; taken back at {format_time(reap)} unless renewed."
         else:
             text = f"The term ended at {format_time(end)}. The pool only notifies; please give it back."
@@ -491,8 +494,14 @@ def _warn_of_term(course: _Course) -> None:
         course.warnings.append(_Warning(reap, reason, text))
 
 
-def say_next(draft: Draft) -> None:
-    """Write `deadlines.next` from the deadlines that stand: when and why the lease will be lost."""
+def say_next(draft: Draft, lost_at: int | None = None) -> None:
+    """Write `deadlines.next`: when and why the lease will be lost.
+
+    `lost_at` is the end of the grace of a deadline that has passed; the deadlines that stand count otherwise.
+    """
+    if lost_at is not None:
+        draft.next_deadline(lost_at, DeadlineCause.REVOCATION)
+        return
     deadlines = draft.status.get("deadlines", {})
     at_maximum = deadlines.get("expirationTime") == deadlines.get("maxExpirationTime")
     causes = (
