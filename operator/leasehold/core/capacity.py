@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from leasehold.core.amounts import Vector, zero
@@ -51,9 +51,11 @@ class NodeTable:
         self.strategy = strategy
         self.rows: dict[str, Row] = {}
         self.over: set[str] = set()
+        self.closed: Counter[str] = Counter()
         self.names: list[str] = []
         self.index: dict[str, int] = {}
         self.free: list[list[int]] = [[] for _ in range(size)]
+        self.limit: list[list[int]] = [[] for _ in range(size)]
         self.order: list[tuple[int, int]] = []
         self.weights: Vector = zero(size)
         self._keys: list[int] = []
@@ -65,6 +67,7 @@ class NodeTable:
         """Add a node or replace what is known of it."""
         before = self.rows.get(name)
         self.rows[name] = row
+        self._count(before, row)
         if any(row.hard_excess()):
             self.over.add(name)
         else:
@@ -86,7 +89,9 @@ class NodeTable:
     def remove(self, name: str) -> None:
         """Take a node out of the pool; an unknown one is no error."""
         self.over.discard(name)
-        if self.rows.pop(name, None) is not None:
+        before = self.rows.pop(name, None)
+        if before is not None:
+            self._count(before, None)
             self._rebuild = True
             self._selected.clear()
             self._domains.clear()
@@ -105,6 +110,7 @@ class NodeTable:
         )
         frees = [self._shown_free(self.rows[name]) for name in self.names]
         self.free = [[vector[r] for vector in frees] for r in range(self.size)]
+        self.limit = [[vector[r] for vector in limits] for r in range(self.size)]
         self._keys = [self.key(i, vector) for i, vector in enumerate(frees)]
         self.order = sorted(
             (key, i) for i, key in enumerate(self._keys) if self.rows[self.names[i]].verdict.grantable
@@ -161,11 +167,19 @@ class NodeTable:
         self.settle()
         return Scratch(self)
 
+    def _count(self, before: Row | None, after: Row | None) -> None:
+        """Keep the number of closed nodes by reason."""
+        if before is not None and before.verdict.reason:
+            self.closed[before.verdict.reason] -= 1
+        if after is not None and after.verdict.reason:
+            self.closed[after.verdict.reason] += 1
+
     def _move(self, name: str, row: Row) -> None:
         i = self.index[name]
         free = self._shown_free(row)
-        for column, amount in zip(self.free, free, strict=True):
-            column[i] = amount
+        for r, limit in enumerate(row.verdict.limit):
+            self.free[r][i] = free[r]
+            self.limit[r][i] = limit
         _discard(self.order, (self._keys[i], i))
         self._keys[i] = self.key(i, free)
         if row.verdict.grantable:
@@ -225,22 +239,24 @@ def shortages(
 ) -> list[Shortage]:
     """Say for each reason how many nodes could not take one slice, and the smallest amount that was missing.
 
-    A node that is short of several resources counts for each of them.
+    A node that is short of several resources counts for each of them. A closed node shows less than nothing free, so
+    it is among the low ones and is never the best of them.
     """
     table = scratch.table
-    positions: Iterable[int] = range(len(table.names)) if allowed is None else allowed
-    closed = Counter(table.rows[table.names[i]].verdict.reason for i in positions)
-    closed.pop("", None)
+    if allowed is None:
+        closed = +table.closed
+    else:
+        reasons = (table.rows[table.names[i]].verdict.reason for i in allowed)
+        closed = Counter(reason for reason in reasons if reason)
     found = [Shortage(reason, count) for reason, count in closed.most_common()]
-    is_open: Callable[[int], bool] = lambda i: table.rows[table.names[i]].verdict.grantable  # noqa: E731
-    open_positions = [i for i in positions if is_open(i)] if closed else list(positions)
     for r, amount in enumerate(need):
         if not amount:
             continue
-        column = scratch.free[r]
-        short = [amount - column[i] for i in open_positions if column[i] < amount]
-        if short:
-            found.append(Shortage(insufficient, len(short), resource_names[r], min(short)))
+        column = scratch.free[r] if allowed is None else [scratch.free[r][i] for i in allowed]
+        low = [free for free in column if free < amount]
+        short = len(low) - closed.total()
+        if short > 0:
+            found.append(Shortage(insufficient, short, resource_names[r], amount - max(low)))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from leasehold.core.amounts import Vector, times
 from leasehold.core.capacity import NodeTable, Scratch
@@ -36,16 +36,18 @@ def could_ever_fit(
     table: NodeTable, need: Vector, count: int, mode: str, allowed: Set[int] | None, topology_key: str
 ) -> bool:
     """Tell whether the slices would fit if the pool's nodes were all open, unused and free of leases."""
-    names = range(len(table.names)) if allowed is None else allowed
-    limits = {i: table.rows[table.names[i]].verdict.limit for i in names}
+    wants = [(table.limit[r], amount) for r, amount in enumerate(need) if amount]
+    positions: Iterable[int] = range(len(table.names)) if allowed is None else allowed
     if mode == "SameNode":
-        return any(_copies(limit, need) >= count for limit in limits.values())
+        return any(_copies(wants, i, count) >= count for i in positions)
     if mode == "DistinctNodes":
-        return sum(1 for limit in limits.values() if _copies(limit, need) >= 1) >= count
+        return sum(_copies(wants, i, 1) for i in positions) >= count
     if mode == "SameDomain":
         domains = table.domains(topology_key).values()
-        return any(_total_copies(limits, need, domain, count) >= count for domain in domains)
-    return _total_copies(limits, need, limits.keys(), count) >= count
+        return any(
+            _enough(wants, domain if allowed is None else domain & allowed, count) for domain in domains
+        )
+    return _enough(wants, positions, count)
 
 
 def _one_by_one(
@@ -85,15 +87,22 @@ def _give_back(scratch: Scratch, need: Vector, chosen: Sequence[int]) -> None:
         scratch.take(i, times(need, -1))
 
 
-def _copies(limit: Vector, need: Vector) -> int:
-    return min((room // amount for room, amount in zip(limit, need, strict=True) if amount), default=0)
+def _copies(wants: Sequence[tuple[Sequence[int], int]], i: int, enough: int) -> int:
+    """Return how many slices a node would take when empty; no more than `enough` are counted."""
+    copies = enough
+    for column, amount in wants:
+        copies = min(copies, column[i] // amount)
+        if not copies:
+            break
+    return copies
 
 
-def _total_copies(limits: dict[int, Vector], need: Vector, domain: Set[int], enough: int) -> int:
+def _enough(wants: Sequence[tuple[Sequence[int], int]], positions: Iterable[int], count: int) -> bool:
+    if any(amount > max(column, default=0) for column, amount in wants):
+        return False
     found = 0
-    for i in domain:
-        if i in limits:
-            found += _copies(limits[i], need)
-            if found >= enough:
-                break
-    return found
+    for i in positions:
+        found += _copies(wants, i, count)
+        if found >= count:
+            return True
+    return False

@@ -170,10 +170,10 @@ def _up_to_date(lease: Lease) -> bool:
 
 
 def _enough_in_all(scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None) -> bool:
-    positions = range(len(scratch.table.names)) if allowed is None else allowed
+    columns = scratch.free if allowed is None else [[column[i] for i in allowed] for column in scratch.free]
     return all(
-        sum(max(0, column[i]) for i in positions) >= amount * count
-        for column, amount in zip(scratch.free, need, strict=True)
+        sum(free for free in column if free > 0) >= amount * count
+        for column, amount in zip(columns, need, strict=True)
         if amount
     )
 

@@ -1,0 +1,1 @@
+"""Benchmarks: measured as ratios in one run, never asserted."""
