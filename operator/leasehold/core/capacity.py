@@ -17,7 +17,7 @@ from typing import NamedTuple
 from leasehold.core.amounts import Vector, zero
 from leasehold.core.nodes import Verdict
 
-CLOSED = -1
+CLOSED = -(1 << 62)
 """The free amount of a node that gets no new grants: nothing fits, not even a request for zero."""
 
 _SCALE = 1 << 40
