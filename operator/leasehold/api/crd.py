@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from leasehold.api.lease import CapacityLease
 from leasehold.api.meta import INT32_MAX, RULES, Resource, Rule
-from leasehold.api.names import CATEGORY, GROUP, VERSION
+from leasehold.api.names import CATEGORY, GROUP, LEASE_PLURAL, RELEASE_FINALIZER, VERSION
 from leasehold.api.pool import CapacityPool
 from leasehold.api.report import NodeReport
 
@@ -89,6 +89,60 @@ def document(kind: type[Resource]) -> dict[str, Any]:
             "versions": [version],
         },
     }
+
+
+def release_finalizer_policy() -> list[dict[str, Any]]:
+    """Return the MutatingAdmissionPolicy, with its binding, that gives every new lease its finalizer.
+
+    Without it a lease deleted before the operator first saw it would leave no trace. Where the API server
+    does not serve such policies, or fails to run this one, the operator adds the finalizer on its first
+    visit.
+    """
+    name = f"release-finalizer.{GROUP}"
+    api_version = "admissionregistration.k8s.io/v1"
+    finalizers, value = "object.metadata.finalizers", f"'{RELEASE_FINALIZER}'"
+    policy = {
+        "apiVersion": api_version,
+        "kind": "MutatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Ignore",
+            "reinvocationPolicy": "Never",
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": [GROUP],
+                        "apiVersions": [VERSION],
+                        "operations": ["CREATE"],
+                        "resources": [LEASE_PLURAL],
+                    }
+                ]
+            },
+            "matchConditions": [
+                {
+                    "name": "finalizer-absent",
+                    "expression": f"!has({finalizers}) || !({value} in {finalizers})",
+                }
+            ],
+            "mutations": [
+                {
+                    "patchType": "JSONPatch",
+                    "jsonPatch": {
+                        "expression": f"has({finalizers})"
+                        f" ? [JSONPatch{{op: 'add', path: '/metadata/finalizers/-', value: {value}}}]"
+                        f" : [JSONPatch{{op: 'add', path: '/metadata/finalizers', value: [{value}]}}]"
+                    },
+                }
+            ],
+        },
+    }
+    binding = {
+        "apiVersion": api_version,
+        "kind": "MutatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name},
+    }
+    return [policy, binding]
 
 
 def schema(kind: type[Resource]) -> Schema:

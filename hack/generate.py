@@ -1,0 +1,246 @@
+"""Writes everything that is generated from the models: crds/*.yaml and docs/reference/api.md.
+
+python hack/generate.py            write
+python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
+"""
+
+# ruff: noqa: T201  a command talks on standard output
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "operator"))
+
+from leasehold.api import crd, names  # noqa: E402  the path comes first
+from leasehold.api.meta import RULES, Resource  # noqa: E402
+from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
+
+YAML_HEADER: Final = (
+    "# Generated from operator/leasehold/api; do not edit. Change the models and run: make generate\n"
+)
+PAGE_HEADER: Final = (
+    "<!-- Generated from operator/leasehold/api; do not edit. Change the models and run: make generate -->\n"
+)
+
+REASONS: Final[Mapping[str, Mapping[Any, Mapping[names.ConditionStatus, tuple[Any, ...]]]]] = {
+    names.POOL_KIND: names.POOL_REASONS,
+    names.LEASE_KIND: names.LEASE_REASONS,
+    names.REPORT_KIND: names.REPORT_REASONS,
+}
+
+INTRODUCTION: Final = f"""
+# API reference
+
+Group `{names.GROUP}`, version `{names.VERSION}`. `kubectl get {names.CATEGORY}` lists every kind at once, and
+`kubectl explain` shows these same texts.
+
+Quantities are whole numbers or texts such as `500m`, `2` or `4Gi`, of at most 32 characters, from 0 to 1P.
+Amounts that do not come out even are rounded so that nothing is promised that is not there: requests up,
+capacity down. Times are RFC 3339. Durations are integers, in the unit their name ends with.
+"""
+
+MARKS: Final = (
+    (
+        "Finalizer",
+        names.RELEASE_FINALIZER,
+        "On every CapacityLease. Holds a deleted lease until its capacity is given back.",
+    ),
+    (
+        "Label",
+        names.SESSION_LABEL,
+        "On a coordination.k8s.io Lease: it is a session that CapacityLeases may name. The value is free.",
+    ),
+    (
+        "Annotation",
+        names.REVOKE_ANNOTATION,
+        "On a CapacityLease: an administrator takes it back. The value is the reason its holder is shown.",
+    ),
+    (
+        "Annotation",
+        names.FORCE_RELEASE_ANNOTATION,
+        f'On a CapacityLease: `"{names.FORCE_RELEASE_VALUE}"` frees its capacity without the node\'s word. Only for'
+        " nodes that will not run its workload again.",
+    ),
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several paragraphs as blocks, and lists indented under their key."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def manifest(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Return a YAML file of these documents."""
+    parts = (
+        yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+        for document in documents
+    )
+    return YAML_HEADER + "---\n".join(parts)
+
+
+def generated() -> dict[Path, str]:
+    """Return every generated file: its path from the root of the repository, and its content."""
+    crds = {Path(f"crds/{kind.info.plural}.yaml"): manifest([crd.document(kind)]) for kind in crd.KINDS}
+    return {
+        **crds,
+        Path("crds/finalizer-policy.yaml"): manifest(crd.release_finalizer_policy()),
+        Path("docs/reference/api.md"): page(),
+    }
+
+
+# --- The reference page ---
+
+
+def page() -> str:
+    """Return the API reference as Markdown."""
+    marks = _table(("What", "Name", "Meaning"), ((what, f"`{name}`", text) for what, name, text in MARKS))
+    kinds = "\n".join(_kind(kind) for kind in crd.KINDS)
+    return f"{PAGE_HEADER}{INTRODUCTION}\n{kinds}\n## Marks on objects\n\n{marks}"
+
+
+def _kind(kind: type[Resource]) -> str:
+    info, root = kind.info, crd.schema(kind)
+    scope = "namespaced" if info.namespaced else "cluster scoped"
+    parts = [
+        f"## {info.kind}\n",
+        f"`{info.plural}`, `{', '.join(info.short_names)}`; {scope}.\n",
+        root["description"],
+        "",
+    ]
+    for part in ("spec", "status"):
+        rows = _fields(root["properties"][part], part)
+        parts += [f"### {info.kind} {part}\n", _table(("Field", "Type", "Default", "Meaning"), rows)]
+    parts += [f"### {info.kind} rules\n", "What the API server refuses, and what it answers:\n"]
+    parts += [f"- {where}: {message}." for where, message in _rules(root, "")]
+    parts += ["", f"### {info.kind} conditions\n"]
+    parts.append(
+        _table(("Condition", "Means, when True"), ((f"`{c}`", c.meaning) for c in REASONS[info.kind]))
+    )
+    parts.append(_table(("Condition", "Status", "Reason", "Meaning"), _reasons(info.kind)))
+    return "\n".join(parts)
+
+
+def _fields(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, ...]]:
+    for name, field in node.get("properties", {}).items():
+        place = f"{path}.{name}"
+        mark = "required" if name in node.get("required", ()) else _default(field)
+        yield f"`{place}`", _type(field), mark, field.get("description", "")
+        # One condition is like another: their schema is Kubernetes' own, their meaning is in the tables
+        # below.
+        if name != "conditions":
+            yield from _fields(field.get("items", field), f"{place}[]" if "items" in field else place)
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    # An object that defaults to {} is no default to read: its fields show theirs.
+    if field.get("default", {}) == {}:
+        return ""
+    default = field["default"]
+    if isinstance(default, list):
+        default = ", ".join(item["name"] for item in default) or "none"
+    return f"`{default}`"
+
+
+def _type(field: Mapping[str, Any]) -> str:
+    if field.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if "enum" in field:
+        return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
+    match field["type"]:
+        case "integer":
+            low, high = field.get("minimum"), field.get("maximum")
+            return f"integer, {low} to {high}" if high is not None else f"integer, from {low}"
+        case "array":
+            key = ", ".join(field.get("x-kubernetes-list-map-keys", ()))
+            return f"list of at most {field['maxItems']}: {_type(field['items'])}" + (
+                f", by {key}" if key else ""
+            )
+        case "object" if "additionalProperties" in field:
+            return f"map of at most {field['maxProperties']}: {_type(field['additionalProperties'])}"
+        case "string" if field.get("format") == "date-time":
+            return "time"
+        case "string" if "pattern" in field and field["maxLength"] == MAX_LENGTH:
+            return "quantity"
+        case "string":
+            return f"string of at most {field['maxLength']} characters"
+        case other:
+            return str(other)
+
+
+def _rules(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for rule in node.get(RULES, ()):
+        where = (path + rule.get("fieldPath", "")).lstrip(".")
+        yield f"`{where}`" if where else "the object", rule["message"]
+    for name, field in node.get("properties", {}).items():
+        yield from _rules(field, f"{path}.{name}")
+    if "items" in node:
+        yield from _rules(node["items"], f"{path}[]")
+    if "additionalProperties" in node:
+        yield from _rules(node["additionalProperties"], f"{path}.*")
+
+
+def _reasons(kind: str) -> Iterator[tuple[str, ...]]:
+    for condition, by_status in REASONS[kind].items():
+        for status, reasons in by_status.items():
+            for reason in reasons:
+                yield f"`{condition}`", f"`{status}`", f"`{reason}`", reason.meaning
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |\n"
+        for line in lines
+    )
+
+
+# --- The command ---
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write the generated files, or with ``--check`` tell which differ from what would be written."""
+    parser = argparse.ArgumentParser(description="Generate CRDs and the API reference from the models.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file differs")
+    check = parser.parse_args(arguments).check
+    wanted = generated()
+    changed = [path for path, text in wanted.items() if _content(root / path) != text]
+    stray = [
+        path.relative_to(root)
+        for path in (root / "crds").glob("*.yaml")
+        if path.relative_to(root) not in wanted
+    ]
+    if check:
+        for path in changed:
+            print(f"{path} is out of date; run: make generate")
+        for path in stray:
+            print(f"{path} is not generated; remove it, or generate it from a model")
+        return 1 if changed or stray else 0
+    for path in changed:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(wanted[path], encoding="utf-8")
+        print(f"wrote {path}")
+    return 0
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
