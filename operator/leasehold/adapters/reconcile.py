@@ -66,6 +66,7 @@ Json = Mapping[str, Any]
 
 POOL_FINALIZER = "leasehold.dev/drain"
 MAX_IN_FLIGHT = 128
+_LEAST_BATCH = BATCH // 2
 _RETRY = 1 * SECOND
 _URGENT, _LAZY = SECOND // 4, 10 * SECOND
 
@@ -394,17 +395,25 @@ class PoolWorker:
                 nodes=len(self.state.table.rows),
             )
             with self.tools.metrics.planning(self.name):
-                decided = plan(self.state, world, now, due, hold)
+                decided = plan(self.state, world, now, due, hold, self._batch())
             self.passes += 1
             self._note_wakes(decided)
             for change in decided.changes:
                 self._start_change(change)
             if decided.grants:
                 await self._commit(decided.grants, world)
-            more = decided.more and len(self.state.entries) < MAX_IN_FLIGHT
+            more = decided.more and self._batch() > 0
             await asyncio.sleep(0)
         await self._publish()
         return await self._leave_if_drained()
+
+    def _batch(self) -> int:
+        """Return how many grants the next commit may carry: many, or none until enough earlier ones are written.
+
+        A commit for each grant that finishes would double the writes.
+        """
+        room = MAX_IN_FLIGHT - len(self.state.entries)
+        return min(room, BATCH) if room >= _LEAST_BATCH else 0
 
     def _note_wakes(self, decided: Plan) -> None:
         self.state.attention &= self.state.busy | self.state.entries.keys()
@@ -433,11 +442,8 @@ class PoolWorker:
 
         When the swap fails nothing was granted, and the next pass decides anew on what is then true.
         """
-        room = MAX_IN_FLIGHT - len(self.state.entries)
-        entries = [
-            entry_of(grant, self.sequence + i) for i, grant in enumerate(grants[: min(room, BATCH)], start=1)
-        ]
-        if not entries or not await self._swap_ledger(entries):
+        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(grants, start=1)]
+        if not await self._swap_ledger(entries):
             return
         for entry in entries:
             self.state.assume(entry)

@@ -55,10 +55,17 @@ class Plan(NamedTuple):
     more: bool
 
 
-def plan(state: PoolState, world: World, now: int, due: Iterable[str] = (), hold: Wait | None = None) -> Plan:
+def plan(
+    state: PoolState,
+    world: World,
+    now: int,
+    due: Iterable[str] = (),
+    hold: Wait | None = None,
+    batch: int = BATCH,
+) -> Plan:
     """Decide about the leases that changed or are due, then about the queue.
 
-    `hold` is why the pool grants nothing now (None when it does). Leases with a write under way are left alone.
+    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None when it does). Leases with a write under way are left alone.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
@@ -71,12 +78,14 @@ def plan(state: PoolState, world: World, now: int, due: Iterable[str] = (), hold
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))
     leaving = {change.lease.uid for change in changes}
-    grants, told, more = _queue_pass(state, now, leaving, hold)
+    if not batch:
+        return Plan((), tuple(changes), tuple(wakes), more=False)
+    grants, told, more = _queue_pass(state, now, leaving, hold, batch)
     return Plan(tuple(grants), (*changes, *told), tuple(wakes), more)
 
 
 def _queue_pass(
-    state: PoolState, now: int, leaving: set[str], hold: Wait | None
+    state: PoolState, now: int, leaving: set[str], hold: Wait | None, batch: int
 ) -> tuple[list[Grant], list[Change], bool]:
     """Go through the queue in order. What does not fit once will not fit again in this pass: room only shrinks."""
     grants: list[Grant] = []
@@ -101,7 +110,7 @@ def _queue_pass(
             continue
         wait = hold or (_BLOCKED if blocked else refused.get(lease.shape))
         if wait is None:
-            if len(grants) == BATCH or (grants and slices + lease.count > SLICES):
+            if len(grants) == batch or (grants and slices + lease.count > SLICES):
                 return grants, told, True
             nodes = _place(state, scratch, lease)
             if nodes is not None:
