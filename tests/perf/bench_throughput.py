@@ -1,0 +1,299 @@
+"""How many leases are granted per second, as a ratio of what the API server takes in raw status PATCHes.
+
+Both are measured in one run against one server. The raw rate is that of a tiny custom resource's status, written
+by the operator's own HTTP client with as many connections as the operator uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.adapters.login import connect
+from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.nodes import SimulatedNodes
+from tests.perf.figures import Figure, percentile, spread
+
+CONNECTIONS = 24
+NAMESPACE = "bench"
+TINY = "/apis/bench.leasehold.dev/v1/namespaces/bench/tinies"
+_TINY_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "tinies.bench.leasehold.dev"},
+    "spec": {
+        "group": "bench.leasehold.dev",
+        "scope": "Namespaced",
+        "names": {"kind": "Tiny", "plural": "tinies", "singular": "tiny"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {"type": "object", "properties": {"a": {"type": "string"}}},
+                            "status": {"type": "object", "properties": {"b": {"type": "string"}}},
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+async def _at_once(work: list[Callable[[], Awaitable[Any]]], connections: int = CONNECTIONS) -> list[float]:
+    """Do everything with so many under way at once; return how long each took, in milliseconds."""
+    took: list[float] = []
+    waiting = iter(work)
+
+    async def hand() -> None:
+        for piece in waiting:
+            started = time.perf_counter()
+            await piece()
+            took.append((time.perf_counter() - started) * 1000)
+
+    await asyncio.gather(*(hand() for _ in range(connections)))
+    return took
+
+
+async def _make_tinies(client: KubeClient, count: int) -> None:
+    def make(i: int) -> Callable[[], Awaitable[Any]]:
+        body = {"apiVersion": "bench.leasehold.dev/v1", "kind": "Tiny", "metadata": {"name": f"t{i}"}}
+        return lambda: client.create(TINY, {**body, "spec": {"a": "x"}})
+
+    await _at_once([make(i) for i in range(count)])
+
+
+async def _raw_rate(client: KubeClient, count: int, mark: str) -> tuple[float, list[float]]:
+    """Return raw status PATCHes per second, and how long each took."""
+
+    def write(i: int) -> Callable[[], Awaitable[Any]]:
+        return lambda: client.patch(f"{TINY}/t{i}/status", {"status": {"b": f"{mark}{i}"}})
+
+    started = time.perf_counter()
+    took = await _at_once([write(i) for i in range(count)])
+    return count / (time.perf_counter() - started), took
+
+
+def _lease(name: str, pool: str, seconds: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "CapacityLease",
+        "metadata": {"name": name},
+        "spec": {
+            "poolRef": {"name": pool},
+            "resources": {"cpu": "100m", "memory": "128Mi"},
+            "durationSeconds": seconds,
+        },
+    }
+
+
+async def _make_leases(client: KubeClient, pool: str, count: int, seconds: int, mark: str) -> None:
+    path = f"/apis/leasehold.dev/v1alpha1/namespaces/{NAMESPACE}/capacityleases"
+
+    def make(i: int) -> Callable[[], Awaitable[Any]]:
+        return lambda: client.create(path, _lease(f"{mark}-{i}", pool, seconds))
+
+    await _at_once([make(i) for i in range(count)])
+
+
+class _Watch:
+    """Sees each lease's first moment in a condition, by this process's clock."""
+
+    def __init__(self, client: KubeClient, condition: str) -> None:
+        self.client = client
+        self.condition = condition
+        self.seen: dict[str, float] = {}
+        self.documents: dict[str, dict[str, Any]] = {}
+
+    async def until(self, count: int, version: str) -> None:
+        """Return once so many leases have the condition."""
+        path = f"/apis/leasehold.dev/v1alpha1/namespaces/{NAMESPACE}/capacityleases"
+        async for event in self.client.watch(path, 60, resourceVersion=version, timeoutSeconds=600):
+            document = event["object"]
+            name = document["metadata"]["name"]
+            for condition in (document.get("status") or {}).get("conditions", ()):
+                if (
+                    condition["type"] == self.condition
+                    and condition["status"] == "True"
+                    and name not in self.seen
+                ):
+                    self.seen[name] = time.time()
+                    self.documents[name] = document
+            if len(self.seen) >= count:
+                return
+
+
+def start_operator(kubeconfig: str) -> subprocess.Popen[bytes]:
+    """Start the operator as its users do."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "leasehold.cli.main",
+            "operator",
+            "--kubeconfig",
+            kubeconfig,
+            "--http-port",
+            "0",
+        ],
+        env={**os.environ, "LEASEHOLD_LOG_LEVEL": "WARNING"},
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time a process has used."""
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def measure(control_plane: ControlPlane, *, leases: int, nodes: int) -> list[Figure]:
+    """Measure the raw rate, the grant rate, and reclaim after the end."""
+    client = connect(str(control_plane.kubeconfig))
+    kube = control_plane.client()
+    found: list[Figure] = []
+    try:
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        kube.apply(_TINY_CRD)
+        kube.wait_established(["tinies.bench.leasehold.dev"])
+        with SimulatedNodes(kube, parallel=24) as simulated:
+            simulated.create(nodes)
+            policy = {"gracePeriodSeconds": 0}
+            for pool in ("bench", "ends"):
+                spec = {"nodeSelector": simulated.selector, "leasePolicy": policy}
+                if pool == "ends":
+                    spec["nodeSelector"] = {"matchLabels": {"never": "matched"}}
+                kube.apply(
+                    {
+                        "apiVersion": "leasehold.dev/v1alpha1",
+                        "kind": "CapacityPool",
+                        "metadata": {"name": pool},
+                        "spec": spec,
+                    }
+                )
+            await _make_tinies(client, leases)
+            await _make_leases(client, "bench", leases, 3600, "pending")
+            before, _ = await _raw_rate(client, leases, "a")
+            operator = start_operator(str(control_plane.kubeconfig))
+            try:
+                found += await _grants(client, operator.pid, leases, before)
+                found += await _one_by_one(client)
+                found += await _reclaims(client)
+            finally:
+                operator.terminate()
+                operator.wait(20)
+    finally:
+        await client.session.close()
+    return found
+
+
+async def _grants(client: KubeClient, pid: int, leases: int, raw_before: float) -> list[Figure]:
+    _, version = await client.list(paths.LEASES)
+    watch = _Watch(client, "Ready")
+    await watch.until(leases, version)
+    used = cpu_seconds(pid)
+    times = sorted(watch.seen.values())
+    rate = len(times) / (times[-1] - times[0])
+    raw_after, raw_took = await _raw_rate(client, leases, "b")
+    raw = (raw_before + raw_after) / 2
+    sizes = [_size(document) for document in watch.documents.values()]
+    again = await _rewrite(client, list(watch.documents.values()))
+    return [
+        Figure(
+            "grants / raw status PATCHes",
+            rate / raw,
+            "x",
+            ">= 0.7",
+            f"{leases:,} leases pending at the start",
+        ),
+        Figure("grants", rate, "/s", "", "first to last Ready seen by a watch"),
+        Figure(
+            "raw status PATCHes", raw, "/s", "", f"mean of {raw_before:.0f} before and {raw_after:.0f} after"
+        ),
+        Figure("operator CPU per lease", 1000 * used / leases, "ms", "", "start included"),
+        Figure("granted lease without managedFields, p99", percentile(sizes, 99), "B", "< 2048"),
+        Figure(
+            "status write of a granted lease / of a tiny object",
+            percentile(again, 50) / percentile(raw_took, 50),
+            "x",
+            "< 1.5",
+            "medians, same connections",
+        ),
+    ]
+
+
+async def _rewrite(client: KubeClient, documents: list[dict[str, Any]]) -> list[float]:
+    """Write something small into each granted lease's status, as a renewal does."""
+
+    def write(document: dict[str, Any]) -> Callable[[], Awaitable[Any]]:
+        meta = document["metadata"]
+        patch = {"status": {"renewal": {"count": 1, "lastRenewTime": "2026-11-22T19:00:00.000Z"}}}
+        return lambda: client.patch(paths.status(paths.lease(meta["namespace"], meta["name"])), patch)
+
+    return await _at_once([write(document) for document in documents])
+
+
+async def _one_by_one(client: KubeClient) -> list[Figure]:
+    """From the create of one lease to its Ready, with nothing else going on."""
+    took = []
+    for i in range(30):
+        _, version = await client.list(paths.LEASES, {"fieldSelector": "metadata.name=none"})
+        started = time.time()
+        await _make_leases(client, "bench", 1, 3600, f"single-{i}")
+        watch = _Watch(client, "Ready")
+        await watch.until(1, version)
+        took.append((next(iter(watch.seen.values())) - started) * 1000)
+    return spread("create to Ready, one lease at a time", took, "ms")
+
+
+async def _reclaims(client: KubeClient) -> list[Figure]:
+    """From a lease's end to Released, one at a time and many at once."""
+    found: list[Figure] = []
+    for count, rounds, name in ((1, 20, "one lease"), (1000, 1, "1,000 leases at once")):
+        delays: list[float] = []
+        for i in range(rounds):
+            _, version = await client.list(paths.LEASES, {"fieldSelector": "metadata.name=none"})
+            seconds = 1 if count == 1 else 20
+            await _make_leases(client, "bench", count, seconds, f"ends-{count}-{i}")
+            watch = _Watch(client, "Released")
+            await watch.until(count, version)
+            for lease, seen in watch.seen.items():
+                end = watch.documents[lease]["status"]["deadlines"]["expirationTime"]
+                delays.append((seen - datetime.fromisoformat(end).timestamp()) * 1000)
+        found += spread(f"deadline to Released seen, {name}", delays, "ms", "< 100 ms" if count == 1 else "")
+    return found
+
+
+def _size(document: dict[str, Any]) -> int:
+    meta = {key: value for key, value in document["metadata"].items() if key != "managedFields"}
+    return len(json.dumps({**document, "metadata": meta}, separators=(",", ":")).encode())
+
+
+def run(*, quick: bool, control_plane: ControlPlane) -> Iterator[Figure]:
+    """Measure."""
+    yield from asyncio.run(
+        measure(control_plane, leases=500 if quick else 2000, nodes=200 if quick else 1000)
+    )
+
+
+if __name__ == "__main__":
+    with ControlPlane() as started:
+        started.install_crds()
+        for figure in run(quick="--quick" in sys.argv, control_plane=started):
+            print(
+                f"{figure.name:60s} {figure.value:10.3f} {figure.unit:4s} {figure.target:10s} {figure.note}"
+            )
