@@ -16,11 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.perf import bench_planning, bench_reporter, bench_throughput
+from tests.perf.figures import Figure
 
 from leasehold import __version__
 from leasehold.testing.control_plane import ControlPlane
-from tests.perf import bench_planning, bench_reporter, bench_throughput
-from tests.perf.figures import Figure
 
 OUT = Path("bench-out/results.json")
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tests.perf.figures import Figure, percentile, spread
+
 from leasehold.api.pool import PoolSpec
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.lifecycle import World
@@ -15,7 +17,6 @@ from leasehold.core.nodes import Verdict
 from leasehold.core.planning import plan
 from leasehold.core.policy import policy_of
 from leasehold.core.state import PoolState
-from tests.perf.figures import Figure, percentile, spread
 
 GIB = 1 << 30
 NOW = 1_800_000_000_000

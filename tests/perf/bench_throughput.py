@@ -14,14 +14,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+
+from tests.perf.figures import Figure, percentile, spread
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.login import connect
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.nodes import SimulatedNodes
-from tests.perf.figures import Figure, percentile, spread
 
 CONNECTIONS = 24
 NAMESPACE = "bench"
@@ -157,7 +159,7 @@ def start_operator(kubeconfig: str) -> subprocess.Popen[bytes]:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time a process has used."""
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
