@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.testing.programs import script
 
 from leasehold.testing import workspace
 from leasehold.testing.client import Client
@@ -221,6 +222,32 @@ def test_an_explicit_cluster_is_used_and_left_alone(own: ControlPlane) -> None:
         with pytest.raises(NotOwnedError, match="local=True"):
             guest.kill_apiserver()
     assert own.client().get("namespaces", "default")
+
+
+def test_a_kind_cluster_is_made_and_removed(
+    control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    made = f'while [ $# -gt 1 ]; do [ $1 = --kubeconfig ] && cp {control_plane.kubeconfig} "$2"; shift; done'
+    script(tmp_path / "path", "kind", f"echo $1 $4 >> {calls}; PATH=/usr/bin:/bin; {made}; exit 0")
+    script(tmp_path / "path", "docker", "echo 28.2.2")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setenv("LEASEHOLD_CACHE_DIR", str(tmp_path))
+    for name in ("KUBEBUILDER_ASSETS", "LEASEHOLD_KUBECONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+    said: list[str] = []
+    with ControlPlane(progress=said.append) as kind:
+        assert kind.provider.source == "kind"
+        assert kind.client().get("namespaces", "default")
+    created, deleted = (line.split() for line in calls.read_text().splitlines())
+    assert (created[0], deleted[0]) == ("create", "delete")
+    assert created[1] == deleted[1]
+    assert created[1] in said[0]
+
+    script(tmp_path / "path", "kind", "echo no room; exit 1")
+    with pytest.raises(StartError, match="no room"):
+        ControlPlane(progress=said.append).start()
 
 
 def test_an_explicit_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:

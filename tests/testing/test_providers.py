@@ -106,6 +106,11 @@ def test_local_servers_pass_over_clusters(wish: Wish, path: Path, tmp_path: Path
     assert providers.choose(local) == Binaries(in_path, "PATH")
 
 
+def test_local_servers_and_a_kubeconfig_contradict(wish: Wish, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="leave one of them out"):
+        providers.choose(replace(wish, local=True, kubeconfig=tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from leasehold.testing.client import Client
+from leasehold.testing.errors import SetupError, StartError
+from leasehold.testing.processes import wait_until
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_ACTIVE_SECONDS = 30
+
+_PROBE = {
+    "apiVersion": "leasehold.dev/v1alpha1",
+    "kind": "CapacityLease",
+    "metadata": {"name": "probe", "namespace": "default"},
+    "spec": {"poolRef": {"name": "probe"}, "resources": {"cpu": "1"}},
+}
 
 
 def definition_files() -> list[Path]:
@@ -15,12 +25,26 @@ def definition_files() -> list[Path]:
         found = sorted(directory.glob("*.yaml"))
         if found:
             return found
-    return []
+    raise SetupError(f"No CRDs: neither {_PACKAGE.parents[1]}/crds nor {_PACKAGE}/api/crds holds a YAML file")
 
 
-def install(client: Client, files: list[Path] | None = None) -> None:
-    """Apply the definitions, with the policy that guards finalizers, and wait until the API serves them."""
-    applied = client.apply_files(definition_files() if files is None else files)
+def install(client: Client) -> None:
+    """Apply the definitions and wait until they act: resources are served, and leases get their finalizer."""
+    applied = client.apply_files(definition_files())
     client.wait_established(
         obj["metadata"]["name"] for obj in applied if obj["kind"] == "CustomResourceDefinition"
     )
+    adds_finalizer = any(obj["kind"] == "MutatingAdmissionPolicy" for obj in applied)
+    if adds_finalizer and not wait_until(lambda: _gets_finalizer(client), _ACTIVE_SECONDS, step_seconds=0.1):
+        raise StartError(
+            f"The policy that adds the finalizer to leases had no effect for {_ACTIVE_SECONDS} s"
+        )
+
+
+def _gets_finalizer(client: Client) -> bool:
+    """Tell whether a new lease would get a finalizer. The API server takes up a policy a moment after it is
+    made.
+    """
+    path = client.resource("capacityleases.leasehold.dev").path("default")
+    would_be = client.request("POST", path, _PROBE, dryRun="All")
+    return bool(would_be["metadata"].get("finalizers"))

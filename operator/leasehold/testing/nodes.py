@@ -48,6 +48,7 @@ class _Reporter:
 
     shape: NodeShape
     boot_id: str
+    node_uid: str = ""
     sequence: int = 0
     known: bool = False
 
@@ -206,13 +207,13 @@ class SimulatedNodes:
                 "status": {"capacity": has, "allocatable": has, "conditions": [_ready("True")]},
             }
         )
+        self._reporters[name].node_uid = made["metadata"]["uid"]
         if made["spec"].get("taints"):
             # Admission taints every new node as not ready; lifting that is the controller-manager's work.
             self._client.patch("nodes", name, {"spec": {"taints": None}})
 
     def _make_report(self, name: str) -> None:
-        node = self._client.get("nodes", name)
-        owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
+        owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": self._reporters[name].node_uid}
         self._client.create(
             {
                 "apiVersion": "leasehold.dev/v1alpha1",

@@ -98,7 +98,6 @@ class Child:
         if sys.platform == "linux":
             arguments = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), *arguments]
         self._process = _launch(arguments, log=log, cwd=cwd, env=env)
-        self.identity = ProcessIdentity.of(self._process.pid)
         _started.append(self)
 
     @property

@@ -87,6 +87,8 @@ def choose(wish: Wish) -> Provider:
 
 def named_cluster(wish: Wish) -> Provider | No:
     """Take the cluster of an explicit kubeconfig. KUBECONFIG and ~/.kube/config are never looked at."""
+    if wish.local and wish.kubeconfig:
+        raise SetupError("Servers of our own are asked for, and a kubeconfig is given: leave one of them out")
     if wish.local:
         return No("an explicit kubeconfig: not looked at, local servers are asked for")
     named = wish.env.get("LEASEHOLD_KUBECONFIG")
