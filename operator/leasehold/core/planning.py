@@ -12,6 +12,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import Liveness, StopPolicy
 from leasehold.core.capacity import Scratch
+from leasehold.core.errors import InvalidObject
 from leasehold.core.lease import Lease
 from leasehold.core.lifecycle import Notice, Step, World, advance, say_next, session_is_live
 from leasehold.core.placement import place
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     changes: tuple[Change, ...]
     wakes: tuple[tuple[str, int | None], ...]
     more: bool
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
 def plan(
@@ -65,23 +67,30 @@ def plan(
 ) -> Plan:
     """Decide about the leases that changed or are due, then about the queue.
 
-    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None when it does). Leases with a write under way are left alone.
+    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None
+    when it does). Leases with a write under way, or put aside, are left alone. A lease whose status cannot be read
+    keeps what it holds and is named in `unreadable`; it does not stop the others.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
-    for uid in sorted({*state.attention, *due} - state.busy - state.entries.keys()):
+    unreadable: list[tuple[str, str]] = []
+    for uid in sorted({*state.attention, *due} - state.busy - state.aside - state.entries.keys()):
         lease = state.leases.get(uid)
         if lease is None:
             continue
-        step = advance(lease, state.policy, world, now)
+        try:
+            step = advance(lease, state.policy, world, now)
+        except InvalidObject as error:
+            unreadable.append((uid, str(error)))
+            continue
         if step.patch or step.action:
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))
     leaving = {change.lease.uid for change in changes}
     if not batch:
-        return Plan((), tuple(changes), tuple(wakes), more=False)
+        return Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
     grants, told, more = _queue_pass(state, now, leaving, hold, batch)
-    return Plan(tuple(grants), (*changes, *told), tuple(wakes), more)
+    return Plan(tuple(grants), (*changes, *told), tuple(wakes), more, tuple(unreadable))
 
 
 def _queue_pass(
@@ -98,9 +107,13 @@ def _queue_pass(
     slices = 0
     for position, (_, uid) in enumerate(state.queue):
         lease = state.leases[uid]
-        if uid in state.busy or uid in state.entries or uid in leaving:
+        if uid in state.entries or uid in leaving or uid in state.aside:
             continue
         if lease.deleting or lease.wants_release:
+            continue
+        if uid in state.busy:
+            # It is being told that it waits; until then it still stands at its place.
+            blocked = blocked or state.policy.strict_fifo
             continue
         if len(told) >= TOLD:
             return grants, told, True

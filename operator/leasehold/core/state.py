@@ -32,7 +32,10 @@ class Entry(NamedTuple):
 
 
 class PoolState:
-    """The pool's memory. Instants are milliseconds."""
+    """The pool's memory. Instants are milliseconds.
+
+    `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
+    """
 
     def __init__(self, name: str, policy: PoolPolicy) -> None:
         self.name = name
@@ -43,6 +46,7 @@ class PoolState:
         self.queue: list[tuple[tuple[int, int, str], str]] = []
         self.attention: set[str] = set()
         self.busy: set[str] = set()
+        self.aside: set[str] = set()
         self.entries: dict[str, Entry] = {}
         self.idle: dict[str, dict[str, int | None]] = {}
         self.sessions: dict[tuple[str, str], set[str]] = {}
