@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
@@ -17,19 +17,23 @@ from leasehold.adapters import logs
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Sessions
 from leasehold.adapters.handlers import watching
+from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
 from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.login import connect
 from leasehold.adapters.metrics import Metrics, PoolGauges, ProcessGauges
-from leasehold.adapters.reconcile import HomelessWorker, PoolWorker, Tools
+from leasehold.adapters.reconcile import PoolWorker, Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.api.names import SESSION_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.times import SECOND
 from leasehold.settings import Settings
+
+_BACKOFFS: Final = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
+"""Pauses of kopf's watches while the API server is away (s): ten minutes, then the process ends with exit code 1."""
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,7 @@ class Controller:
         self._pools: dict[str, Mapping[str, Any]] = {}
         self._listed = False
         self._sweeps: dict[str, int] = {}
+        self._world_swept = 0
 
     # --- life ---
 
@@ -82,10 +87,11 @@ class Controller:
         """Run until stopped or until a part fails."""
         registry = kopf.OperatorRegistry()
         watching.register(registry, self.cluster, self, self.settings.sweep_seconds)
-        kopf.on.startup(registry=registry)(self._start)
+        kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self._start)
         kopf.on.cleanup(registry=registry)(self._cleanup)
         kopf.on.login(registry=registry)(self._login)
         try:
+            await self.server.start()
             await kopf.operator(
                 registry=registry,
                 settings=_kopf_settings(),
@@ -106,7 +112,6 @@ class Controller:
 
     async def _start(self, **_: Any) -> None:
         """Hear everything once before anything is decided."""
-        await self.server.start()
         self._watch(self.lag.run(), "loop lag")
         await self._first_word()
         for name, informer in self.informers.items():
@@ -140,8 +145,8 @@ class Controller:
         self._listed = True
         for document in list(self._pools.values()):
             self._lead(document)
-        self._watch(HomelessWorker(self.tools, lambda: set(self.workers)).run(), "homeless leases")
-        self.cluster.homeless_news.set()
+        homeless = HomelessWorker(self.client, self.clock, self.cluster, lambda: set(self.workers))
+        self._watch(homeless.run(), "homeless leases")
         self.started.set()
 
     async def _list_world(self) -> None:
@@ -165,10 +170,11 @@ class Controller:
             self.pool_seen(pool)
 
     async def _list_namespaces(self) -> None:
-        """Find the namespaces of leases that are gone or going, and the nodes that the watch did not see go."""
+        """Find the namespaces of leases that are gone or going."""
+        # Named before the list is made: the namespace of a lease that is seen meanwhile may be newer than the list.
+        named = {lease.namespace for leases in self.cluster.leases.values() for lease in leases.values()}
         namespaces, _ = await self.client.list(paths.NAMESPACES, metadata_only=True)
         living = {i["metadata"]["name"] for i in namespaces if "deletionTimestamp" not in i["metadata"]}
-        named = {lease.namespace for leases in self.cluster.leases.values() for lease in leases.values()}
         gone = frozenset(named - living)
         for name in gone - self.cluster.gone_namespaces:
             log.warning("namespace %s is gone or going; its leases are given back", name)
@@ -232,6 +238,7 @@ class Controller:
 
     def _lead(self, document: Mapping[str, Any]) -> None:
         worker = PoolWorker(self.tools, document)
+        worker.join()
         task = self._watch(self._lead_until_gone(worker), f"pool {worker.name}")
         self.workers[worker.name] = worker, task
 
@@ -250,12 +257,20 @@ class Controller:
             return
         count = self._sweeps[name] = self._sweeps.get(name, 0) + 1
         try:
-            await self._list_namespaces()
-            nodes, _ = await self.client.list(paths.NODES, metadata_only=True)
-            self.cluster.nodes_listed(node["metadata"]["name"] for node in nodes)
+            await self._sweep_world()
             await led[0].sweep(relist=count % self.settings.relist_sweeps == 0)
         except ApiError as error:
             log.warning("sweep of pool %s: %s", name, error, extra={"pool": name})
+
+    async def _sweep_world(self) -> None:
+        """Look for namespaces and nodes whose end nobody told; once for all pools that are swept about now."""
+        now = self.clock.now()
+        if now < self._world_swept + self.settings.sweep_seconds * SECOND // 2:
+            return
+        self._world_swept = now
+        await self._list_namespaces()
+        nodes, version = await self.client.list(paths.NODES, metadata_only=True)
+        self.cluster.nodes_listed((node["metadata"]["name"] for node in nodes), int(version))
 
     def _asking(self) -> dict[str, frozenset[str]]:
         """Return, by node, the leases that reporters must look after."""
@@ -282,7 +297,7 @@ class Controller:
         waiting = sorted(name for name, (worker, _) in self.workers.items() if not worker.ready)
         if waiting:
             return f"not leading yet: {', '.join(waiting[:10])}"
-        silent = (self.clock.now() - max(i.last_event for i in self.informers.values())) / SECOND
+        silent = (self.clock.now() - min(i.last_event for i in self.informers.values())) / SECOND
         return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
 
 
@@ -297,6 +312,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.enforce_retry_after = True
+    settings.networking.error_backoffs = _BACKOFFS
     settings.watching.server_timeout = 300
     settings.persistence.finalizer = "leasehold.dev/sweep"
     settings.queueing.exit_timeout = 1.0

@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Final, Self
 
 from leasehold.core.errors import LeaseholdError
 
 
 class BadSetting(LeaseholdError):
     """Whoever started the operator set something it cannot use; the message names it."""
+
+
+_BOUNDS: Final = {
+    "http_port": (0, 65535),
+    "writers": (1, 1000),
+    "debounce_milliseconds": (0, 10_000),
+    "sweep_seconds": (1, 86_400),
+    "relist_sweeps": (1, 10_000),
+    "events_per_second": (1, 1000),
+}
+_CHOICES: Final = {"log_level": ("DEBUG", "INFO", "WARNING", "ERROR"), "log_format": ("json", "text")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +59,23 @@ class Settings:
     log_format: str = "json"
     """json, or text for people."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would hang or crash later, naming the setting."""
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise BadSetting(f"{_variable(name)} is {value}; it must be from {least} to {most}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise BadSetting(f"{_variable(name)} is {value!r}; it must be one of {', '.join(choices)}")
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read every `LEASEHOLD_…` variable that names a setting. Raises BadSetting for a value of the wrong kind."""
         found: dict[str, str | int] = {}
         for field in fields(cls):
-            name = f"LEASEHOLD_{field.name.upper()}"
+            name = _variable(field.name)
             text = environment.get(name)
             if text is None:
                 continue
@@ -66,3 +88,7 @@ class Settings:
             else:
                 found[field.name] = text
         return cls(**found)  # type: ignore[arg-type]
+
+
+def _variable(name: str) -> str:
+    return f"LEASEHOLD_{name.upper()}"

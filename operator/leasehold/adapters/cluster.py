@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from leasehold.adapters.clock import SteadyClock
-from leasehold.core.errors import InvalidObject
+from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.lifecycle import Session
+from leasehold.core.course import Session
 from leasehold.core.membership import Membership, pools_of
 from leasehold.core.nodes import Node, Report, node_of, report_of
 from leasehold.core.selectors import Selector
@@ -29,13 +29,27 @@ log = logging.getLogger(__name__)
 class Member(Protocol):
     """A pool's worker, as far as news go."""
 
-    def lease_seen(self, lease: Lease) -> None: ...
-    def lease_gone(self, uid: str) -> None: ...
-    def leases_listed(self) -> None: ...
-    def node_changed(self, name: str) -> None: ...
-    def report_changed(self, report: Report) -> None: ...
-    def session_changed(self, key: tuple[str, str]) -> None: ...
-    def holds_on(self, node: str) -> bool: ...
+    def lease_seen(self, lease: Lease) -> None:
+        """Take in a lease of the pool."""
+
+    def lease_gone(self, uid: str) -> None:
+        """Take in that a lease of the pool no longer exists."""
+
+    def leases_listed(self) -> None:
+        """Take in that a complete list was read."""
+
+    def node_changed(self, name: str) -> None:
+        """Take in that a node, its report or its pools changed."""
+
+    def report_changed(self, report: Report) -> None:
+        """Take in a node's new report."""
+
+    def session_changed(self, key: tuple[str, str]) -> None:
+        """Take in that a session was renewed, or is gone."""
+
+    def holds_on(self, node: str) -> bool:
+        """Tell whether the pool's leases hold something on a node."""
+        ...
 
 
 class Cluster:
@@ -51,6 +65,7 @@ class Cluster:
         self.selectors: dict[str, Selector] = {}
         self.membership: dict[str, Membership] = {}
         self.workers: dict[str, Member] = {}
+        self.homeless: set[str] = set()
         self.homeless_news = asyncio.Event()
         self.last_event = clock.now()
         self.events_seen = 0
@@ -66,9 +81,13 @@ class Cluster:
     # --- nodes and reports ---
 
     def node_seen(self, document: Json) -> None:
-        """Take in a Node; an older version than the one known is ignored."""
+        """Take in a Node; an older version than the one known is ignored, and one that cannot be read is logged."""
         self.heard()
-        node = node_of(document)
+        try:
+            node = node_of(document)
+        except (LeaseholdError, ValueError, KeyError) as error:
+            log.warning("Node %s cannot be read: %s", document["metadata"]["name"], error)
+            return
         known = self.nodes.get(node.name)
         if known is not None and known.uid == node.uid and node.version < known.version:
             return
@@ -82,10 +101,14 @@ class Cluster:
         if self.nodes.pop(name, None) is not None:
             self._place(name)
 
-    def nodes_listed(self, names: Iterable[str]) -> None:
-        """Drop the nodes that a complete list does not name; the watch may have missed their end."""
+    def nodes_listed(self, names: Iterable[str], version: int) -> None:
+        """Drop the nodes that a complete list does not name; the watch may have missed their end.
+
+        One that was seen after the list was made stays.
+        """
         for name in self.nodes.keys() - set(names):
-            self.node_gone(name)
+            if self.nodes[name].version <= version:
+                self.node_gone(name)
 
     def report_seen(self, document: Json) -> None:
         """Take in a NodeReport. One that cannot be read is logged and counts as missing."""
@@ -153,6 +176,7 @@ class Cluster:
         for node in self.nodes:
             self._place(node)
         if self.leases.get(name):
+            self.homeless |= self.leases[name].keys()
             self.homeless_news.set()
 
     def held_elsewhere(self, node: str, pool: str) -> bool:
@@ -166,9 +190,9 @@ class Cluster:
         self.heard()
         seen = set()
         for item in items:
-            lease = self._read(item)
+            seen.add(item["metadata"]["uid"])
+            lease = self.read(item)
             if lease is not None:
-                seen.add(lease.uid)
                 self.lease_seen(lease)
         for uid in self._pool_of.keys() - seen:
             if self.leases[self._pool_of[uid]][uid].version <= version:
@@ -182,22 +206,35 @@ class Cluster:
         if kind == "DELETED":
             self._lease_gone(item["metadata"]["uid"])
             return
-        lease = self._read(item)
+        lease = self.read(item)
         if lease is not None:
             self.lease_seen(lease)
 
     def lease_seen(self, lease: Lease) -> None:
-        """Take in a lease, from a watch, a list or an answer to our own write."""
+        """Take in a lease, from a watch, a list or an answer to our own write, whichever comes first."""
         known = self.leases.get(lease.pool, {}).get(lease.uid)
-        if lease.uid in self._gone or (known is not None and lease.version < known.version):
+        if lease.uid in self._gone or (known is not None and lease.version <= known.version):
             return
+        if known is None and lease.namespace in self.gone_namespaces:
+            # Nothing can be created in a namespace that is going: it was made anew. The next look at them tells.
+            self.gone_namespaces -= {lease.namespace}
         self.leases.setdefault(lease.pool, {})[lease.uid] = lease
         self._pool_of[lease.uid] = lease.pool
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
         else:
+            self.homeless.add(lease.uid)
             self.homeless_news.set()
+
+    def find(self, uid: str) -> Lease | None:
+        """Return a lease by its uid."""
+        pool = self._pool_of.get(uid)
+        return None if pool is None else self.leases[pool].get(uid)
+
+    def is_gone(self, uid: str) -> bool:
+        """Tell whether the end of a lease was heard of lately."""
+        return uid in self._gone
 
     def lease_gone(self, uid: str) -> None:
         """Take in that a lease no longer exists."""
@@ -215,11 +252,15 @@ class Cluster:
         if worker is not None:
             worker.lease_gone(uid)
 
-    def _read(self, item: dict[str, Any]) -> Lease | None:
+    def read(self, item: dict[str, Any]) -> Lease | None:
+        """Read a lease; one that cannot be read is logged, and stays what it was."""
         try:
             return lease_of(item)
-        except InvalidObject as error:
-            log.error("a CapacityLease cannot be read: %s", error)
+        except (InvalidObject, KeyError, TypeError, ValueError) as error:
+            meta = item.get("metadata", {})
+            log.error(
+                "CapacityLease %s/%s cannot be read: %s", meta.get("namespace"), meta.get("name"), error
+            )
             return None
 
 

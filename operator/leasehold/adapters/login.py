@@ -6,6 +6,8 @@ kubelet renews the file about hourly.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -20,23 +22,38 @@ _TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TOKEN_AGE_SECONDS = 60.0
 USER_AGENT = "leasehold-operator"
 
+log = logging.getLogger(__name__)
+
 
 class _FreshToken:
     """Puts the current content of a token file on each request."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.read_at = 0.0
+        self.read_at = -math.inf
         self.header = ""
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         if not self.header or time.monotonic() - self.read_at > _TOKEN_AGE_SECONDS:
-            self.header = f"Bearer {self.path.read_text().strip()}"
-            self.read_at = time.monotonic()
+            self._read()
         request.headers["Authorization"] = self.header
-        return await handler(request)
+        response = await handler(request)
+        if response.status == 401:
+            self.read_at = -math.inf
+        return response
+
+    def _read(self) -> None:
+        try:
+            self.header = f"Bearer {self.path.read_text().strip()}"
+        except OSError as error:
+            if not self.header:
+                raise aiohttp.ClientConnectionError(f"no token to be had: {error}") from error
+            log.warning(
+                "the token in %s cannot be read again: %s; using the one from before", self.path, error
+            )
+        self.read_at = time.monotonic()
 
 
 def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
@@ -52,6 +69,8 @@ def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
         os.environ["KUBECONFIG"] = kubeconfig
         try:
             info = kopf.login_with_kubeconfig(settings=settings)
+        except Exception as error:  # a YAML error, a missing key, a wrong type: whatever the file provokes
+            raise BadSetting(f"the kubeconfig {kubeconfig} cannot be used: {error!r}; correct it") from error
         finally:
             if before is None:
                 del os.environ["KUBECONFIG"]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from typing import Any, Final
 
 _FIELDS: Final = ("object", "generation", "pool", "epoch")
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON; newlines in a message cannot forge a second line."""
+    """Writes a record as one line of JSON; newlines in a message cannot forge a second line. Times are UTC."""
+
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         line: dict[str, Any] = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}",
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),

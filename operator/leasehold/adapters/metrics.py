@@ -12,11 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from leasehold import __version__
+from leasehold.api.names import LeaseReason
 from leasehold.core.lease import Lease
-from leasehold.core.lifecycle import Notice
+from leasehold.core.course import Notice
 from leasehold.core.pool_status import figures_of, node_counts
 from leasehold.core.state import PoolState
-from leasehold.core.times import SECOND
+from leasehold.core.times import SECOND, parse_time
 
 if TYPE_CHECKING:
     from leasehold.adapters.cluster import Cluster
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from leasehold.adapters.recorder import Recorder
 
 _MINUTES = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+_WITHOUT_DEADLINE = frozenset(
+    {LeaseReason.RELEASE_REQUESTED, LeaseReason.NODE_LOST, LeaseReason.NAMESPACE_GONE}
+)
 _FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 
 
@@ -64,7 +68,27 @@ class Metrics:
         self.conflicts = counter(
             "write_conflicts_total", "Writes that found a newer version or no answer.", "pool"
         )
+        self.refusals = counter(
+            "write_refusals_total",
+            "Writes that the API server refused; each was put aside for a while.",
+            "pool",
+        )
+        self.mismatches = counter(
+            "ledger_mismatches_total", "Audits that found the books and the leases apart.", "pool"
+        )
         self.missed = counter("watch_missed_total", "Changes of leases that only a relist showed.", "pool")
+        self._by_pool: tuple[Counter | Histogram, ...] = (
+            *(
+                self.grants,
+                self.ends,
+                self.events,
+                self.conflicts,
+                self.refusals,
+                self.mismatches,
+                self.missed,
+            ),
+            *(self.wait, self.hold, self.reclaim, self.decision),
+        )
 
     @contextmanager
     def planning(self, pool: str) -> Iterator[None]:
@@ -87,14 +111,23 @@ class Metrics:
         self.grants.labels(pool=pool).inc()
         self.wait.labels(pool=pool).observe(max(0, waited) / SECOND)
 
-    def released(self, pool: str, before: Lease, after: Lease) -> None:
-        """Count a release, how long the lease was held, and how late it was taken back."""
+    def released(self, pool: str, before: Lease, after: Lease, now: int) -> None:
+        """Count a release, how long the lease was held, and how late it was taken back.
+
+        `now` (ms) is when the release is known to be written. A lease that was given back, or lost with a node or
+        its namespace, had no deadline that ended it.
+        """
         cause = str(after.status.get("release", {}).get("cause", "Unknown"))
         self.ends.labels(pool=pool, cause=cause).inc()
         finished = after.instant("release", "finishTime")
         granted = after.instant("allocation", "allocationTime")
         if finished is not None and granted is not None:
             self.hold.labels(pool=pool).observe((finished - granted) / SECOND)
+        due = before.status.get("deadlines", {}).get("next", {}).get("time")
+        if due is not None and (before.releasing or cause not in _WITHOUT_DEADLINE):
+            delay = now - parse_time(due)
+            if delay >= 0:
+                self.reclaim.labels(pool=pool).observe(delay / SECOND)
 
     def noticed(self, pool: str, notice: Notice) -> None:
         """Count a state change."""
@@ -106,9 +139,11 @@ class Metrics:
         self.conditions[name] = status["conditions"]
 
     def forget(self, name: str) -> None:
-        """Drop the gauges of a pool that is gone."""
+        """Drop everything about a pool that is gone, so that pools that come and go leave nothing behind."""
         self.states.pop(name, None)
         self.conditions.pop(name, None)
+        for family in self._by_pool:
+            family.remove_by_labels({"pool": name})
 
     def page(self) -> bytes:
         """Return the metrics page (Prometheus text format)."""

@@ -15,6 +15,7 @@ Capacity that a write frees counts as free only after that write is known to hav
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -27,22 +28,23 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused, Unknown
 from leasehold.adapters.metrics import Metrics
+from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.recorder import Recorder, Subject
 from leasehold.api.names import (
     API_VERSION,
     LEASE_KIND,
     POOL_KIND,
     RELEASE_FINALIZER,
+    LeaseReason,
     RejectionReason,
     StopPolicy,
 )
-from leasehold.api.names import LeaseReason as R
 from leasehold.api.pool import PoolSpec
 from leasehold.api.quantity import amount
 from leasehold.core.deadlines import Deadlines
-from leasehold.core.errors import LeaseholdError
+from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.lifecycle import Notice, Step, World, end_without_pool
+from leasehold.core.lifecycle import Notice, Step, World
 from leasehold.core.membership import Membership
 from leasehold.core.nodes import Report, judge
 from leasehold.core.planning import (
@@ -58,6 +60,7 @@ from leasehold.core.planning import (
 )
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, ledger_document, status_of
+from leasehold.core.queueing import Wait
 from leasehold.core.state import Entry, PoolState, loss_plan
 from leasehold.core.status import merge_patch
 from leasehold.core.times import SECOND, earliest
@@ -67,8 +70,10 @@ Json = Mapping[str, Any]
 POOL_FINALIZER = "leasehold.dev/drain"
 MAX_IN_FLIGHT = 128
 _LEAST_BATCH = BATCH // 2
-_RETRY = 1 * SECOND
 _URGENT, _LAZY = SECOND // 4, 10 * SECOND
+_LOOK_AGAIN = 5 * SECOND
+_FAREWELL_SECONDS = 1.0
+_NOWHERE = {"matchExpressions": [{"key": "leasehold.dev/none", "operator": "Exists"}]}
 
 log = logging.getLogger(__name__)
 
@@ -107,22 +112,25 @@ class PoolWorker:
         self.name: str = document["metadata"]["name"]
         self.pool: Json = document
         self.invalid = ""
-        self.policy = self._read_policy(document)
+        self.policy = self._read_policy(document, None)
         self.state = PoolState(self.name, self.policy)
         self.epoch = 0
         self.sequence = 0
         self.ready = False
+        self.pauses = Pauses()
         self.mismatches: list[str] | None = None
         self.passes = 0
         self._settled: set[str] = set()
         self._dirty = asyncio.Event()
         self._dirty_nodes: set[str] = set()
         self._node_deadlines = Deadlines()
-        self._pressured: set[str] = set()
-        self._ends: dict[str, R] = {}
+        self._pressured: dict[str, frozenset[str]] = {}
+        self._ends: dict[str, LeaseReason] = {}
         self._published_at = 0
         self._spacing = _URGENT
         self._publish_due = True
+        self._drift_at: int | None = None
+        self._inherited: frozenset[str] = frozenset()
         self._respec: Json | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._fatal: BaseException | None = None
@@ -146,14 +154,20 @@ class PoolWorker:
         status: Json = self.pool.get("status") or {}
         return status
 
-    def _read_policy(self, document: Json) -> PoolPolicy:
+    def _read_policy(self, document: Json, before: PoolPolicy | None) -> PoolPolicy:
+        """Read the spec. One that cannot be read leaves the policy as it was, and grants nothing: what is held stays.
+
+        At a start there is no policy from before; then the pool selects no node, so that it takes none from others.
+        """
         try:
             self.invalid = ""
             return policy_of(PoolSpec.model_validate(document["spec"]))
-        except (ValidationError, ValueError) as error:
-            self.invalid = f"the spec cannot be read: {error}"[:500]
+        except (ValidationError, ValueError, KeyError) as error:
+            self.invalid = f"The spec cannot be read: {error}"[:500]
             log.error("pool %s: %s", self.name, self.invalid, extra={"pool": self.name})
-            return policy_of(PoolSpec.model_validate({"nodeSelector": {}, "stopPolicy": "Hold"}))
+            if before is not None:
+                return dataclasses.replace(before, stop=str(StopPolicy.HOLD))
+            return policy_of(PoolSpec.model_validate({"nodeSelector": _NOWHERE, "stopPolicy": "Hold"}))
 
     def pool_seen(self, document: Json) -> None:
         """Take in the pool's object, from a watch or an answer to our own write."""
@@ -162,10 +176,24 @@ class PoolWorker:
         changed = document["metadata"].get("generation") != self.pool["metadata"].get("generation")
         was_deleting = self.deleting
         self.pool = document
+        self._read_ledger()
         if changed:
             self._respec = document
         if changed or self.deleting != was_deleting:
             self.mark()
+
+    def _read_ledger(self) -> None:
+        """Notice a higher epoch than ours, wherever it is seen first: another operator leads the pool now."""
+        if not self.epoch:
+            return
+        ledger = self._status().get("ledger") or {}
+        if ledger.get("epoch", 0) > self.epoch:
+            self._fatal = Deposed(
+                f"pool {self.name} is led by epoch {ledger['epoch']}, ours is {self.epoch}: "
+                "another operator took over"
+            )
+            self.mark()
+        self.sequence = max(self.sequence, ledger.get("sequence", 0))
 
     # --- news: note and return ---
 
@@ -203,10 +231,8 @@ class PoolWorker:
         """Take in a session's heartbeat: only the leases that wait for it or lost it look up."""
         for uid in self._by_session(key):
             lease = self.state.leases[uid]
-            if lease.allocated and not (lease.is_true("Claimed") and lease.is_true("HolderLive")):
-                self.state.attention.add(uid)
-                self.mark()
-            elif key not in self.tools.cluster.sessions:
+            waits = lease.allocated and not (lease.is_true("Claimed") and lease.is_true("HolderLive"))
+            if waits or key not in self.tools.cluster.sessions:
                 self.state.attention.add(uid)
                 self.mark()
 
@@ -214,15 +240,27 @@ class PoolWorker:
         return [uid for uid in self.state.sessions.get(key, ()) if uid in self.state.leases]
 
     def holds_on(self, node: str) -> bool:
-        """Tell whether this pool's leases hold something on a node."""
-        return bool(self.state.ledger.holders(node))
+        """Tell whether this pool's leases hold something on a node, or may once it was taken over."""
+        return bool(self.state.ledger.holders(node)) or node in self._inherited
 
     # --- the worker ---
 
+    def join(self) -> None:
+        """Claim the pool's nodes and count what its leases were last seen to hold.
+
+        To be done for every pool before any of them decides: a node that two pools select, or where another pool's
+        leases still are, must not be lent meanwhile.
+        """
+        rows = (self._status().get("ledger") or {}).get("inFlight") or ()
+        self._inherited = frozenset(node for row in rows for node in row["nodes"])
+        for lease in self.tools.cluster.leases.get(self.name, {}).values():
+            self.state.observe(lease)
+        self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+
     async def run(self) -> None:
         """Lead the pool until cancelled. Raises Deposed when another operator took it over."""
-        await self._until_done(self._take_over, "take-over")
         try:
+            await self._until_done(self._take_over, "take-over")
             while True:
                 if self._fatal is not None:
                     raise self._fatal
@@ -230,9 +268,15 @@ class PoolWorker:
                     return
                 await self._sleep()
         finally:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Let the writes under way end, so that the next operator finds little half done; then give up the rest."""
+        if self._tasks and self._fatal is None:
+            await asyncio.wait(self._tasks, timeout=_FAREWELL_SECONDS)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _until_done(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         pause = 0.1
@@ -248,7 +292,12 @@ class PoolWorker:
 
     async def _sleep(self) -> None:
         now = self.tools.clock.now()
-        at = earliest(self.state.deadlines.next(), self._node_deadlines.next(), self._publish_at(now))
+        at = earliest(
+            self.state.deadlines.next(),
+            self._node_deadlines.next(),
+            self.pauses.next(),
+            self._publish_at(now),
+        )
         timeout = None if at is None else max(0.0, (at - now) / 1000)
         try:
             async with asyncio.timeout(timeout):
@@ -274,21 +323,32 @@ class PoolWorker:
             self.pool = await self.tools.client.get(paths.pool(self.name))
             raise
         self.epoch, self.sequence = epoch, patch["sequence"]
-        self.policy = self._read_policy(self.pool)
+        self.policy = self._read_policy(self.pool, self.policy)
         self._rebuild()
         # Joined before the list, so that nothing the watch says in between is lost.
         self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
-        items, version = await self.tools.client.list(
-            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
-        )
-        listed = [lease_of(item) for item in items]
-        self.state.replace(listed, int(version))
-        for lease in listed:
-            self.tools.cluster.lease_seen(lease)
+        listed, version = await self._list_leases()
+        self.state.replace(listed, version)
+        # A pool made anew under an old name must not repeat the tokens of leases that are still there.
+        tokens = (lease.status.get("fencingToken", 0) for lease in listed)
+        self.sequence = max(self.sequence, *tokens, 0)
         self._adopt()
+        self._inherited = frozenset()
         self.mismatches = self.state.audit()
         self.ready = True
         log.info("pool %s taken over", self.name, extra={"pool": self.name, "epoch": epoch})
+
+    async def _list_leases(self) -> tuple[list[Lease], int]:
+        """List the pool's leases by a quorum read and tell the cluster's memory of them."""
+        cluster = self.tools.cluster
+        items, version = await self.tools.client.list(
+            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
+        )
+        # One whose end was already heard of while the list was on its way would stay for ever as a ghost.
+        found = [lease for item in items if (lease := cluster.read(item)) and not cluster.is_gone(lease.uid)]
+        for lease in found:
+            cluster.lease_seen(lease)
+        return found, int(version)
 
     async def _ensure_finalizer(self) -> None:
         finalizers = list(self.pool["metadata"].get("finalizers", ()))
@@ -323,6 +383,7 @@ class PoolWorker:
         for entry in before.entries.values():
             self.state.assume(entry)
         self.state.busy = before.busy
+        self.state.aside = before.aside
         self.state.idle = before.idle
         self._dirty_nodes |= self.tools.cluster.membership.keys() | set(before.table.rows)
 
@@ -331,12 +392,16 @@ class PoolWorker:
     def _gather(self, now: int) -> World:
         if self._respec is not None:
             self._respec = None
-            self.policy = self._read_policy(self.pool)
+            self.policy = self._read_policy(self.pool, self.policy)
             self._rebuild()
             self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+            self._publish_due = True
         names, self._dirty_nodes = self._dirty_nodes, set()
         for name in names | self._node_deadlines.pop_due(now):
             self._judge(name, now)
+        for uid in self.pauses.pop_due(now):
+            self.state.aside.discard(uid)
+            self.state.attention.add(uid)
         self._find_ends()
         cluster = self.tools.cluster
         return World(
@@ -357,24 +422,31 @@ class PoolWorker:
         self.state.touch_node(name)
         if node is None or self.name not in membership.pools:
             self.state.table.remove(name)
+            self._pressured.pop(name, None)
             self._node_deadlines.put(name, None)
             return
         verdict = judge(
-            node, cluster.reports.get(name), self.policy, now, was_pressured=name in self._pressured
+            node,
+            cluster.reports.get(name),
+            self.policy,
+            now,
+            was_pressured=self._pressured.get(name, frozenset()),
         )
-        (self._pressured.add if verdict.pressured else self._pressured.discard)(name)
+        self._pressured[name] = verdict.pressured
         if membership.conflicting or cluster.held_elsewhere(name, self.name):
-            verdict = verdict._replace(reason=RejectionReason.NODE_CONFLICTING)
+            # Nobody tells when the other pool's last lease there ends: look again.
+            again = earliest(verdict.revisit_at, now + _LOOK_AGAIN)
+            verdict = verdict._replace(reason=RejectionReason.NODE_CONFLICTING, revisit_at=again)
         self.state.put_node(name, node.labels, verdict)
         self._node_deadlines.put(name, verdict.revisit_at)
 
     def _find_ends(self) -> None:
         """Name the leases the pool itself must end: all when it drains, the least wanted when capacity was lost."""
-        ends: dict[str, R] = {}
+        ends: dict[str, LeaseReason] = {}
         if self.deleting or self.policy.stop == StopPolicy.HOLD_AND_DRAIN:
-            ends = {holding.uid: R.POOL_DRAINING for holding in self.state.ledger}
+            ends = {holding.uid: LeaseReason.POOL_DRAINING for holding in self.state.ledger}
         elif self.policy.revokes_on_loss and self.state.table.over:
-            ends = dict.fromkeys(loss_plan(self.state), R.CAPACITY_LOST)
+            ends = dict.fromkeys(loss_plan(self.state), LeaseReason.CAPACITY_LOST)
         if ends != self._ends:
             self.state.attention |= ends.keys() ^ self._ends.keys()
             self._ends = ends
@@ -388,16 +460,14 @@ class PoolWorker:
             now = self.tools.clock.now()
             world = self._gather(now)
             due = self.state.deadlines.pop_due(now)
-            hold = hold_of(
-                self.policy,
-                deleting=self.deleting,
-                consistent=not self.mismatches and not self.invalid,
-                nodes=len(self.state.table.rows),
-            )
+            hold = self._hold()
             with self.tools.metrics.planning(self.name):
                 decided = plan(self.state, world, now, due, hold, self._batch())
             self.passes += 1
             self._note_wakes(decided)
+            for uid, why in decided.unreadable:
+                log.error("lease %s: %s", uid, why, extra={"pool": self.name})
+                self._put_aside(uid)
             for change in decided.changes:
                 self._start_change(change)
             if decided.grants:
@@ -407,11 +477,24 @@ class PoolWorker:
         await self._publish()
         return await self._leave_if_drained()
 
+    def _hold(self) -> Wait | None:
+        """Say why the pool grants nothing at all, or None."""
+        if self.invalid:
+            return Wait(LeaseReason.POOL_NOT_READY, LeaseReason.POOL_NOT_READY.meaning)
+        return hold_of(
+            self.policy,
+            deleting=self.deleting,
+            consistent=not self.mismatches,
+            nodes=len(self.state.table.rows),
+        )
+
     def _batch(self) -> int:
         """Return how many grants the next commit may carry: many, or none until enough earlier ones are written.
 
         A commit for each grant that finishes would double the writes.
         """
+        if self.name in self.pauses:
+            return 0
         room = MAX_IN_FLIGHT - len(self.state.entries)
         return min(room, BATCH) if room >= _LEAST_BATCH else 0
 
@@ -458,20 +541,51 @@ class PoolWorker:
         ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
         try:
             answer = await self._patch_pool({**status, "ledger": ledger})
-        except (Conflict, Unknown) as error:
-            log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
-            self.tools.metrics.conflicts.labels(pool=self.name).inc()
-            await self._reread()
-            landed = isinstance(error, Unknown) and self.sequence == sequence and bool(entries)
-            if not landed:
-                return False
         except NotFound:
             return False
+        except ApiError as error:
+            if not await self._swapped_after_all(error, entries):
+                self._publish_due = True
+                self.mark()
+                return False
         else:
             self.pool_seen(answer)
             self.sequence = sequence
+        self.pauses.worked(self.name)
         self._settled -= settled
         return True
+
+    async def _swapped_after_all(self, error: ApiError, entries: list[Entry]) -> bool:
+        """Find out whether a swap whose answer was an error happened; leave the pool alone for a while if not.
+
+        Only a lost answer leaves that open. A swap that is still on its way then finds a newer version or is found
+        out by the next one, which fails; its entries are not ours any more and no lease was written for them.
+        """
+        log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
+        self._count_failure(error)
+        if isinstance(error, (Conflict, Unknown)):
+            await self._reread()
+        if isinstance(error, Unknown) and entries:
+            rows = (self._status().get("ledger") or {}).get("inFlight") or ()
+            written = {(row["uid"], row["sequence"]) for row in rows}
+            if all((entry.uid, entry.sequence) in written for entry in entries):
+                return True
+        if not isinstance(error, Conflict):
+            first = self.pauses.failed(self.name, self.tools.clock.now())
+            if first and isinstance(error, Refused):
+                self._tell_refused(Subject(API_VERSION, POOL_KIND, "", self.name, self.uid), error)
+        return False
+
+    def _count_failure(self, error: LeaseholdError) -> None:
+        refused = isinstance(error, (Refused, InvalidObject))
+        counter = self.tools.metrics.refusals if refused else self.tools.metrics.conflicts
+        counter.labels(pool=self.name).inc()
+
+    def _tell_refused(self, subject: Subject, error: LeaseholdError) -> None:
+        log.error(
+            "%s %s: a write was refused: %s", subject.kind, subject.name, error, extra={"pool": self.name}
+        )
+        self.tools.recorder.note(subject, Notice("WriteRefused", str(error)[:1000], warning=True))
 
     async def _reread(self) -> None:
         """Look the pool up after a conflict or a lost answer. A higher epoch than ours means stop."""
@@ -479,12 +593,8 @@ class PoolWorker:
 
     async def _reread_once(self) -> None:
         self.pool_seen(await self.tools.client.get(paths.pool(self.name)))
-        ledger = self._status().get("ledger") or {}
-        if ledger.get("epoch", 0) > self.epoch:
-            raise Deposed(
-                f"pool {self.name} is led by epoch {ledger['epoch']}, ours is {self.epoch}: another operator took over"
-            )
-        self.sequence = max(self.sequence, ledger.get("sequence", 0))
+        if self._fatal is not None:
+            raise self._fatal
 
     async def _patch_pool(self, status: Mapping[str, Any]) -> dict[str, Any]:
         body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}
@@ -494,33 +604,42 @@ class PoolWorker:
     # --- step 5: write the leases ---
 
     async def _write_grant(self, entry: Entry, *, adopted: bool) -> None:
-        """Make a committed grant the lease's own, or undo the commitment; only then is the entry finished."""
+        """Make a committed grant the lease's own, or undo the commitment; only then is the entry finished.
+
+        A grant that the API server refuses is undone, and its lease put aside.
+        """
         pause = 0.05
-        while True:
-            lease = self.state.leases.get(entry.uid)
-            if lease is None or lease.allocated or lease.finished:
-                break
+        refused = False
+        while (lease := self.state.leases.get(entry.uid)) and not (lease.allocated or lease.finished):
             try:
                 async with self.tools.writers:
-                    await self._write_grant_once(lease, entry, adopted=adopted)
+                    await self._write_grant_once(lease, entry, adopted=adopted, refused=refused)
                 break
             except NotFound:
                 self.tools.cluster.lease_gone(entry.uid)
                 break
-            except ApiError as error:
+            except LeaseholdError as error:
+                self._count_failure(error)
                 log.info("lease %s: grant: %s", lease.key, error, extra=_about(lease))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 5.0)
-                await self._refresh(lease)
+                if isinstance(error, Refused) and not refused:
+                    refused = True
+                    self._tell_refused(_subject(lease), error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+            await self._refresh_if_possible(lease)
+        if refused:
+            self._put_aside(entry.uid)
+        else:
+            self.pauses.worked(entry.uid)
         self._settled.add(entry.uid)
         self.state.settle(entry.uid)
         self._publish_due = True
         self.mark()
 
-    async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool) -> None:
+    async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool, refused: bool) -> None:
         now = self.tools.clock.now()
         cluster = self.tools.cluster
-        if not self._still_wanted(lease, entry):
+        if refused or not self._still_wanted(lease, entry):
             await self._patch_lease(lease, cancel_step(lease, now))
             return
         if not lease.has_finalizer:
@@ -547,20 +666,27 @@ class PoolWorker:
                 await self._write_step(lease, step)
         except NotFound:
             self.tools.cluster.lease_gone(lease.uid)
-        except ApiError as error:
-            self.tools.metrics.conflicts.labels(pool=self.name).inc()
+        except LeaseholdError as error:
+            self._count_failure(error)
             log.info("lease %s: %s", lease.key, error, extra=_about(lease))
-            try:
-                await self._refresh(lease)
-            except ApiError as again:
-                log.warning("lease %s: %s", lease.key, again, extra=_about(lease))
-            if isinstance(error, (Refused, Unknown)):
-                self.state.deadlines.put(lease.uid, self.tools.clock.now() + _RETRY)
-        finally:
-            self.state.busy.discard(lease.uid)
-            if lease.uid in self.state.leases:
-                self.state.attention.add(lease.uid)
+            looked_up = isinstance(error, Conflict) and await self._refresh_if_possible(lease)
+            if not looked_up and self._put_aside(lease.uid) and isinstance(error, Refused):
+                self._tell_refused(_subject(lease), error)
+        else:
+            self.pauses.worked(lease.uid)
+        self.state.busy.discard(lease.uid)
+        if lease.uid in self.state.leases:
+            self.state.attention.add(lease.uid)
         self._publish_due = True
+
+    def _put_aside(self, uid: str) -> bool:
+        """Leave a lease alone for a while after a write failed; tell whether it is the first time in a row.
+
+        What its write would have freed stays counted. The next try carries the version known by then, so a write
+        that did happen after all shows as a conflict.
+        """
+        self.state.aside.add(uid)
+        return self.pauses.failed(uid, self.tools.clock.now())
 
     async def _write_step(self, lease: Lease, step: Step) -> None:
         client, path = self.tools.client, paths.lease(lease.namespace, lease.name)
@@ -568,7 +694,7 @@ class PoolWorker:
             before = lease
             lease = await self._patch_lease(lease, step)
             if before.allocated and not lease.allocated:
-                self.tools.metrics.released(self.name, before, lease)
+                self.tools.metrics.released(self.name, before, lease, self.tools.clock.now())
         if step.action == "drop-finalizer":
             kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
             meta = {"resourceVersion": str(lease.version), "finalizers": kept}
@@ -586,9 +712,8 @@ class PoolWorker:
             answer = await self.tools.client.patch(
                 paths.status(paths.lease(lease.namespace, lease.name)), body
             )
-        subject = Subject(API_VERSION, LEASE_KIND, lease.namespace, lease.name, lease.uid)
         for notice in step.notices:
-            self.tools.recorder.note(subject, notice)
+            self.tools.recorder.note(_subject(lease), notice)
             self.tools.metrics.noticed(self.name, notice)
         return self._observe(answer)
 
@@ -608,17 +733,27 @@ class PoolWorker:
             self.tools.cluster.lease_gone(lease.uid)
         self._observe(answer)
 
+    async def _refresh_if_possible(self, lease: Lease) -> bool:
+        try:
+            await self._refresh(lease)
+        except LeaseholdError as error:
+            log.info("lease %s: %s", lease.key, error, extra=_about(lease))
+            return False
+        return True
+
     # --- the pool's own status ---
 
     def _publish_at(self, now: int) -> int | None:
-        if not (self._publish_due or self._settled):
+        if self.name in self.pauses:
             return None
-        return max(now + 1, self._published_at + self._spacing)
+        if self._publish_due or self._settled:
+            return max(now + 1, self._published_at + self._spacing)
+        return self._drift_at
 
     async def _publish(self) -> None:
         """Write the pool's status when it moved: soon when people would notice, seldom when only figures drift."""
         now = self.tools.clock.now()
-        if now < self._published_at + self._spacing:
+        if now < self._published_at + self._spacing or self.name in self.pauses:
             self._publish_due = True
             return
         before = self._status()
@@ -631,7 +766,11 @@ class PoolWorker:
         self._spacing = max(_URGENT, 20 * (self.tools.clock.now() - now))
         drifting = patch.keys() <= {"capacity"} and _same_holdings(before, draft)
         self._publish_due = False
-        if not self._settled and (not patch or (drifting and now < self._published_at + _LAZY)):
+        self._drift_at = None
+        if not self._settled and not patch:
+            return
+        if not self._settled and drifting and now < self._published_at + _LAZY:
+            self._drift_at = self._published_at + _LAZY
             return
         self._published_at = now
         for notice in _pool_notices(before, draft):
@@ -663,22 +802,19 @@ class PoolWorker:
         if not self.ready:
             return
         if relist:
-            items, version = await self.tools.client.list(
-                paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
-            )
-            known = {uid: lease.version for uid, lease in self.state.leases.items()}
-            listed = [lease_of(item) for item in items]
-            missed = sum(1 for lease in listed if lease.version > known.get(lease.uid, 0))
-            for lease in listed:
-                self.tools.cluster.lease_seen(lease)
-            ghosts = known.keys() - {lease.uid for lease in listed}
-            for uid in ghosts:
-                if known[uid] <= int(version):
-                    self.tools.cluster.lease_gone(uid)
+            before = {uid: lease.version for uid, lease in self.state.leases.items()}
+            listed, version = await self._list_leases()
+            missed = sum(1 for lease in listed if lease.version > before.get(lease.uid, 0))
             self.tools.metrics.missed.labels(pool=self.name).inc(missed)
+            for uid in before.keys() - {lease.uid for lease in listed}:
+                if before[uid] <= version:
+                    self.tools.cluster.lease_gone(uid)
+                    self.state.forget(uid)
         found = self.state.audit()
         if found:
             log.error("pool %s: the books do not balance: %s", self.name, "; ".join(found)[:2000])
+            self.tools.metrics.mismatches.labels(pool=self.name).inc()
+            self._rebuild()  # the leases are the truth; grants resume once an audit finds nothing
         if found != self.mismatches:
             self.mismatches = found
             self._publish_due = True
@@ -686,55 +822,13 @@ class PoolWorker:
         self.mark()
 
 
-class HomelessWorker:
-    """Tells leases whose pool does not exist that it does not, and ends those that still held something."""
-
-    def __init__(self, tools: Tools, pools: Callable[[], set[str]]) -> None:
-        self.tools = tools
-        self.pools = pools
-        self._deadlines = Deadlines()
-
-    async def run(self) -> None:
-        """Look after homeless leases until cancelled."""
-        while True:
-            now = self.tools.clock.now()
-            at = self._deadlines.next()
-            try:
-                async with asyncio.timeout(None if at is None else max(0.0, (at - now) / 1000)):
-                    await self.tools.cluster.homeless_news.wait()
-            except TimeoutError:
-                pass
-            self.tools.cluster.homeless_news.clear()
-            self._deadlines.pop_due(self.tools.clock.now())
-            existing = self.pools()
-            for pool in self.tools.cluster.leases.keys() - existing:
-                for lease in list(self.tools.cluster.leases[pool].values()):
-                    await self._look_after(lease)
-
-    async def _look_after(self, lease: Lease) -> None:
-        step = end_without_pool(lease, self.tools.clock.now())
-        self._deadlines.put(lease.uid, step.wake_at)
-        client, path = self.tools.client, paths.lease(lease.namespace, lease.name)
-        meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
-        try:
-            if step.patch:
-                answer = await client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
-                self.tools.cluster.lease_seen(lease_of(answer))
-            elif step.action == "drop-finalizer":
-                kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
-                await client.patch(path, {"metadata": {**meta, "finalizers": kept}})
-            elif step.action == "delete":
-                await client.delete(path, lease.uid)
-        except NotFound:
-            self.tools.cluster.lease_gone(lease.uid)
-        except ApiError as error:
-            log.info("lease %s: %s", lease.key, error, extra=_about(lease))
-            self._deadlines.put(lease.uid, self.tools.clock.now() + _RETRY)
-
-
 def _entry(row: Json) -> Entry:
     amounts = {name: amount(name, text) for name, text in row["resources"].items()}
     return Entry(row["uid"], row["namespace"], row["name"], row["sequence"], amounts, tuple(row["nodes"]))
+
+
+def _subject(lease: Lease) -> Subject:
+    return Subject(API_VERSION, LEASE_KIND, lease.namespace, lease.name, lease.uid)
 
 
 def _about(lease: Lease) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import ApiError
-from leasehold.core.lifecycle import Notice
+from leasehold.core.course import Notice
 from leasehold.core.times import format_time
 
 _QUEUE = 1000

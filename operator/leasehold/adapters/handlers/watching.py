@@ -14,9 +14,14 @@ from leasehold.api.names import GROUP, POOL_PLURAL, REPORT_PLURAL, VERSION
 class Leadership(Protocol):
     """Who starts and stops the pools' workers."""
 
-    def pool_seen(self, document: Mapping[str, Any]) -> None: ...
-    def pool_gone(self, document: Mapping[str, Any]) -> None: ...
-    async def sweep(self, name: str) -> None: ...
+    def pool_seen(self, document: Mapping[str, Any]) -> None:
+        """Take in a pool."""
+
+    def pool_gone(self, document: Mapping[str, Any]) -> None:
+        """Take in that a pool no longer exists."""
+
+    async def sweep(self, name: str) -> None:
+        """Audit a pool."""
 
 
 def register(

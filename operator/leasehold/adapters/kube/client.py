@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import random
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s
 FIELD_MANAGER: Final = "leasehold-operator"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _TRIES: Final = 5
+_LONGEST_WAIT: Final = 30.0
 
 
 class KubeClient:
@@ -49,7 +51,8 @@ class KubeClient:
             except Busy as busy:
                 if attempt == _TRIES:
                     raise
-                await asyncio.sleep(max(busy.retry_after, 0.1 * 2**attempt))
+                wait = min(max(busy.retry_after, 0.1 * 2**attempt), _LONGEST_WAIT)
+                await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # so that not all come back at once
         raise AssertionError("unreachable")
 
     async def _once(
@@ -73,7 +76,7 @@ class KubeClient:
                 payload = await response.read()
                 status = response.status
                 retry_after = response.headers.get("Retry-After", "")
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             self._count(method, "none")
             raise Unknown(f"{method} {path}: no answer ({type(error).__name__}: {error})") from error
         self._count(method, str(status))
@@ -124,7 +127,7 @@ class KubeClient:
             if not token:
                 return items, version
 
-    async def watch(self, path: str, idle_timeout: float, **query: str | int) -> AsyncIterator[Json]:
+    async def watch(self, path: str, idle_timeout: float, **query: str | int) -> AsyncGenerator[Json, None]:
         """Yield watch events until the server ends the stream. A silent connection is given up after a while.
 
         Raises Unknown when the connection breaks or stays silent, and what an error answer means otherwise.
@@ -143,7 +146,7 @@ class KubeClient:
                     for line in lines:
                         if line:
                             yield json.loads(line)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, json.JSONDecodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unknown(f"watch {path}: broken off ({type(error).__name__})") from error
 
     async def server_time(self) -> int:
@@ -153,7 +156,7 @@ class KubeClient:
                 date = response.headers.get("Date", "")
                 await response.read()
             return int(parsedate_to_datetime(date).timestamp() * 1000)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unknown(f"GET /version: no time to be had ({type(error).__name__}: {error})") from error
 
 
@@ -167,6 +170,6 @@ def _parsed(payload: bytes, method: str, path: str) -> Json:
 
 def _message(payload: bytes) -> str:
     try:
-        return str(json.loads(payload).get("message", ""))
+        return str(json.loads(payload).get("message", ""))[:2000]
     except (ValueError, AttributeError):
         return payload[:200].decode(errors="replace")

@@ -7,6 +7,7 @@ never tell (nolar/kopf#698). A watch that stays silent past the server's bookmar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -20,6 +21,7 @@ Json = dict[str, Any]
 _WATCH_SECONDS = 290
 _SILENCE_SECONDS = 90.0  # bookmarks come about once a minute
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_PATIENCE = 5
 
 log = logging.getLogger(__name__)
 
@@ -59,24 +61,29 @@ class Informer:
         """List and watch until cancelled. Failures are waited out with growing pauses; a refusal is logged."""
         pause = _FIRST_PAUSE
         version = ""
+        failures = 0
         while True:
             try:
                 version = version or await self._list()
-                async for event in self.client.watch(
+                events = self.client.watch(
                     self.path,
                     _SILENCE_SECONDS,
                     resourceVersion=version,
                     allowWatchBookmarks="true",
                     timeoutSeconds=_WATCH_SECONDS + random.randrange(20),
                     **self.query,
-                ):
-                    version = self._take(event)
-                    pause = _FIRST_PAUSE
-            except Gone:
-                version = ""
+                )
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        version = self._take(event)
+                        pause, failures = _FIRST_PAUSE, 0
             except ApiError as error:
                 level = logging.ERROR if isinstance(error, Refused) else logging.WARNING
                 log.log(level, "watch of %s: %s", self.path, error)
+                failures += 1
+                if isinstance(error, Gone) or failures >= _PATIENCE:
+                    # A version from before a restored backup is refused for ever, though not as gone.
+                    version, failures = "", 0
                 self.restarts += 1
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,86 @@
+"""Leases whose pool does not exist: the waiting hear so, and those that still held something are ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.adapters.kube.errors import Conflict, NotFound
+from leasehold.adapters.pauses import Pauses
+from leasehold.api.names import RELEASE_FINALIZER
+from leasehold.core.deadlines import Deadlines
+from leasehold.core.errors import LeaseholdError
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.lifecycle import end_without_pool
+from leasehold.core.times import earliest
+
+log = logging.getLogger(__name__)
+
+
+class HomelessWorker:
+    """Looks after such leases one at a time; `pools` names the pools that exist."""
+
+    def __init__(
+        self, client: KubeClient, clock: SteadyClock, cluster: Cluster, pools: Callable[[], set[str]]
+    ) -> None:
+        self.client = client
+        self.clock = clock
+        self.cluster = cluster
+        self.pools = pools
+        self.pauses = Pauses()
+        self._deadlines = Deadlines()
+
+    async def run(self) -> None:
+        """Look after homeless leases until cancelled."""
+        while True:
+            await self._sleep()
+            now = self.clock.now()
+            news, self.cluster.homeless = self.cluster.homeless, set()
+            existing = self.pools()
+            for uid in sorted(news | self._deadlines.pop_due(now) | self.pauses.pop_due(now)):
+                lease = self.cluster.find(uid)
+                if lease is not None and lease.pool not in existing and uid not in self.pauses:
+                    await self._look_after(lease)
+
+    async def _sleep(self) -> None:
+        at = earliest(self._deadlines.next(), self.pauses.next())
+        timeout = None if at is None else max(0.0, (at - self.clock.now()) / 1000)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.cluster.homeless_news.wait()
+        except TimeoutError:
+            pass
+        self.cluster.homeless_news.clear()
+
+    async def _look_after(self, lease: Lease) -> None:
+        try:
+            await self._write(lease)
+        except NotFound:
+            self.cluster.lease_gone(lease.uid)
+        except Conflict:
+            self.pauses.failed(lease.uid, self.clock.now())  # the watch brings what is there by then
+        except LeaseholdError as error:
+            log.warning("lease %s: %s", lease.key, error, extra={"object": lease.key, "pool": lease.pool})
+            self.pauses.failed(lease.uid, self.clock.now())
+        else:
+            self.pauses.worked(lease.uid)
+
+    async def _write(self, lease: Lease) -> None:
+        step = end_without_pool(lease, self.clock.now())
+        self._deadlines.put(lease.uid, step.wake_at)
+        path = paths.lease(lease.namespace, lease.name)
+        meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
+        if step.patch:
+            answer = await self.client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
+            self.cluster.lease_seen(lease_of(answer))
+        elif step.action == "drop-finalizer":
+            kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
+            await self.client.patch(path, {"metadata": {**meta, "finalizers": kept}})
+        elif step.action == "delete":
+            await self.client.delete(path, lease.uid)
