@@ -744,9 +744,9 @@ def _changed(before: Facts, after: Facts) -> str:
 def _movement(old: Figures, new: Figures, threshold: int, since: float) -> str:
     """Say how one resource moved beyond the threshold since it was last written, if it did.
 
-    What leases are placed by counts in both directions. A step up counts at once, before the p90 sees it,
-    if it leads out of what the report already prepares for: a node that spikes regularly has the spikes in
-    its p90. A trend that has gone elsewhere is put right after a minute, so that no report shows a passing
+    What leases are placed by counts in both directions. A step up counts at once, before the p90 sees it;
+    having been written it is no news when it comes again, so a node that spikes does not write at every
+    spike. A trend that has gone elsewhere is put right after a minute, so that no report shows a passing
     spike until the silence is over.
     """
     if abs(new.p90 - old.p90) > threshold:
@@ -755,7 +755,7 @@ def _movement(old: Figures, new: Figures, threshold: int, since: float) -> str:
         old.unmanaged is None
     ):
         return "unmanaged use moved"
-    if new.current > max(old.current, old.p90) + threshold and new.trend > old.trend:
+    if new.current > old.current + threshold and new.trend > old.trend:
         return "stepped up"
     if since >= PLACEMENT_SECONDS and abs(new.trend - old.trend) > 2 * threshold:
         return "trend moved"

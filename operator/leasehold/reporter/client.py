@@ -89,6 +89,15 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self._socket: socket.socket | None = None
 
+    def prepare(self) -> None:
+        """Read the certificates now, so that what is wrong with them is known before anything runs.
+
+        Raises:
+            CredentialsError: one of them cannot be used.
+        """
+        if self._address.tls and self._tls is None:
+            self._tls = tls_context(self._credentials)
+
     def call(self, method: str, path: str, body: object = None, content_type: str = JSON) -> Response:
         """Send a request and return the answer, whatever its status.
 
@@ -154,8 +163,8 @@ class Client:
             raise UnreachableError(f"{self._credentials.server}: {error}") from error
 
     def _wrapped(self, connection: socket.socket, deadline: float) -> socket.socket:
-        if self._tls is None:
-            self._tls = tls_context(self._credentials)
+        self.prepare()
+        assert self._tls is not None
         connection.settimeout(self._left(deadline))
         name = self._credentials.server_name or self._address.host
         return self._tls.wrap_socket(connection, server_hostname=name)

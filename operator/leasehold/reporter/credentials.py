@@ -4,12 +4,16 @@ import base64
 import binascii
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
+_URL: Final = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[-A-Za-z0-9_.]+))(?::(?P<port>\d{1,5}))?(?P<path>/[^?#\s]*)?"
+)
+
+MAX_PORT: Final = 65535
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 Json = Mapping[str, Any]
@@ -60,15 +64,14 @@ def address_of(server: str) -> Address:
     Raises:
         CredentialsError: it is not an http or https URL.
     """
-    url = urlsplit(server)
-    try:
-        port = url.port
-    except ValueError:
-        port = -1
-    if url.scheme not in {"http", "https"} or not url.hostname or port == -1:
+    url = _URL.fullmatch(server)
+    port = int((url and url["port"]) or 0)
+    if url is None or port > MAX_PORT:
         raise CredentialsError(f"server {server!r} is not a URL such as https://10.0.0.1:6443")
-    tls = url.scheme == "https"
-    return Address(url.hostname, port or (443 if tls else 80), tls, url.path.rstrip("/"))
+    tls = url["scheme"] == "https"
+    return Address(
+        url["v6"] or url["host"], port or (443 if tls else 80), tls, (url["path"] or "").rstrip("/")
+    )
 
 
 def in_cluster(environ: Mapping[str, str], account: str = SERVICE_ACCOUNT) -> Credentials | None:
@@ -90,9 +93,9 @@ def from_kubeconfig(path: str) -> Credentials:
             which belongs to a person's terminal and not to a node.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise CredentialsError(f"kubeconfig {path}: {error.strerror}") from error
+        text = _contents(path)
+    except (OSError, ValueError) as error:
+        raise CredentialsError(f"kubeconfig {path} cannot be read: {error}") from error
     config = _parse(path, text)
     context = _named(path, config, "contexts", "context", config.get("current-context"))
     cluster = _named(path, config, "clusters", "cluster", context.get("cluster"))
@@ -101,7 +104,7 @@ def from_kubeconfig(path: str) -> Credentials:
         raise CredentialsError(
             f"kubeconfig {path}: its user runs a plugin, which the reporter does not; give a token or certificate"
         )
-    folder = Path(path).resolve().parent
+    folder = os.path.dirname(os.path.realpath(path))
     return Credentials(
         server=_text(cluster, "server"),
         ca_file=_file(folder, cluster, "certificate-authority"),
@@ -153,9 +156,14 @@ def _text(part: Json, key: str) -> str:
     return str(part.get(key) or "")
 
 
-def _file(folder: Path, part: Json, key: str) -> str:
+def _file(folder: str, part: Json, key: str) -> str:
     name = _text(part, key)
-    return str(folder / name) if name else ""
+    return os.path.join(folder, name) if name else ""
+
+
+def _contents(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def _data(path: str, part: Json, key: str) -> str:
@@ -185,7 +193,7 @@ class Token:
             stat = os.stat(self._path)
             signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if signature != self._signature:
-                self._value = Path(self._path).read_text(encoding="ascii").strip()
+                self._value = _contents(self._path).strip()
                 self._signature = signature
         except (OSError, ValueError) as error:
             if not self._value:
