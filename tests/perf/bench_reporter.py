@@ -263,14 +263,15 @@ def accuracy(*, seconds: int) -> Iterator[Row]:
     cores = host.surroundings().cores
     errors, naive, memory = [], [], []
     with burning():
-        counted = truth()
-        history.add(host.sample(), cores)
+        first, sample = truth(), host.sample()
+        counted, at = (first + truth()) / 2, sample.at
+        history.add(sample, cores)
         psutil.cpu_percent()
-        at = time.monotonic()
         for _ in range(seconds):
             time.sleep(max(at + 1 - time.monotonic(), 0))
-            counted_before, counted = counted, truth()
+            first = truth()
             sample = host.sample()
+            counted_before, counted = counted, (first + truth()) / 2  # between them, as the sample is
             percent = psutil.cpu_percent()
             elapsed, at = sample.at - at, sample.at
             history.add(sample, cores)
@@ -357,7 +358,9 @@ def steps(control_plane: ControlPlane, *, count: int) -> Iterator[Row]:
     if not latencies:
         yield row("memory step to report, 1 s period", float("nan"), "s", "<= 1.2", note="none was seen")
         return
-    note = f"n = {len(latencies)}, missed {missed}, said before {said}; steps of {STEP_BYTES >> 20} MiB, from their middle"
+    note = (
+        f"n = {len(latencies)}, missed {missed}, said before {said}; {STEP_BYTES >> 20} MiB, from the middle"
+    )
     yield row("memory step to report, 1 s period, p50", percentile(latencies, 50), "s")
     yield row("memory step to report, 1 s period, p99", percentile(latencies, 99), "s", "<= 1.2", note=note)
 

@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psutil
 
@@ -32,6 +32,7 @@ KUBELET_ROOT: Final = "/var/lib/kubelet"
 PRESSURES: Final = ("cpu", "memory", "io")
 
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
+_UNCLEAR_SECONDS: Final = 0.002
 _VIRTUALISED: Final = ("meminfo", "stat")
 
 Value = TypeVar("Value")
@@ -76,7 +77,7 @@ class Host:
         Raises:
             HostReadError: CPU or memory cannot be read.
         """
-        cpu, at = self._essential("stat", psutil.cpu_times), time.monotonic()
+        cpu, at = self._essential("stat", _cpu_times)
         memory = self._essential("meminfo", psutil.virtual_memory)
         filesystems, gone = _filesystems(self._mounts)
         return Sample(
@@ -183,6 +184,17 @@ def resident_bytes() -> int:
     """Return the resident memory of this process."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * _PAGE
+
+
+def _cpu_times() -> tuple[Any, float]:
+    """Return the CPU counters and when they were taken; again, once, if that took so long that it is unclear."""
+    for _ in range(2):
+        before = time.monotonic()
+        cpu = psutil.cpu_times()
+        after = time.monotonic()
+        if after - before <= _UNCLEAR_SECONDS:
+            break
+    return cpu, (before + after) / 2
 
 
 def _drain(descriptor: int) -> str:
