@@ -27,10 +27,13 @@ class Leadership(Protocol):
 def register(
     registry: kopf.OperatorRegistry, cluster: Cluster, leadership: Leadership, sweep_seconds: float
 ) -> None:
-    """Register the handlers. Only `on.event`: other kinds write progress onto the object."""
+    """Register the handlers. Only `on.event`: other kinds write progress onto the object.
+
+    All are coroutines: kopf runs plain functions in threads, where memory that the event loop owns is not safe.
+    """
 
     @kopf.on.event(GROUP, VERSION, POOL_PLURAL, registry=registry)
-    def pool_event(event: kopf.RawEvent, **_: Any) -> None:
+    async def pool_event(event: kopf.RawEvent, **_: Any) -> None:
         cluster.heard()
         if event["type"] == "DELETED":
             leadership.pool_gone(event["object"])
@@ -38,14 +41,14 @@ def register(
             leadership.pool_seen(event["object"])
 
     @kopf.on.event("", "v1", "nodes", registry=registry)
-    def node_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
+    async def node_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
         if event["type"] == "DELETED":
             cluster.node_gone(name)
         else:
             cluster.node_seen(event["object"])
 
     @kopf.on.event(GROUP, VERSION, REPORT_PLURAL, registry=registry)
-    def report_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
+    async def report_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
         if event["type"] == "DELETED":
             cluster.report_gone(name)
         else:
