@@ -11,8 +11,8 @@ from typing import Any
 from tests.perf.figures import Figure, percentile, spread
 
 from leasehold.api.pool import PoolSpec
+from leasehold.core.course import World
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.lifecycle import World
 from leasehold.core.nodes import Verdict
 from leasehold.core.planning import plan
 from leasehold.core.policy import policy_of

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from leasehold.adapters.clock import SteadyClock
+from leasehold.core.course import Session
 from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.course import Session
 from leasehold.core.membership import Membership, pools_of
 from leasehold.core.nodes import Node, Report, node_of, report_of
 from leasehold.core.selectors import Selector

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from leasehold import __version__
 from leasehold.api.names import LeaseReason
-from leasehold.core.lease import Lease
 from leasehold.core.course import Notice
+from leasehold.core.lease import Lease
 from leasehold.core.pool_status import figures_of, node_counts
 from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, parse_time

@@ -41,10 +41,10 @@ from leasehold.api.names import (
 )
 from leasehold.api.pool import PoolSpec
 from leasehold.api.quantity import amount
+from leasehold.core.course import Notice, Step, World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.lifecycle import Notice, Step, World
 from leasehold.core.membership import Membership
 from leasehold.core.nodes import Report, judge
 from leasehold.core.planning import (

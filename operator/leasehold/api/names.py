@@ -97,7 +97,7 @@ class ExpirationAction(Named):
     """What happens when a lease's term is over."""
 
     RELEASE = "Release", "the capacity is taken back"
-    NOTIFY_ONLY = "NotifyOnly", "the condition DisruptionTarget says so and the lease stays held"
+    NOTIFY_ONLY = "NotifyOnly", "the condition ExpiringSoon says so and the lease stays held"
 
 
 class Verification(Named):
@@ -128,7 +128,7 @@ class PlacementStrategy(Named):
     """Which of the nodes that fit is taken first."""
 
     BEST_FIT = "BestFit", "the node that keeps the least room, so that large leases still find a whole node"
-    SPREAD = "Spread", "the node with the fewest slices of this lease, then of all leases"
+    SPREAD = "Spread", "the node with the largest share still free"
     LEAST_USED = "LeastUsed", "the node with the lowest measured use"
     FIRST_FIT = "FirstFit", "the first node by name"
 
@@ -277,7 +277,7 @@ class LeaseReason(Named):
         "WaitingForFreshReports",
         "Nodes that would fit have no fresh report. See NodeReports.",
     )
-    BLOCKED_BY_HEAD = "BlockedByHead", "It would fit, but the pool is StrictFIFO and an earlier lease waits."
+    BLOCKED_BY_HEAD = "BlockedByHead", "The pool is StrictFIFO and an earlier lease waits."
     NO_MATCHING_NODES = (
         "NoMatchingNodes",
         "No node of the pool matches spec.placement. Correct the labels asked for.",
@@ -370,10 +370,17 @@ class RejectionReason(Named):
     SELECTOR_MISMATCH = "SelectorMismatch", "The node's labels are not those of spec.placement."
     NODE_NOT_READY = "NodeNotReady", "The node is not ready, or is being deleted."
     NODE_CORDONED = "NodeCordoned", "The node is cordoned."
-    NODE_CONFLICTING = "NodeConflicting", "Two pools select the node, so neither may lend it."
+    NODE_CONFLICTING = (
+        "NodeConflicting",
+        "Two pools select the node, or leases of another pool still hold some of it; neither pool may lend it.",
+    )
     NODE_EXCLUDED = "NodeExcluded", "The node's NodeReport has state Excluded."
     REPORT_MISSING = "ReportMissing", "The node has no report. Is the reporter running there?"
     REPORT_STALE = "ReportStale", "The node's last report is too old."
+    REPORT_FROM_FUTURE = (
+        "ReportFromFuture",
+        "The node's last report is dated ahead of the operator's clock. Check the node's time service.",
+    )
     PRESSURE_HIGH = (
         "PressureHigh",
         "Measured use passed the pool's highPercent and has not fallen to lowPercent yet.",
@@ -414,6 +421,10 @@ class PoolReason(Named):
     ALL_REPORTED = "AllReported", "Every node has a fresh report, or needs none."
     REPORT_MISSING = "ReportMissing", "Some nodes have no report. Is the reporter running there?"
     REPORT_STALE = "ReportStale", "Some nodes' reports are too old."
+    REPORT_FROM_FUTURE = (
+        "ReportFromFuture",
+        "Some nodes' reports are dated ahead of the operator's clock. Check the time service there.",
+    )
 
     # Overcommitted
     CAPACITY_LOST = (
@@ -575,7 +586,7 @@ POOL_REASONS: Final[Mapping[PoolCondition, Mapping[ConditionStatus, tuple[PoolRe
             },
             PoolCondition.CAPACITY_KNOWN: {
                 _TRUE: (_P.ALL_REPORTED,),
-                _FALSE: (_P.NO_NODES, _P.REPORT_MISSING, _P.REPORT_STALE),
+                _FALSE: (_P.NO_NODES, _P.REPORT_MISSING, _P.REPORT_STALE, _P.REPORT_FROM_FUTURE),
             },
             PoolCondition.OVERCOMMITTED: {_TRUE: (_P.CAPACITY_LOST,), _FALSE: (_P.WITHIN_CAPACITY,)},
             PoolCondition.LEDGER_CONSISTENT: {

@@ -5,9 +5,15 @@
 
 import heapq
 
+_SLACK = 64
+
 
 class Deadlines:
-    """At most one instant (ms) for each key."""
+    """At most one instant (ms) for each key.
+
+    A key that moves leaves its old entry in the heap until its time. A lease that is renewed every few seconds
+    would pile up thousands, so the heap is rebuilt once most of it is old: O(1) per `put`, seen over many.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, str]] = []
@@ -20,6 +26,9 @@ class Deadlines:
         elif self._at.get(key) != at:
             self._at[key] = at
             heapq.heappush(self._heap, (at, key))
+            if len(self._heap) > 2 * len(self._at) + _SLACK:
+                self._heap = [(instant, kept) for kept, instant in self._at.items()]
+                heapq.heapify(self._heap)
 
     def pop_due(self, now: int) -> set[str]:
         """Take out the keys whose time has come."""

@@ -144,6 +144,8 @@ def lease_of(document: Json) -> Lease:
         raise InvalidObject(f"not a CapacityLease: {error} is missing") from error
     status: Json = document.get("status") or {}
     request, problem = _amounts(spec.get("resources") or {})
+    if not problem and not (request and all(request.values())):
+        problem = "spec.resources: write at least one amount greater than 0, and none of 0"
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     holder = spec.get("holder") or {}
     placement = spec.get("placement") or {}

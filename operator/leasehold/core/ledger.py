@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from leasehold.core.amounts import Vector, minus, plus, times, zero
+from leasehold.core.amounts import Vector, minus, plus, zero
 
 HELD, RELEASING, QUARANTINED = "held", "releasing", "quarantined"
 
@@ -100,11 +100,11 @@ def differences(kept: Ledger, rebuilt: Ledger, keys: Mapping[str, str]) -> list[
         have, want = kept.get(uid), rebuilt.get(uid)
         if have != want:
             found.append(f"{keys.get(uid, uid)}: the books say {_said(have)}, the lease says {_said(want)}")
-    for node in sorted({*kept.nodes(), *rebuilt.nodes()}):
-        if kept.on_node(node) != rebuilt.on_node(node):
-            found.append(
-                f"node {node}: the books add up to {kept.on_node(node)}, the leases to {rebuilt.on_node(node)}"
-            )
+    found += [
+        f"node {node}: the books add up to {kept.on_node(node)}, the leases to {rebuilt.on_node(node)}"
+        for node in sorted({*kept.nodes(), *rebuilt.nodes()})
+        if kept.on_node(node) != rebuilt.on_node(node)
+    ]
     return found
 
 
@@ -113,19 +113,3 @@ def _said(holding: Holding | None) -> str:
         return "nothing"
     slices = ", ".join(f"{amounts} on {node}" for node, amounts in holding.slices)
     return f"{slices} ({holding.state})"
-
-
-def slices_of(vector: Vector, nodes: Iterable[str]) -> tuple[tuple[str, Vector], ...]:
-    """Return equal slices, one for each named node."""
-    return tuple((node, vector) for node in nodes)
-
-
-def weight(holding: Holding) -> Vector:
-    """Return all that a lease holds, over its slices (which may differ after an upgrade of the pool)."""
-    first = holding.slices[0][1]
-    if all(amounts == first for _, amounts in holding.slices):
-        return times(first, len(holding.slices))
-    result = zero(len(first))
-    for _, amounts in holding.slices:
-        result = plus(result, amounts)
-    return result

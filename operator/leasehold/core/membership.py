@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from leasehold.core.nodes import Node
@@ -10,7 +10,7 @@ from leasehold.core.selectors import Selector
 
 
 class Membership(NamedTuple):
-    """The pool whose selector matches a node, and whether it may lend it."""
+    """The pools whose selectors match a node, by name. Only a single one may lend it."""
 
     pools: tuple[str, ...]
 
@@ -23,9 +23,3 @@ class Membership(NamedTuple):
 def pools_of(node: Node, selectors: Mapping[str, Selector]) -> Membership:
     """Return the pools (by name) that select a node."""
     return Membership(tuple(sorted(name for name, found in selectors.items() if found.matches(node.labels))))
-
-
-def members(nodes: Iterable[Node], selectors: Mapping[str, Selector]) -> dict[str, Membership]:
-    """Return the membership of each node that some pool selects."""
-    found = ((node.name, pools_of(node, selectors)) for node in nodes)
-    return {name: membership for name, membership in found if membership.pools}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,14 @@ Json = Mapping[str, Any]
 
 FUTURE_TOLERANCE = 60_000
 """How far ahead of the operator's clock a report's time may lie before the report is not believed (ms)."""
+
+
+NOT_FRESH = (
+    RejectionReason.REPORT_MISSING,
+    RejectionReason.REPORT_STALE,
+    RejectionReason.REPORT_FROM_FUTURE,
+)
+"""Why a node's figures are not to be relied on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class LeaseUse(NamedTuple):
 class Verdict(NamedTuple):
     """What a node may lend. `limit` is before use and holdings; vectors are in the pool's order.
 
-    `reason` names why the node gets no new grants ("" when it may get some). `revisit_at` is when the verdict
+    `reason` names why the node gets no new grants ("" when it may get some). `pressured` names the resources whose
+    measured use passed `highPercent` and has not fallen to `lowPercent` yet. `revisit_at` is when the verdict
     changes by the mere passing of time (a report going stale), or None.
     """
 
@@ -76,7 +85,7 @@ class Verdict(NamedTuple):
     unmanaged: Vector
     use_permille: int
     reason: str
-    pressured: bool
+    pressured: frozenset[str]
     revisit_at: int | None
 
     @property
@@ -86,13 +95,18 @@ class Verdict(NamedTuple):
 
 
 def node_of(document: Json) -> Node:
-    """Read a Node as the API server sent it. Amounts that cannot be read count as absent."""
+    """Read a Node as the API server sent it. Amounts that cannot be read count as absent.
+
+    A node that is being deleted counts as not ready from then on.
+    """
     meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     ready = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), None)
-    is_ready = ready is not None and ready["status"] == "True"
+    leaving_since = meta.get("deletionTimestamp")
+    is_ready = ready is not None and ready["status"] == "True" and leaving_since is None
     since = None
     if not is_ready:
-        since = parse_time((ready or {}).get("lastTransitionTime") or meta["creationTimestamp"])
+        changed = None if ready is None or ready["status"] == "True" else ready.get("lastTransitionTime")
+        since = parse_time(changed or leaving_since or meta["creationTimestamp"])
     return Node(
         name=meta["name"],
         uid=meta["uid"],
@@ -131,30 +145,32 @@ def report_of(document: Json) -> Report | None:
 
 
 def judge(
-    node: Node, report: Report | None, policy: PoolPolicy, now: int, *, was_pressured: bool = False
+    node: Node,
+    report: Report | None,
+    policy: PoolPolicy,
+    now: int,
+    *,
+    was_pressured: Set[str] = frozenset(),
 ) -> Verdict:
     """Decide what a node may lend.
 
     Per resource: limit = (total - reserved) x allocationPercent, where total is the smaller of what the node
     allocates and what was measured (`Measured`), the node's allocatable, or a fixed quantity. Measured use is
-    kept apart, because how much of it is explained by leases depends on what they hold.
+    kept apart, because how much of it is explained by leases depends on what they hold. A report that is too old
+    bars new grants (`onStale: Hold`), yet its figures are the best there are: without them a silent node would seem
+    to have grown.
     """
-    stale_at = None if report is None else report.time + policy.max_report_age
-    fresh = report is not None and report.time <= now + FUTURE_TOLERANCE and now < (stale_at or 0)
-    seen = report if fresh else None
-    total = tuple(_total(rule, node, seen) for rule in policy.resources)
-    usage = {} if seen is None else seen.usage
+    total = tuple(_total(rule, node, report) for rule in policy.resources)
+    usage = {} if report is None else report.usage
     measured = {
         r.name: usage[r.name]
         for r in policy.resources
         if r.source == CapacitySource.MEASURED and r.name in usage
     }
-    percents = _percents(policy, usage, node, seen)
-    pressured = _pressured(policy, percents, was_pressured=was_pressured)
+    percents = _percents(policy, usage, node, report)
+    pressured = _pressured(policy, percents, was_pressured)
     reason = (
-        _node_reason(node)
-        or _report_reason(policy, report, now, fresh=fresh)
-        or _load_reason(policy, percents, pressured=pressured)
+        _node_reason(node) or _report_reason(policy, report, now) or _load_reason(policy, percents, pressured)
     )
     return Verdict(
         total=total,
@@ -164,7 +180,7 @@ def judge(
         use_permille=max((p * 10 for p in percents.values()), default=0),
         reason=reason,
         pressured=pressured,
-        revisit_at=earliest(stale_at if fresh else None),
+        revisit_at=_revisit_at(policy, report, now),
     )
 
 
@@ -174,19 +190,28 @@ def _node_reason(node: Node) -> str:
     return RejectionReason.NODE_CORDONED if node.cordoned else ""
 
 
-def _report_reason(policy: PoolPolicy, report: Report | None, now: int, *, fresh: bool) -> str:
-    if not any(rule.source == CapacitySource.MEASURED for rule in policy.resources):
-        return ""
+def _report_reason(policy: PoolPolicy, report: Report | None, now: int) -> str:
     if report is not None and report.excluded:
         return RejectionReason.NODE_EXCLUDED
-    if fresh or not policy.holds_on_stale:
+    measures = any(rule.source == CapacitySource.MEASURED for rule in policy.resources)
+    if not measures or not policy.holds_on_stale:
         return ""
     if report is None:
         return RejectionReason.REPORT_MISSING
-    return RejectionReason.REPORT_STALE
+    if report.time > now + FUTURE_TOLERANCE:
+        return RejectionReason.REPORT_FROM_FUTURE
+    return RejectionReason.REPORT_STALE if now >= report.time + policy.max_report_age else ""
 
 
-def _load_reason(policy: PoolPolicy, percents: Mapping[str, int], *, pressured: bool) -> str:
+def _revisit_at(policy: PoolPolicy, report: Report | None, now: int) -> int | None:
+    """Return when the report becomes believable, or else when it goes stale; None when that is over."""
+    if report is None:
+        return None
+    instants = (report.time - FUTURE_TOLERANCE, report.time + policy.max_report_age)
+    return earliest(*(at for at in instants if at > now))
+
+
+def _load_reason(policy: PoolPolicy, percents: Mapping[str, int], pressured: frozenset[str]) -> str:
     if pressured:
         return RejectionReason.PRESSURE_HIGH
     ceiling = policy.max_usage_percent
@@ -218,15 +243,16 @@ def _percents(
     return percents
 
 
-def _pressured(policy: PoolPolicy, percents: Mapping[str, int], *, was_pressured: bool) -> bool:
+def _pressured(policy: PoolPolicy, percents: Mapping[str, int], before: Set[str]) -> frozenset[str]:
     """Apply the thresholds with hysteresis: pressure begins at `highPercent` and ends at `lowPercent`."""
+    found = set()
     for rule in policy.resources:
-        if rule.high_percent is None or rule.name not in percents:
+        if rule.high_percent is None or rule.low_percent is None or rule.name not in percents:
             continue
         percent = percents[rule.name]
-        if percent >= rule.high_percent or (was_pressured and percent > (rule.low_percent or 0)):
-            return True
-    return False
+        if percent >= rule.high_percent or (rule.name in before and percent > rule.low_percent):
+            found.add(rule.name)
+    return frozenset(found)
 
 
 def _usage(row: Json) -> Usage:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Sequence, Set
 
 from leasehold.core.amounts import Vector, times
 from leasehold.core.capacity import NodeTable, Scratch
@@ -36,18 +37,18 @@ def could_ever_fit(
     table: NodeTable, need: Vector, count: int, mode: str, allowed: Set[int] | None, topology_key: str
 ) -> bool:
     """Tell whether the slices would fit if the pool's nodes were all open, unused and free of leases."""
-    wants = [(table.limit[r], amount) for r, amount in enumerate(need) if amount]
-    positions: Iterable[int] = range(len(table.names)) if allowed is None else allowed
-    if mode == "SameNode":
-        return any(_copies(wants, i, count) >= count for i in positions)
-    if mode == "DistinctNodes":
-        return sum(_copies(wants, i, 1) for i in positions) >= count
     if mode == "SameDomain":
         domains = table.domains(topology_key).values()
         return any(
-            _enough(wants, domain if allowed is None else domain & allowed, count) for domain in domains
+            _copies(table.shapes(domain if allowed is None else domain & allowed), need, count) >= count
+            for domain in domains
         )
-    return _enough(wants, positions, count)
+    shapes = table.shapes(allowed)
+    if mode == "SameNode":
+        return any(_copies_on(limit, need) >= count for limit in shapes)
+    if mode == "DistinctNodes":
+        return sum(nodes for limit, nodes in shapes.items() if _copies_on(limit, need)) >= count
+    return _copies(shapes, need, count) >= count
 
 
 def _one_by_one(
@@ -71,9 +72,11 @@ def _same_domain(
     scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None, topology_key: str
 ) -> list[int] | None:
     """Try the domains from the one with the least room up, as BestFit does with nodes."""
-    room: Callable[[Set[int]], int] = lambda found: sum(  # noqa: E731
-        scratch.table.room([column[i] for column in scratch.free]) for i in found
-    )
+
+    def room(found: Set[int]) -> int:
+        columns = zip(scratch.free, scratch.table.weights, strict=True)
+        return sum(w * sum(column[i] for i in found if column[i] > 0) for column, w in columns)
+
     for domain in sorted(scratch.table.domains(topology_key).values(), key=room):
         within = domain if allowed is None else domain & allowed
         chosen = _one_by_one(scratch, need, count, within, distinct=False)
@@ -87,22 +90,15 @@ def _give_back(scratch: Scratch, need: Vector, chosen: Sequence[int]) -> None:
         scratch.take(i, times(need, -1))
 
 
-def _copies(wants: Sequence[tuple[Sequence[int], int]], i: int, enough: int) -> int:
-    """Return how many slices a node would take when empty; no more than `enough` are counted."""
-    copies = enough
-    for column, amount in wants:
-        copies = min(copies, column[i] // amount)
-        if not copies:
-            break
-    return copies
+def _copies_on(limit: Vector, need: Vector) -> int:
+    return min((room // amount for room, amount in zip(limit, need, strict=True) if amount), default=0)
 
 
-def _enough(wants: Sequence[tuple[Sequence[int], int]], positions: Iterable[int], count: int) -> bool:
-    if any(amount > max(column, default=0) for column, amount in wants):
-        return False
+def _copies(shapes: Counter[Vector], need: Vector, enough: int) -> int:
+    """Count the slices that nodes of these shapes hold together, up to what is enough."""
     found = 0
-    for i in positions:
-        found += _copies(wants, i, count)
-        if found >= count:
-            return True
-    return False
+    for limit, nodes in shapes.items():
+        found += nodes * _copies_on(limit, need)
+        if found >= enough:
+            break
+    return found

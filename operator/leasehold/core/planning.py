@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
-from leasehold.api.names import Liveness, StopPolicy
-from leasehold.core.capacity import Scratch
+from leasehold.api.names import StopPolicy
+from leasehold.core.amounts import Vector
+from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
+from leasehold.core.heartbeat import expect_holder
 from leasehold.core.lease import Lease
-from leasehold.core.lifecycle import Notice, Step, World, advance, say_next, session_is_live
+from leasehold.core.lifecycle import advance, say_next
 from leasehold.core.placement import place
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.queueing import Wait, explain, keep_waiting, refusal_of, refuse
+from leasehold.core.queueing import Refusal, Wait, explain, keep_waiting, refusal_of, refuse, told_why
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import Draft, Patch, slices_document
 
@@ -29,6 +31,12 @@ SLICES = 512
 
 TOLD = 64
 """Waiting leases that get a new status in one pass; the rest hear in the next."""
+
+
+EXPLAINED = 64
+"""Different requests whose wait is explained anew in one pass; those further back keep what they were told."""
+
+_MISSES = 64
 
 
 class Grant(NamedTuple):
@@ -86,79 +94,108 @@ def plan(
         if step.patch or step.action:
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))
-    leaving = {change.lease.uid for change in changes}
-    if not batch:
+    if not batch or not state.queue:
         return Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
-    grants, told, more = _queue_pass(state, now, leaving, hold, batch)
-    return Plan(tuple(grants), (*changes, *told), tuple(wakes), more, tuple(unreadable))
+    queue = _QueuePass(state, now, hold, batch)
+    more = queue.run(leaving={change.lease.uid for change in changes})
+    return Plan(tuple(queue.grants), (*changes, *queue.told), tuple(wakes), more, tuple(unreadable))
 
 
-def _queue_pass(
-    state: PoolState, now: int, leaving: set[str], hold: Wait | None, batch: int
-) -> tuple[list[Grant], list[Change], bool]:
-    """Go through the queue in order. What does not fit once will not fit again in this pass: room only shrinks."""
-    grants: list[Grant] = []
-    told: list[Change] = []
-    if not state.queue:
-        return grants, told, False
-    scratch = state.table.scratch()
-    refused: dict[tuple[Any, ...], Wait] = {}
-    blocked = False
-    slices = 0
-    for position, (_, uid) in enumerate(state.queue):
-        lease = state.leases[uid]
-        if uid in state.entries or uid in leaving or uid in state.aside:
-            continue
-        if lease.deleting or lease.wants_release:
-            continue
-        if uid in state.busy:
-            # It is being told that it waits; until then it still stands at its place.
-            blocked = blocked or state.policy.strict_fifo
-            continue
-        if len(told) >= TOLD:
-            return grants, told, True
-        refusal = refusal_of(lease, state.policy, position)
-        if refusal is not None:
-            _tell(told, lease, refuse(lease, refusal, now))
-            continue
-        wait = hold or (_BLOCKED if blocked else refused.get(lease.shape))
-        if wait is None:
-            if len(grants) == batch or (grants and slices + lease.count > SLICES):
-                return grants, told, True
-            nodes = _place(state, scratch, lease)
-            if nodes is not None:
-                grants.append(Grant(lease, nodes))
-                slices += lease.count
+class _QueuePass:
+    """One way through the queue, in order. What does not fit once will not fit again: room only shrinks."""
+
+    def __init__(self, state: PoolState, now: int, hold: Wait | None, batch: int) -> None:
+        self.state = state
+        self.policy = state.policy
+        self.now = now
+        self.hold = hold
+        self.batch = batch
+        self.scratch = state.table.scratch()
+        self.grants: list[Grant] = []
+        self.told: list[Change] = []
+        self.slices = 0
+        self.waiting = 0
+        self.blocked = False
+        self.explained = 0
+        self.waits: dict[tuple[Any, ...], Wait] = {}
+        self.misses: dict[tuple[Any, ...], list[Vector]] = {}
+
+    def run(self, leaving: set[str]) -> bool:
+        """Grant and tell; return whether the pass stopped at its bounds before the end of the queue."""
+        state = self.state
+        for _, uid in state.queue:
+            lease = state.leases[uid]
+            if uid in state.entries or uid in leaving or uid in state.aside:
                 continue
-            wait = refused[lease.shape] = _explained(state, scratch, lease)
-        if state.policy.strict_fifo:
-            blocked = True
-        _tell(told, lease, keep_waiting(lease, wait, now))
-    return grants, told, False
+            if lease.deleting or lease.wants_release:
+                continue
+            busy = uid in state.busy
+            if not busy and len(self.told) >= TOLD:
+                return True
+            refusal = refusal_of(lease, self.policy, self.waiting)
+            if refusal is not None:
+                if not busy:
+                    self._tell(lease, refusal, refuse(lease, refusal, self.now))
+                continue
+            if not self.hold and not self.blocked:
+                if len(self.grants) == self.batch or (self.grants and self.slices + lease.count > SLICES):
+                    return True
+                if self._place(lease, grant=not busy):
+                    continue
+            self.waiting += 1
+            wait = None if busy else self._wait_of(lease)
+            if wait is not None:
+                self._tell(lease, wait, keep_waiting(lease, wait, self.now))
+            if self.policy.strict_fifo and (wait is None or wait.reason != R.NO_MATCHING_NODES):
+                # A request that no empty pool could meet would hold back the others for ever.
+                self.blocked = True
+        return False
+
+    def _place(self, lease: Lease, *, grant: bool) -> bool:
+        """Take room for a lease; tell whether there was any.
+
+        A lease whose last status is still being written cannot be granted yet. Its room is taken all the same, so
+        that nobody behind it gets in first.
+        """
+        need = self.policy.vector(lease.request)
+        misses = self.misses.setdefault(lease.shape[1:], [])
+        if any(all(m <= n for m, n in zip(missed, need, strict=True)) for missed in misses):
+            return False
+        allowed = self.state.table.selected(lease.node_selector)
+        found = place(self.scratch, need, lease.count, lease.mode, allowed, lease.topology_key)
+        if found is None:
+            if len(misses) < _MISSES:
+                misses.append(need)
+            return False
+        if grant:
+            names = self.state.table.names
+            self.grants.append(Grant(lease, tuple(names[i] for i in found)))
+            self.slices += lease.count
+        return True
+
+    def _wait_of(self, lease: Lease) -> Wait | None:
+        """Return why a lease waits, or None to leave it with what it was told before."""
+        if self.hold is not None:
+            return self.hold
+        if self.blocked:
+            return _BLOCKED
+        shape = lease.shape
+        if shape not in self.waits:
+            if self.explained >= EXPLAINED and told_why(lease):
+                return None
+            self.explained += 1
+            need = self.policy.vector(lease.request)
+            allowed = self.state.table.selected(lease.node_selector)
+            self.waits[shape] = explain(self.scratch, lease, need, self.policy.names, allowed)
+        return self.waits[shape]
+
+    def _tell(self, lease: Lease, why: Wait | Refusal, patch: Patch) -> None:
+        if patch:
+            notices = () if lease.status else (Notice(why.reason, why.message, warning=True),)
+            self.told.append(Change(lease, Step(patch, notices=notices)))
 
 
 _BLOCKED = Wait(R.BLOCKED_BY_HEAD, R.BLOCKED_BY_HEAD.meaning)
-
-
-def _place(state: PoolState, scratch: Scratch, lease: Lease) -> tuple[str, ...] | None:
-    need = state.policy.vector(lease.request)
-    allowed = state.table.selected(lease.node_selector)
-    found = place(scratch, need, lease.count, lease.mode, allowed, lease.topology_key)
-    return None if found is None else tuple(state.table.names[i] for i in found)
-
-
-def _explained(state: PoolState, scratch: Scratch, lease: Lease) -> Wait:
-    need = state.policy.vector(lease.request)
-    return explain(scratch, lease, need, state.policy.names, state.table.selected(lease.node_selector))
-
-
-def _tell(told: list[Change], lease: Lease, patch: Patch) -> None:
-    if patch:
-        first = not lease.status
-        reason = patch["conditions"][0]["reason"] if "conditions" in patch else ""
-        message = patch["conditions"][-1]["message"] if "conditions" in patch else ""
-        notices = (Notice(reason, message, warning=True),) if first else ()
-        told.append(Change(lease, Step(patch, notices=notices)))
 
 
 def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int) -> Wait | None:
@@ -194,7 +231,7 @@ def grant_step(
     draft.status["fencingToken"] = entry.sequence
     draft.put("allocation", ledgerSequence=entry.sequence, slices=slices_document(entry.amounts, entry.nodes))
     draft.set_time("allocation", allocationTime=now)
-    end = now + policy.duration_of(lease.duration)
+    end = now + policy.term_of(lease.duration)
     maximum = None if policy.max_total is None else now + policy.max_total
     draft.set_time(
         "deadlines",
@@ -205,24 +242,12 @@ def grant_step(
         draft.put("renewal", count=0, observedRenewTime=lease.renew_time)
     draft.say(C.ALLOCATED, True, R.ADOPTED if adopted else R.GRANTED)
     draft.say(C.READY, True, R.HELD)
-    _expect_holder(draft, lease, policy, world, now)
+    expect_holder(draft, lease, policy, world, now)
     say_next(draft)
     return Step(
         draft.patch(),
         notices=(Notice(R.GRANTED, f"Granted on {_few(entry.nodes)} with fencing token {entry.sequence}."),),
     )
-
-
-def _expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
-    if lease.liveness == Liveness.NONE:
-        return
-    if lease.liveness == Liveness.SESSION and session_is_live(lease, policy, world, now):
-        draft.say(C.CLAIMED, True, R.SESSION_LIVE)
-        draft.say(C.HOLDER_LIVE, True, R.FRESH)
-        return
-    draft.say(C.CLAIMED, False, R.WAITING_FOR_HOLDER)
-    if policy.claim_timeout is not None:
-        draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
 
 
 def cancel_step(lease: Lease, now: int) -> Step:

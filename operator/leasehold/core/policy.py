@@ -92,6 +92,10 @@ class PoolPolicy:
         """Return the term of a lease that asked for this many milliseconds (None: the pool's default)."""
         return self.default_duration if asked is None else asked
 
+    def term_of(self, asked: int | None) -> int:
+        """Return the term a lease gets, at its grant and at each renewal: never longer than the pool's longest."""
+        return min(self.duration_of(asked), self.max_duration)
+
     def attributes_usage(self) -> bool:
         """Tell whether reporters must say what each lease uses or whether it is gone from the node."""
         return self.verifies_release or self.idle_policy != IdlePolicy.OFF

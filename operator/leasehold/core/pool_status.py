@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from leasehold.api.names import PoolCondition as P
 from leasehold.api.names import PoolReason as R
 from leasehold.api.names import RejectionReason, StopPolicy
-from leasehold.api.quantity import format_amount
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
+from leasehold.core.nodes import NOT_FRESH
 from leasehold.core.state import Entry, PoolState
+from leasehold.core.status import amount_text, amounts_document
 from leasehold.core.times import format_time
 
 Json = Mapping[str, Any]
@@ -43,20 +44,21 @@ class Figures(NamedTuple):
 def figures_of(state: PoolState) -> list[Figures]:
     """Sum the pool's nodes. `free` counts nodes that may get new grants; `largest_free` is the largest single hole.
 
-    allocatable = free + what is held, over all nodes: what leases may hold at most, given what others use now.
+    allocatable = total less what is reserved, times allocationPercent, whatever the rest of the node uses now: it
+    moves with the nodes, not with their load. A node without room for anything counts no debt against the others.
     """
     rows = list(state.table.rows.values())
-    frees = [row.free() for row in rows]
+    frees = [row.free() for row in rows if row.verdict.grantable]
     found = []
     for r, rule in enumerate(state.policy.resources):
-        open_frees = [free[r] for row, free in zip(rows, frees, strict=True) if row.verdict.grantable]
+        open_frees = [free[r] for free in frees]
         totals = [row.verdict.total[r] for row in rows]
         found.append(
             Figures(
                 name=rule.name,
                 total=sum(totals),
                 reserved=sum(min(t, rule.reserved + t * rule.reserved_percent // 100) for t in totals),
-                allocatable=sum(max(0, free[r] + row.held[r]) for row, free in zip(rows, frees, strict=True)),
+                allocatable=sum(row.verdict.limit[r] for row in rows),
                 allocated=sum(state.ledger.total(kind)[r] for kind in (HELD, RELEASING, QUARANTINED)),
                 releasing=state.ledger.total(RELEASING)[r],
                 quarantined=state.ledger.total(QUARANTINED)[r],
@@ -73,7 +75,7 @@ def capacity_document(figures: Sequence[Figures]) -> list[dict[str, str]]:
         {
             "name": f.name,
             **{
-                key: format_amount(f.name, value)
+                key: amount_text(f.name, value)
                 for key, value in (
                     ("total", f.total),
                     ("reserved", f.reserved),
@@ -99,10 +101,12 @@ def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[st
     """Draft the pool's status, all but its ledger."""
     counts = node_counts(state)
     told = {c["type"]: c for c in before.get("conditions", ())}
-    conditions = [
+    conditions: list[Json] = [
         _condition(told.get(type_), type_, value, reason, message, facts.generation, now)
         for type_, value, reason, message in _judgements(state, facts, counts)
     ]
+    ours = {condition["type"] for condition in conditions}
+    conditions += [condition for type_, condition in told.items() if type_ not in ours]
     return {
         "observedGeneration": facts.generation,
         "conditions": conditions,
@@ -136,7 +140,7 @@ def ledger_document(epoch: int, sequence: int, entries: Sequence[Entry]) -> dict
                 "namespace": entry.namespace,
                 "name": entry.name,
                 "sequence": entry.sequence,
-                "resources": {n: format_amount(n, amount) for n, amount in entry.amounts.items()},
+                "resources": amounts_document(entry.amounts),
                 "nodes": list(entry.nodes),
             }
             for entry in entries
@@ -187,6 +191,7 @@ def _capacity_known(state: PoolState, counts: Counter[str]) -> _Judgement:
     for kind, reason in (
         (RejectionReason.REPORT_MISSING, R.REPORT_MISSING),
         (RejectionReason.REPORT_STALE, R.REPORT_STALE),
+        (RejectionReason.REPORT_FROM_FUTURE, R.REPORT_FROM_FUTURE),
     ):
         if counts[kind]:
             return (
@@ -219,7 +224,7 @@ def _degraded(counts: Counter[str]) -> _Judgement:
 
 
 def _stale(counts: Counter[str]) -> int:
-    return counts[RejectionReason.REPORT_STALE] + counts[RejectionReason.REPORT_MISSING]
+    return sum(counts[reason] for reason in NOT_FRESH)
 
 
 def _condition(

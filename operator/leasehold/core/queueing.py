@@ -1,4 +1,4 @@
-"""May this lease wait in the pool's queue at all, and what does a waiting lease get to hear?
+"""Whether a lease may wait in the pool's queue at all, and what a waiting lease gets to hear.
 
 Acceptance reads as a list of facts; the first that applies refuses. A refused lease stays pending: the pool's
 policy or the request may still change.
@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
-from leasehold.api.names import RejectionReason
+from leasehold.api.names import PlacementMode, RejectionReason
 from leasehold.api.quantity import format_amount
-from leasehold.core.amounts import Vector
+from leasehold.core.amounts import Vector, times
 from leasehold.core.capacity import Scratch, Shortage, shortages
 from leasehold.core.lease import Lease
+from leasehold.core.nodes import NOT_FRESH
 from leasehold.core.placement import could_ever_fit
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.status import Draft, Patch, rejections_document
+from leasehold.core.status import Draft, Patch, amount_text, rejections_document
 from leasehold.core.times import SECOND
 
 
@@ -92,7 +93,10 @@ REFUSALS: tuple[Callable[[Lease, PoolPolicy], Refusal | None], ...] = (
 
 
 def refusal_of(lease: Lease, policy: PoolPolicy, position: int) -> Refusal | None:
-    """Return the first reason why the pool does not accept a request at this place of its queue, or None."""
+    """Return the first reason why the pool does not accept a request, or None.
+
+    `position` is how many accepted leases wait ahead of it; those refused take up no place in the queue.
+    """
     for rule in REFUSALS:
         refusal = rule(lease, policy)
         if refusal is not None:
@@ -102,7 +106,9 @@ def refusal_of(lease: Lease, policy: PoolPolicy, position: int) -> Refusal | Non
     return None
 
 
-_STALE = frozenset({RejectionReason.REPORT_MISSING, RejectionReason.REPORT_STALE})
+_EXPLAINED = frozenset(
+    {R.WAITING_FOR_CAPACITY, R.WAITING_FOR_FRESH_REPORTS, R.FRAGMENTED, R.NO_MATCHING_NODES}
+)
 
 
 def explain(
@@ -110,10 +116,12 @@ def explain(
 ) -> Wait:
     """Say why a request fits nowhere now: what to do, and per reason how many nodes and how much was short."""
     table = scratch.table
-    rows = shortages(scratch, need, names, RejectionReason.INSUFFICIENT, allowed)
+    one = times(need, lease.count) if lease.mode == PlacementMode.SAME_NODE else need
+    rows = shortages(scratch, one, names, RejectionReason.INSUFFICIENT, allowed)
     outside = 0 if allowed is None else len(table.names) - len(allowed)
     if outside:
         rows.append(Shortage(RejectionReason.SELECTOR_MISMATCH, outside))
+    rows.sort(key=lambda row: -row.nodes)
     found = tuple(rows[:16])
     if allowed is not None and not allowed:
         return Wait(R.NO_MATCHING_NODES, "No node of the pool has the labels of spec.placement.", found)
@@ -121,19 +129,19 @@ def explain(
         return Wait(
             R.NO_MATCHING_NODES, "More than the pool's nodes have even when empty. Ask for less.", found
         )
-    insufficient = [row for row in rows if row.reason == RejectionReason.INSUFFICIENT]
-    if not insufficient and any(row.reason in _STALE for row in rows):
+    reasons = {row.reason for row in rows}
+    if RejectionReason.INSUFFICIENT not in reasons and not reasons.isdisjoint(NOT_FRESH):
         return Wait(R.WAITING_FOR_FRESH_REPORTS, R.WAITING_FOR_FRESH_REPORTS.meaning, found)
-    if insufficient and _enough_in_all(scratch, need, lease.count, allowed):
+    if _enough_in_all(scratch, need, lease.count, allowed):
         return Wait(R.FRAGMENTED, R.FRAGMENTED.meaning, found)
-    if not rows:
-        return Wait(R.FRAGMENTED, R.FRAGMENTED.meaning)
-    return Wait(R.WAITING_FOR_CAPACITY, _in_words(rows, len(table.names)), found)
+    return Wait(R.WAITING_FOR_CAPACITY, _in_words(rows, len(table.names), lease.count), found)
 
 
 def refuse(lease: Lease, refusal: Refusal, now: int) -> Patch:
     """Return what a lease that the policy does not allow gets to read; {} when it already does."""
-    if lease.reason(C.ACCEPTED) == refusal.reason and _up_to_date(lease):
+    told = lease.conditions.get(C.ACCEPTED, {})
+    same = (told.get("reason"), told.get("message")) == (refusal.reason, refusal.message[:512])
+    if same and C.ALLOCATED not in lease.conditions and _up_to_date(lease):
         return {}
     draft = Draft(lease, now)
     draft.say(C.ACCEPTED, False, refusal.reason, refusal.message[:512])
@@ -165,6 +173,12 @@ def keep_waiting(lease: Lease, wait: Wait, now: int) -> Patch:
     return draft.patch()
 
 
+def told_why(lease: Lease) -> bool:
+    """Tell whether a waiting lease already reads why it fits nowhere; it may be out of date."""
+    refused = lease.conditions.get(C.ACCEPTED, {}).get("status") == "False"
+    return lease.reason(C.ALLOCATED) in _EXPLAINED and not refused and _up_to_date(lease)
+
+
 def _up_to_date(lease: Lease) -> bool:
     return bool(lease.status.get("observedGeneration") == lease.generation)
 
@@ -178,9 +192,11 @@ def _enough_in_all(scratch: Scratch, need: Vector, count: int, allowed: Set[int]
     )
 
 
-def _in_words(rows: list[Shortage], nodes: int) -> str:
+def _in_words(rows: list[Shortage], nodes: int, count: int) -> str:
+    if not rows:
+        return f"One slice would fit, but not all {count} at once."
     said = [
-        f"{row.nodes} lack {row.resource} (by {format_amount(row.resource, row.short_by)} or more)"
+        f"{row.nodes} lack {row.resource} (by {amount_text(row.resource, row.short_by)} or more)"
         if row.resource
         else f"{row.nodes} {row.reason}"
         for row in rows

@@ -1,4 +1,4 @@
-"""Kubernetes label selectors: does an object with these labels match?
+"""Kubernetes label selectors: whether an object with these labels matches.
 
 Semantics: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors
 """

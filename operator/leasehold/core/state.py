@@ -6,7 +6,7 @@ The state only records; it decides nothing. Everything in it can be rebuilt from
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
@@ -62,8 +62,8 @@ class PoolState:
         known = self.leases.get(lease.uid)
         if known is not None and lease.version < known.version:
             return False
-        if known is not None and known.pending:
-            self._unqueue(known)
+        if known is not None:
+            self._leave(known)
         self.leases[lease.uid] = lease
         if lease.session:
             self.sessions.setdefault((lease.namespace, lease.session), set()).add(lease.uid)
@@ -78,10 +78,7 @@ class PoolState:
         known = self.leases.pop(uid, None)
         if known is None:
             return
-        if known.pending:
-            self._unqueue(known)
-        if known.session:
-            self.sessions.get((known.namespace, known.session), set()).discard(uid)
+        self._leave(known)
         self.attention.discard(uid)
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
@@ -130,11 +127,20 @@ class PoolState:
 
     def _hold(self, nodes: Iterable[str]) -> None:
         for node in nodes:
+            was_over = node in self.table.over
             self.table.hold(node, self.ledger.on_node(node))
+            if (node in self.table.over) != was_over:
+                self.touch_node(node)
 
-    def _unqueue(self, lease: Lease) -> None:
-        k = bisect_left(self.queue, (lease.rank, lease.uid))
-        del self.queue[k]
+    def _leave(self, lease: Lease) -> None:
+        """Take a lease out of the queue and out of its session, as it stands there."""
+        if lease.pending:
+            del self.queue[bisect_left(self.queue, (lease.rank, lease.uid))]
+        if lease.session:
+            key = (lease.namespace, lease.session)
+            self.sessions[key].discard(lease.uid)
+            if not self.sessions[key]:
+                del self.sessions[key]
 
     # --- nodes ---
 
@@ -160,23 +166,18 @@ class PoolState:
             if lease is None or not lease.slices:
                 continue
             since = self.idle.setdefault(uid, {})
-            idle = _hardly_used(lease, report.node, use.amounts, self.policy.idle_below_percent)
+            idle = use.gone or _hardly_used(lease, report.node, use.amounts, self.policy.idle_below_percent)
             was = since.get(report.node)
             since[report.node] = (was if was is not None else now) if idle else None
             if (was is None) == idle:
                 self.attention.add(uid)
 
-    def idle_since(self) -> dict[str, int]:
-        """Return since when each lease is hardly used on all of its nodes; leases in use are not named."""
-        found = {}
-        for uid, by_node in self.idle.items():
-            lease = self.leases.get(uid)
-            if lease is None:
-                continue
-            instants = [by_node.get(part.node) for part in lease.slices]
-            if instants and all(at is not None for at in instants):
-                found[uid] = max(at for at in instants if at is not None)
-        return found
+    def idle_since(self) -> Mapping[str, int]:
+        """Return since when each lease is hardly used on all of its nodes; leases in use are not named.
+
+        The answer is worked out for a lease when it is asked for, so a pass pays only for the leases it looks at.
+        """
+        return _IdleSince(self)
 
     # --- audit ---
 
@@ -196,12 +197,37 @@ class PoolState:
             for name, row in self.table.rows.items()
             if row.held != self.ledger.on_node(name)
         ]
+        found += self.table.differences()
+        waiting = sorted((lease.rank, lease.uid) for lease in self.leases.values() if lease.pending)
+        if waiting != self.queue:
+            found.append("the queue is not the leases that wait, in order")
+        # Only leases that hold something: those of an earlier pool of this name may have had the same tokens.
         tokens: dict[int, str] = {}
         for lease in self.leases.values():
             token = lease.status.get("fencingToken")
-            if token is not None and tokens.setdefault(token, lease.uid) != lease.uid:
+            if lease.allocated and token is not None and tokens.setdefault(token, lease.uid) != lease.uid:
                 found.append(f"{lease.key}: fencing token {token} was given twice")
         return found
+
+
+class _IdleSince(Mapping[str, int]):
+    """Since when each lease is hardly used: a view of what the state noted."""
+
+    def __init__(self, state: PoolState) -> None:
+        self._state = state
+
+    def __getitem__(self, uid: str) -> int:
+        by_node, lease = self._state.idle[uid], self._state.leases[uid]
+        instants = [at for part in lease.slices if (at := by_node.get(part.node)) is not None]
+        if not instants or len(instants) < len(lease.slices):
+            raise KeyError(uid)
+        return max(instants)
+
+    def __iter__(self) -> Iterator[str]:
+        return (uid for uid in self._state.idle if self.get(uid) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def holding_state(lease: Lease) -> str:
@@ -248,13 +274,12 @@ def _share(state: PoolState, lease: Lease, name: str) -> Vector:
 
 def _hardly_used(lease: Lease, node: str, used: Mapping[str, int], below_percent: int) -> bool:
     """A lease is idle on a node when every resource that is measured stays under the share; memory counts too, so
-    that a warm cache is not taken for an idle one.
+    that a warm cache is not taken for an idle one. Where nothing is measured nobody can say so.
     """
     granted: dict[str, int] = {}
     for part in lease.slices:
         if part.node == node:
             for name, amount in part.amounts.items():
                 granted[name] = granted.get(name, 0) + amount
-    return all(
-        100 * used.get(name, 0) < below_percent * amount for name, amount in granted.items() if name in used
-    )
+    measured = granted.keys() & used.keys()
+    return bool(measured) and all(100 * used[name] < below_percent * granted[name] for name in measured)

@@ -10,9 +10,9 @@ from typing import Any
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeasePhase, LeaseReason
-from leasehold.api.quantity import format_amount
+from leasehold.api.quantity import MAX_AMOUNT, format_amount
 from leasehold.core.lease import Lease
-from leasehold.core.times import format_time
+from leasehold.core.times import format_time, parse_time
 
 Patch = dict[str, Any]
 
@@ -68,6 +68,11 @@ class Draft:
         """Tell whether a condition stands at this status in the draft."""
         return self.conditions.get(type_, {}).get("status") == value
 
+    def deadline(self, name: str) -> int | None:
+        """Return one of `status.deadlines` in the draft (ms), by its name on the wire."""
+        text = self.status.get("deadlines", {}).get(name)
+        return None if text is None else parse_time(text)
+
     def put(self, part: str, **fields: Any) -> None:
         """Set fields of one part of the status (`deadlines`, `renewal`, ...); None takes a field out."""
         merged = {**self.status.get(part, {}), **fields}
@@ -88,13 +93,23 @@ class Draft:
     def patch(self) -> Patch:
         """Return the merge patch (RFC 7386) that turns the lease's status into the draft; {} when nothing moved.
 
-        A changed spec that needs nothing else still gets its `observedGeneration` written.
+        A changed spec that needs nothing else still gets its `observedGeneration` written, in each condition too:
+        `kubectl wait` does not believe a condition that was observed of an older generation.
         """
-        self.status["conditions"] = [self.conditions[t] for t in _ORDER if t in self.conditions]
+        self.status["conditions"] = self._conditions()
         self.status["phase"] = phase_of(self.conditions, self.status)
         self.status["observedGeneration"] = self.lease.generation
-        before = dict(self.lease.status)
-        return merge_patch(before, self.status)
+        return merge_patch(self.lease.status, self.status)
+
+    def _conditions(self) -> list[Mapping[str, Any]]:
+        """Return our conditions in order, then those that others keep on the lease, untouched."""
+        known: list[str] = [t for t in _ORDER if t in self.conditions]
+        others = [t for t in self.conditions if t not in known]
+        generation = self.lease.generation
+        return [
+            *({**self.conditions[t], "observedGeneration": generation} for t in known),
+            *(self.conditions[t] for t in others),
+        ]
 
 
 def phase_of(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, Any]) -> str:
@@ -108,11 +123,8 @@ def phase_of(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, A
     if not at(C.ALLOCATED):
         return LeasePhase.PENDING
     if at(C.RELEASED, "False"):
-        return (
-            LeasePhase.QUARANTINED
-            if conditions[C.RELEASED]["reason"] == LeaseReason.QUARANTINED
-            else "Releasing"
-        )
+        quarantined = conditions[C.RELEASED]["reason"] == LeaseReason.QUARANTINED
+        return LeasePhase.QUARANTINED if quarantined else LeasePhase.RELEASING
     if at(C.DISRUPTION_TARGET):
         return LeasePhase.DRAINING
     if C.CLAIMED in conditions and not at(C.CLAIMED):
@@ -159,12 +171,17 @@ def amounts_document(amounts: Mapping[str, int]) -> dict[str, str]:
     return {name: format_amount(name, amount) for name, amount in amounts.items()}
 
 
+def amount_text(name: str, amount: int) -> str:
+    """Write an amount as a quantity; a sum beyond what a quantity can say is written as the largest there is."""
+    return format_amount(name, min(amount, MAX_AMOUNT))
+
+
 def rejections_document(rows: Iterable[tuple[str, int, str, int]]) -> list[dict[str, Any]]:
-    """Write (reason, nodes, resource, short by) rows as `status.rejections`; at most 16."""
+    """Write (reason, nodes, resource, short by) rows as `status.rejections`: most nodes first, at most 16."""
     found = []
-    for reason, nodes, resource, short_by in rows:
+    for reason, nodes, resource, short_by in sorted(rows, key=lambda row: -row[1]):
         row: dict[str, Any] = {"reason": reason, "nodes": nodes}
         if resource:
-            row |= {"resource": resource, "shortBy": format_amount(resource, short_by)}
+            row |= {"resource": resource, "shortBy": amount_text(resource, short_by)}
         found.append(row)
     return found[:16]

@@ -1,0 +1,97 @@
+"""What a lease's fate depends on, and what comes out of a look at it: the words that the lifecycle is told in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from leasehold.api.names import LeaseReason as R
+from leasehold.core.lease import Lease
+from leasehold.core.nodes import Node, Report
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.status import Draft, Patch
+from leasehold.core.times import earliest
+
+
+class Session(NamedTuple):
+    """A holder's coordination Lease. `renewed_at` is when the operator saw it change, by the operator's clock."""
+
+    namespace: str
+    name: str
+    version: int
+    renewed_at: int
+    duration: int | None
+
+
+@dataclass(frozen=True)
+class World:
+    """What a lease's fate depends on besides itself and its pool's policy.
+
+    `ends` names leases that must go, with the reason (`PoolDraining`, `CapacityLost`). `idle_since` says since when
+    a lease has been hardly used. `over_nodes` hold more than they now have.
+    """
+
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    sessions: Mapping[tuple[str, str], Session] = field(default_factory=dict)
+    gone_namespaces: Set[str] = frozenset()
+    idle_since: Mapping[str, int] = field(default_factory=dict)
+    ends: Mapping[str, R] = field(default_factory=dict)
+    over_nodes: Set[str] = frozenset()
+
+
+class Notice(NamedTuple):
+    """Something worth a Kubernetes Event."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+class Step(NamedTuple):
+    """What to do about one lease now, and when to look again (ms, or None for "when it changes").
+
+    `patch` is for the status subresource; `action` is "", "drop-finalizer" or "delete".
+    """
+
+    patch: Patch
+    wake_at: int | None = None
+    action: str = ""
+    notices: tuple[Notice, ...] = ()
+
+
+class Concern(NamedTuple):
+    """Something that will end the lease at an instant unless its holder does something."""
+
+    at: int
+    reason: R
+    message: str
+
+
+@dataclass
+class Course:
+    """One lease's way through the rules.
+
+    A rule changes the draft, asks to be woken, leaves concerns and notices, and notes as `losses` when the grace of
+    a deadline that has passed will be over.
+    """
+
+    lease: Lease
+    policy: PoolPolicy
+    world: World
+    now: int
+    draft: Draft
+    wakes: list[int] = field(default_factory=list)
+    concerns: list[Concern] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    losses: list[int] = field(default_factory=list)
+    heartbeat_missed: bool = False
+
+    def wake(self, *instants: int | None) -> None:
+        """Ask to be looked at again; instants that have passed are no reason."""
+        self.wakes.extend(at for at in instants if at is not None and at > self.now)
+
+    def step(self) -> Step:
+        """Return what the rules came to."""
+        return Step(self.draft.patch(), earliest(*self.wakes), notices=tuple(self.notices))

@@ -1,0 +1,179 @@
+"""What keeps a lease: its holder shows up, stays alive, and renews.
+
+`spec.renewTime` is one request whenever its text changes; what the text says is never compared with a clock. A
+session's heartbeat counts from the moment the operator saw it. So no two machines' clocks are ever compared.
+"""
+
+from __future__ import annotations
+
+from leasehold.api.names import LeaseCondition as C
+from leasehold.api.names import LeaseReason as R
+from leasehold.api.names import Liveness
+from leasehold.core.course import Concern, Course, Session, World
+from leasehold.core.lease import Lease
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.status import Draft
+from leasehold.core.times import format_time
+
+
+def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
+    """Begin to watch over the holder of a lease that is granted, or whose liveness was just turned on."""
+    if lease.liveness == Liveness.NONE:
+        return
+    if lease.liveness == Liveness.SESSION and session_is_live(lease, policy, world, now):
+        draft.say(C.CLAIMED, True, R.SESSION_LIVE)
+        draft.say(C.HOLDER_LIVE, True, R.FRESH)
+        return
+    draft.say(C.CLAIMED, False, R.WAITING_FOR_HOLDER)
+    if policy.claim_timeout is not None:
+        draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
+
+
+def follow_liveness(course: Course) -> None:
+    """Catch up with `spec.liveness`, which its holder may change while the lease is held."""
+    lease, draft, now = course.lease, course.draft, course.now
+    if lease.liveness == Liveness.NONE:
+        draft.unsay(C.CLAIMED)
+        draft.unsay(C.HOLDER_LIVE)
+        draft.set_time("deadlines", claimTime=None, heartbeatTime=None)
+    elif C.CLAIMED not in draft.conditions:
+        expect_holder(draft, lease, course.policy, course.world, now)
+    elif (
+        lease.liveness == Liveness.RENEW
+        and draft.holds(C.CLAIMED)
+        and draft.deadline("heartbeatTime") is None
+    ):
+        draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout)
+
+
+def claim(course: Course) -> None:
+    """Note that the holder showed up: by renewing, or by its session."""
+    lease, draft = course.lease, course.draft
+    if draft.holds(C.CLAIMED):
+        return
+    if lease.liveness == Liveness.RENEW and renewal_asked(lease):
+        draft.say(C.CLAIMED, True, R.HOLDER_RENEWED)
+    elif lease.liveness == Liveness.SESSION and session_is_live(
+        lease, course.policy, course.world, course.now
+    ):
+        draft.say(C.CLAIMED, True, R.SESSION_LIVE)
+    else:
+        return
+    draft.set_time("deadlines", claimTime=None)
+
+
+def unclaimed(course: Course) -> R | None:
+    """End a lease nobody claimed. Its claim deadline was its holder's grace, so there is no other."""
+    claim(course)
+    deadline = course.draft.deadline("claimTime")
+    if deadline is None:
+        return None
+    if course.now >= deadline:
+        course.draft.say(C.CLAIMED, False, R.CLAIM_TIMEOUT, R.CLAIM_TIMEOUT.meaning)
+        return R.CLAIM_TIMEOUT
+    course.wake(deadline)
+    return None
+
+
+def heartbeat_lost(course: Course) -> R | None:
+    """End a lease whose holder has been silent beyond its time-out and the pool's grace."""
+    if not course.draft.holds(C.CLAIMED):
+        return None
+    missed = _missed_heartbeat(course)
+    if missed is None:
+        return None
+    reason, since = missed
+    gone_at = since + course.policy.grace
+    if course.now >= gone_at:
+        return R.HEARTBEAT_LOST
+    course.heartbeat_missed = True
+    course.losses.append(gone_at)
+    course.draft.say(C.HOLDER_LIVE, False, reason, reason.meaning)
+    course.draft.set_time("deadlines", heartbeatTime=since)
+    text = f"No heartbeat since before {format_time(since)}; lost at {format_time(gone_at)}."
+    course.concerns.append(Concern(gone_at, R.HEARTBEAT, text))
+    course.wake(gone_at)
+    return None
+
+
+def _missed_heartbeat(course: Course) -> tuple[R, int] | None:
+    """Return why and since when the heartbeat is missing, or None while it is there."""
+    lease = course.lease
+    stored = course.draft.deadline("heartbeatTime")
+    if lease.liveness == Liveness.RENEW:
+        if renewal_asked(lease) or stored is None:
+            return None
+        course.wake(stored)
+        return (R.MISSED, stored) if course.now >= stored else None
+    session = course.world.sessions.get((lease.namespace, lease.session))
+    if session is None:
+        return R.SESSION_GONE, course.now if stored is None else stored
+    due = _session_deadline(session, course.policy)
+    if course.now >= due:
+        return R.MISSED, due if stored is None else min(stored, due)
+    course.wake(due)
+    course.draft.set_time("deadlines", heartbeatTime=None)
+    return None
+
+
+def say_live(course: Course) -> None:
+    """Say that the holder is alive, where it has shown up and its heartbeat is not missing."""
+    if course.draft.holds(C.CLAIMED) and not course.heartbeat_missed:
+        course.draft.say(C.HOLDER_LIVE, True, R.FRESH)
+
+
+def session_is_live(lease: Lease, policy: PoolPolicy, world: World, now: int) -> bool:
+    """Tell whether the session a lease names exists and was renewed in time."""
+    session = world.sessions.get((lease.namespace, lease.session))
+    return session is not None and now < _session_deadline(session, policy)
+
+
+def _session_deadline(session: Session, policy: PoolPolicy) -> int:
+    """A session may ask for a shorter time-out than the pool's, never for a longer one."""
+    timeout = policy.heartbeat_timeout
+    return session.renewed_at + (min(session.duration, timeout) if session.duration else timeout)
+
+
+def renewal_asked(lease: Lease) -> bool:
+    """Any change of `spec.renewTime` is one request; what the text says is never trusted."""
+    observed = lease.status.get("renewal", {}).get("observedRenewTime")
+    return bool(lease.renew_time) and lease.renew_time != observed
+
+
+def session_renews(course: Course, end: int) -> bool:
+    """A live session renews the term by itself once two thirds of it are over: one write per term, however many
+    heartbeats there are.
+    """
+    lease = course.lease
+    if lease.liveness != Liveness.SESSION or not course.draft.holds(C.CLAIMED):
+        return False
+    if not session_is_live(lease, course.policy, course.world, course.now):
+        return False
+    maximum = lease.deadline("maxExpirationTime")
+    if maximum is not None and end >= maximum:
+        return False
+    due = end - course.policy.term_of(lease.duration) // 3
+    course.wake(due)
+    return course.now >= due
+
+
+def renew(course: Course) -> None:
+    """Start a new term from now, by the operator's clock, never beyond the maximum.
+
+    A lease that is being taken away gets no new term, but its holder is still heard: if the cause goes away before
+    the end, it must not be taken for dead.
+    """
+    lease, draft, now = course.lease, course.draft, course.now
+    asked = renewal_asked(lease)
+    end = lease.deadline("expirationTime")
+    count = lease.status.get("renewal", {}).get("count", 0)
+    if asked:
+        draft.put("renewal", count=count, observedRenewTime=lease.renew_time)
+        if lease.liveness == Liveness.RENEW:
+            draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout)
+    if end is None or draft.holds(C.DISRUPTION_TARGET) or not (asked or session_renews(course, end)):
+        return
+    maximum = lease.deadline("maxExpirationTime")
+    renewed = now + course.policy.term_of(lease.duration)
+    draft.put("renewal", count=count + 1, lastRenewTime=format_time(now))
+    draft.set_time("deadlines", expirationTime=renewed if maximum is None else min(renewed, maximum))
