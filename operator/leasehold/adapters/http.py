@@ -56,8 +56,8 @@ class HealthServer:
         """Listen. Raises OSError when the port is taken."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", lambda request: _answer(self._alive()))
-        app.router.add_get("/readyz", lambda request: _answer(self._ready()))
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port)
@@ -69,11 +69,17 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _answer(self._alive())
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return _answer(self._ready())
+
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
             body=self._page(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
 
-async def _answer(wrong: str) -> web.Response:
+def _answer(wrong: str) -> web.Response:
     return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)

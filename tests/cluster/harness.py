@@ -1,0 +1,410 @@
+"""What the stories on a real API server share: an operator in a thread or in a process, a stage, and a record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.api.quantity import amount
+from leasehold.controller import Controller
+from leasehold.settings import Settings
+from leasehold.testing.client import Client
+from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.errors import ApiError
+from leasehold.testing.nodes import NodeShape, SimulatedNodes
+from leasehold.testing.processes import Child, wait_until
+
+Object = dict[str, Any]
+
+LEASES = "capacityleases.leasehold.dev"
+POOLS = "capacitypools.leasehold.dev"
+REPORTS = "nodereports.leasehold.dev"
+SESSIONS = "leases.coordination.k8s.io"
+
+QUICK = {"sweep_seconds": 1, "relist_sweeps": 2, "events_per_second": 100, "http_port": 0}
+"""Settings under which what takes minutes takes seconds."""
+
+PATIENCE = 20.0
+
+
+# --- operators ---
+
+
+class ThreadOperator:
+    """An operator in this process, on an event loop of its own in a thread."""
+
+    def __init__(self, kubeconfig: Path, clock: SteadyClock | None = None, **settings: Any) -> None:
+        self.settings = Settings(kubeconfig=str(kubeconfig), **{**QUICK, **settings})
+        self.clock = clock
+        self.controller: Controller
+        self.exit_code: Future[int] = Future()
+        self._loop: asyncio.AbstractEventLoop
+        self._made: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
+
+    def __enter__(self) -> ThreadOperator:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        async def operate() -> int:
+            self._loop = asyncio.get_running_loop()
+            self.controller = Controller(self.settings, self.clock)
+            self._made.set_result(None)
+            return await self.controller.run()
+
+        try:
+            self.exit_code.set_result(asyncio.run(operate()))
+        except BaseException as error:
+            for future in (self._made, self.exit_code):
+                with contextlib.suppress(Exception):
+                    future.set_exception(error)
+
+    def start(self, *, ready: bool = True) -> ThreadOperator:
+        self._thread.start()
+        self._made.result(PATIENCE)
+        if ready:
+            until(lambda: self.exit_code.done() or self.ready(), "the operator is ready")
+            assert not self.exit_code.done(), f"the operator ended: {self.exit_code.result()}"
+        return self
+
+    def ready(self) -> bool:
+        return self.controller.started.is_set() and not self.controller._not_ready()
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Run something on the operator's own loop, where its memory may be read."""
+
+        async def on_loop() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(PATIENCE)
+
+    def stop(self) -> int:
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it ended by itself meanwhile
+                self._loop.call_soon_threadsafe(self.controller.stop.set)
+        self._thread.join(PATIENCE)
+        return self.exit_code.result(PATIENCE)
+
+    def page(self, path: str) -> tuple[int, str]:
+        return fetch(f"http://127.0.0.1:{self.controller.server.port}{path}")
+
+
+class ProcessOperator:
+    """An operator as a process of its own, so that it can be killed."""
+
+    def __init__(self, control_plane: ControlPlane, kubeconfig: Path | None = None, **env: Any) -> None:
+        self.port = free_port()
+        self.log = control_plane.directory / f"operator-{secrets.token_hex(4)}.log"
+        settings = {"sweep_seconds": 1, "relist_sweeps": 2, "events_per_second": 100, **env}
+        import os
+
+        self.child = Child(
+            [
+                *(sys.executable, "-m", "leasehold.cli.main", "operator"),
+                *("--kubeconfig", str(kubeconfig or control_plane.kubeconfig), "--http-port", str(self.port)),
+            ],
+            log=self.log,
+            cwd=Path.cwd(),
+            env={**os.environ, **{f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}},
+        )
+
+    def __enter__(self) -> ProcessOperator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            return fetch(f"http://127.0.0.1:{self.port}/readyz")[0] == 200
+        return False
+
+    def wait_ready(self) -> ProcessOperator:
+        until(lambda: self.ready() or not self.child.running(), "the operator is ready")
+        assert self.child.running(), self.child.log_tail(40)
+        return self
+
+    def lines(self) -> list[Object]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def fetch(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    assert wait_until(condition, seconds), f"not within {seconds} s: {what}"
+
+
+# --- reading objects ---
+
+
+def condition(obj: Mapping[str, Any], type_: str) -> Object:
+    for found in (obj.get("status") or {}).get("conditions", ()):
+        if found["type"] == type_:
+            return dict(found)
+    return {"status": "", "reason": "", "message": ""}
+
+
+def is_(type_: str, status: str = "True", reason: str = "") -> Callable[[Object], bool]:
+    """A predicate: the condition stands at this status, with this reason if one is given."""
+
+    def test(obj: Object) -> bool:
+        found = condition(obj, type_)
+        return found["status"] == status and reason in ("", found["reason"])
+
+    return test
+
+
+granted = is_("Allocated")
+finished = is_("Finished")
+
+
+def holding(lease: Mapping[str, Any]) -> list[tuple[str, Mapping[str, str]]]:
+    """What a lease's object says it holds: (node, resources) for each slice."""
+    if not is_("Allocated")(dict(lease)) or is_("Released")(dict(lease)):
+        return []
+    return [(part["nodeName"], part["resources"]) for part in lease["status"]["allocation"]["slices"]]
+
+
+def nodes_of(lease: Mapping[str, Any]) -> list[str]:
+    return [part["nodeName"] for part in lease["status"]["allocation"]["slices"]]
+
+
+# --- the stage ---
+
+
+class Stage:
+    """A namespace, nodes and pools that no other test knows, and short words for what happens on them."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self.control_plane = control_plane
+        self.kube = Client(control_plane.connection)
+        self.namespace = f"s-{secrets.token_hex(4)}"
+        self.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
+        self.nodes = SimulatedNodes(self.kube)
+        self.pools: list[str] = []
+
+    def close(self) -> None:
+        """Remove everything, whether an operator runs or not."""
+        for lease in self.kube.list(LEASES, self.namespace):
+            self._remove(LEASES, lease["metadata"]["name"], self.namespace)
+        for pool in self.pools:
+            self._remove(POOLS, pool, None)
+        self.nodes.remove()
+        self.kube.delete_all(SESSIONS, self.namespace)
+        self.kube.delete("namespaces", self.namespace, missing_ok=True)
+        self.kube.close()
+
+    def _remove(self, resource: str, name: str, namespace: str | None) -> None:
+        for _ in range(50):
+            try:
+                self.kube.delete(resource, name, namespace)
+                self.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
+            except ApiError as error:
+                if error.status == 404:
+                    return
+                if error.status not in (409, 422):
+                    raise
+            time.sleep(0.02)
+
+    def pool(
+        self,
+        *,
+        selector: Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        wait: str = "True",
+        **spec: Any,
+    ) -> str:
+        """Make a pool over this stage's nodes; grace is 0 and nothing need be claimed unless said otherwise."""
+        name = f"p-{secrets.token_hex(4)}"
+        self.pools.append(name)
+        self.kube.create(
+            {
+                "apiVersion": "leasehold.dev/v1alpha1",
+                "kind": "CapacityPool",
+                "metadata": {"name": name},
+                "spec": {
+                    "nodeSelector": selector or self.nodes.selector,
+                    "leasePolicy": {"gracePeriodSeconds": 0, **(policy or {})},
+                    **spec,
+                },
+            }
+        )
+        if wait:
+            self.until_pool(name, is_("Ready", wait))
+        return name
+
+    def lease(self, pool: str, name: str = "", cpu: str = "1", **spec: Any) -> str:
+        """Ask for a lease; return its name."""
+        name = name or f"l-{secrets.token_hex(4)}"
+        annotations = spec.pop("annotations", {})
+        self.kube.create(
+            {
+                "apiVersion": "leasehold.dev/v1alpha1",
+                "kind": "CapacityLease",
+                "metadata": {"name": name, "namespace": self.namespace, "annotations": annotations},
+                "spec": {"poolRef": {"name": pool}, "resources": {"cpu": cpu}, **spec},
+            }
+        )
+        return name
+
+    def session(self, name: str) -> None:
+        """Renew a session, making it first."""
+        body = {"metadata": {"labels": {"leasehold.dev/session": ""}}, "spec": {"renewTime": micro_now()}}
+        if self.kube.find(SESSIONS, name, self.namespace) is None:
+            body["metadata"] |= {"name": name, "namespace": self.namespace}
+            self.kube.create({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **body})
+        else:
+            self.kube.patch(SESSIONS, name, body, self.namespace)
+
+    def renew(self, lease: str) -> None:
+        self.change(lease, renewTime=micro_now())
+
+    def change(self, lease: str, **spec: Any) -> Object:
+        return self.kube.patch(LEASES, lease, {"spec": spec}, self.namespace)
+
+    def annotate(self, lease: str, **annotations: str) -> None:
+        keys = {f"leasehold.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
+        self.kube.patch(LEASES, lease, {"metadata": {"annotations": keys}}, self.namespace)
+
+    def change_pool(self, pool: str, **spec: Any) -> Object:
+        return self.kube.patch(POOLS, pool, {"spec": spec})
+
+    def get(self, lease: str) -> Object:
+        return self.kube.get(LEASES, lease, self.namespace)
+
+    def until(self, lease: str, test: Callable[[Object], bool], seconds: float = PATIENCE) -> Object:
+        return self.kube.wait(LEASES, lease, self.namespace, until=test, timeout_seconds=seconds)
+
+    def until_pool(self, pool: str, test: Callable[[Object], bool], seconds: float = PATIENCE) -> Object:
+        return self.kube.wait(POOLS, pool, until=test, timeout_seconds=seconds)
+
+    def until_gone(self, lease: str, seconds: float = PATIENCE) -> None:
+        self.kube.wait_gone(LEASES, lease, self.namespace, seconds)
+
+    def settled(self, lease: str, test: Callable[[Object], bool], seconds: float = 0.5) -> Object:
+        """Watch that something stays as it is: every change seen in this time passes the test."""
+        found = self.get(lease)
+        assert test(found), found
+        version = found["metadata"]["resourceVersion"]
+        deadline = time.monotonic() + seconds
+        for event in self.kube.watch(
+            LEASES,
+            self.namespace,
+            resource_version=version,
+            timeout_seconds=max(1, seconds),
+            fieldSelector=f"metadata.name={lease}",
+        ):
+            assert test(event.object), event.object
+            found = event.object
+            if time.monotonic() > deadline:
+                break
+        return found
+
+    def events(self, about: str) -> list[Object]:
+        found = self.kube.list("events.events.k8s.io", self.namespace)
+        found += self.kube.list("events.events.k8s.io", "default")
+        return [event for event in found if event["regarding"]["name"] == about]
+
+
+@contextlib.contextmanager
+def stage_on(control_plane: ControlPlane) -> Iterator[Stage]:
+    stage = Stage(control_plane)
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def micro_now() -> str:
+    now = time.time_ns() // 1000
+    seconds, micros = divmod(now, 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{micros:06d}Z"
+
+
+# --- the record ---
+
+
+class Record:
+    """Every revision of every lease in a namespace, in the order of the store, and a check of them all."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.revisions: list[tuple[str, Object]] = []
+        self._kube = Client(stage.control_plane.connection)
+        self._version = self._kube.list_object(LEASES, stage.namespace)["metadata"]["resourceVersion"]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="record", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError, ValueError):
+                for event in self._kube.watch(
+                    LEASES, self.stage.namespace, resource_version=self._version, timeout_seconds=60
+                ):
+                    self._version = event.object["metadata"]["resourceVersion"]
+                    self.revisions.append((event.type, event.object))
+                    if event.object["metadata"]["name"] == "end-of-record" and event.type == "DELETED":
+                        return
+
+    def close(self) -> None:
+        """Wait until everything up to now was recorded."""
+        name = self.stage.lease("no-such-pool", name="end-of-record")
+        self.stage._remove(LEASES, name, self.stage.namespace)
+        self._thread.join(PATIENCE)
+        self._stop.set()
+        assert not self._thread.is_alive(), "the record is incomplete"
+        self._kube.close()
+
+    def check(self, allocatable: Mapping[str, Mapping[str, str]]) -> None:
+        """At every revision no node holds more than it has, and no token was given to two leases."""
+        held: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+        tokens: dict[tuple[str, int], str] = {}
+        for kind, lease in self.revisions:
+            uid = lease["metadata"]["uid"]
+            held[uid] = [] if kind == "DELETED" else holding(lease)
+            token = (lease.get("status") or {}).get("fencingToken")
+            if token is not None:
+                owner = tokens.setdefault((lease["spec"]["poolRef"]["name"], token), uid)
+                assert owner == uid, f"token {token} was given to {owner} and to {uid}"
+            sums: dict[tuple[str, str], int] = {}
+            for slices in held.values():
+                for node, resources in slices:
+                    for name, text in resources.items():
+                        sums[node, name] = sums.get((node, name), 0) + amount(name, text)
+            for (node, name), total in sums.items():
+                most = amount(name, allocatable[node][name])
+                version = lease["metadata"]["resourceVersion"]
+                assert total <= most, f"at revision {version} node {node} holds {total} {name} of {most}"
+
+
+SMALL = NodeShape(cpu="4", memory="8Gi", ephemeral_storage="10Gi")
