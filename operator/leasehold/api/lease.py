@@ -22,6 +22,7 @@ from leasehold.api.meta import (
     Serial,
     Timestamp,
     TimeText,
+    at_most,
     choice,
     keyed_by,
     nested,
@@ -360,17 +361,15 @@ class CapacityLease(Resource):
     """
 
     # Rules across spec and status, and those that must notice a dropped status, can only stand at the root.
-    # The spec is compared as a whole first, because that is all a status write needs.
+    # Each compares whole fields first: that is where a status write, which leaves the spec alone, stops.
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "!has(oldSelf.status) || (!has(oldSelf.status.allocation) &&"
-                " !has(oldSelf.status.fencingToken))"
-                " || (has(self.status)"
+                "!has(oldSelf.status) || (has(self.status)"
                 " && (!has(oldSelf.status.allocation) || has(self.status.allocation))"
                 " && (!has(oldSelf.status.fencingToken) || (has(self.status.fencingToken)"
                 " && self.status.fencingToken >= oldSelf.status.fencingToken)))",
-                "status.allocation and status.fencingToken cannot be removed, and the token never falls",
+                "status, its allocation and its fencingToken cannot be removed, and the token never falls",
                 field_path=".status",
             ),
             Rule(
@@ -396,8 +395,7 @@ class CapacityLease(Resource):
                 f"!({_GRANTED}) || self.spec.resources == oldSelf.spec.resources"
                 " || (size(self.spec.resources) == size(oldSelf.spec.resources)"
                 " && self.spec.resources.all(name, name in oldSelf.spec.resources"
-                " && quantity(string(self.spec.resources[name]))"
-                ".compareTo(quantity(string(oldSelf.spec.resources[name]))) <= 0))",
+                f" && {at_most('self.spec.resources[name]', 'oldSelf.spec.resources[name]')}))",
                 "once the lease is granted its resources may only shrink: the same names, each at most"
                 " what it was",
                 field_path=".spec.resources",

@@ -125,13 +125,26 @@ _SHAPE: Final = PATTERN.replace("[+-]?(", "[+]?(", 1)
 _UNSIGNED: Final = PATTERN.replace("[+-]?(", "(", 1)
 
 
+def _well_formed(value: str) -> str:
+    # Comes before every use of quantity(): the API server's own parser takes minutes and gigabytes over a
+    # text such as 1e999999999, every rule runs whatever other rules say, and CEL's cost limit does not see
+    # into the parser.
+    return f"string({value}).matches(r'{_SHAPE}')"
+
+
+def at_most(value: str, limit: str) -> str:
+    """Return the CEL condition that one quantity is not more than another; false where one is malformed."""
+    return (
+        f"{_well_formed(value)} && {_well_formed(limit)}"
+        f" && quantity(string({value})).compareTo(quantity(string({limit}))) <= 0"
+    )
+
+
 def _quantity_schema(least: str, message: str) -> dict[str, Any]:
-    # The shape comes first: the API server's own parser takes minutes over an exponent such as 1e999999999.
     text = "quantity(string(self))"
     rule = (
-        f"string(self).matches(r'{_SHAPE}')"
-        f" && {text}.compareTo(quantity('0')) {least} 0 &&"
-        f" {text}.compareTo(quantity('{LARGEST_QUANTITY}')) <= 0"
+        f"{_well_formed('self')} && {text}.compareTo(quantity('0')) {least} 0"
+        f" && {text}.compareTo(quantity('{LARGEST_QUANTITY}')) <= 0"
     )
     return {"x-kubernetes-int-or-string": True, "maxLength": MAX_LENGTH, **rules(Rule(rule, message))}
 

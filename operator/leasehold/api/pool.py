@@ -24,6 +24,7 @@ from leasehold.api.meta import (
     Resource,
     Rule,
     Serial,
+    at_most,
     choice,
     keyed_by,
     nested,
@@ -109,8 +110,7 @@ class PoolResource(Model):
                 field_path=".reservedPercent",
             ),
             Rule(
-                "!has(self.min) || !has(self.max)"
-                " || quantity(string(self.min)).compareTo(quantity(string(self.max))) <= 0",
+                f"!has(self.min) || !has(self.max) || ({at_most('self.min', 'self.max')})",
                 "min must not be more than max",
                 field_path=".min",
             ),
