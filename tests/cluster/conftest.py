@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.cluster.harness import Stage, ThreadOperator, stage_on
 
 from leasehold.testing.control_plane import ControlPlane
-from tests.cluster.harness import Stage, ThreadOperator, stage_on
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

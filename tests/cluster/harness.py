@@ -68,7 +68,7 @@ class ThreadOperator:
 
         try:
             self.exit_code.set_result(asyncio.run(operate()))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             for future in (self._made, self.exit_code):
                 with contextlib.suppress(Exception):
                     future.set_exception(error)

@@ -6,9 +6,6 @@ import subprocess
 from typing import Any
 
 import pytest
-
-from leasehold.core.times import parse_time
-from leasehold.testing.errors import ApiError
 from tests.cluster.harness import (
     SMALL,
     Stage,
@@ -19,6 +16,9 @@ from tests.cluster.harness import (
     is_,
     nodes_of,
 )
+
+from leasehold.core.times import parse_time
+from leasehold.testing.errors import ApiError
 
 
 def test_a_lease_waits_is_granted_renewed_warned_expires_and_is_removed(stage: Stage) -> None:
@@ -139,7 +139,7 @@ def test_what_was_granted_cannot_be_changed(stage: Stage) -> None:
         {"poolRef": {"name": "other"}},
     ]
     for change in changes:
-        with pytest.raises(ApiError, match="cannot be changed|immutable"):
+        with pytest.raises(ApiError, match=r"cannot be changed|immutable"):
             stage.change(lease, **change)
 
 
