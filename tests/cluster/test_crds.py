@@ -187,7 +187,10 @@ BAD = {
         pool_of(reserved=1, reservedPercent=1),
         "reserved and reservedPercent must not both be set; keep one",
     ),
-    "a malformed reserve": (pool_of(reserved="some"), f"spec.resources[0].reserved: Invalid value: {ANY}"),
+    "a malformed reserve": (
+        pool_of(reserved="some"),
+        f'spec.resources[0].reserved: Invalid value: "some": {ANY}',
+    ),
     "a negative reserve": (pool_of(reserved="-1"), ANY),
     "a smallest slice of nothing": (pool_of(min=0), WHOLE),
     "slices the wrong way round": (pool_of(min="2", max="1"), "min must not be more than max"),
@@ -207,7 +210,7 @@ BAD = {
     "nothing asked for": (lease(resources={}), "spec.resources in body should have at least 1 properties"),
     "a malformed amount": (
         lease(resources={"cpu": "2 cores"}),
-        f"spec.resources[cpu]: Invalid value: {WHOLE}",
+        f'spec.resources[cpu]: Invalid value: "2 cores": {WHOLE}',
     ),
     "an empty amount": (lease(resources={"cpu": ""}), WHOLE),
     "an amount of nothing": (lease(resources={"cpu": "0"}), WHOLE),
@@ -243,7 +246,7 @@ BAD = {
 
 @pytest.mark.parametrize("obj", GOOD.values(), ids=GOOD)
 def test_good_objects_are_accepted(server: Server, obj: Object) -> None:
-    assert server.create(obj)["spec"].items() >= {}.items()
+    server.create(obj)
 
 
 @pytest.mark.parametrize(("obj", "message"), BAD.values(), ids=BAD)
@@ -443,7 +446,8 @@ REFUSED = {
         ASKED,
         GRANTED,
         spec(placement={"mode": "SameNode"}),
-        "spec.placement: Forbidden: placement cannot be changed once the lease is granted; create a new lease",
+        "spec.placement: Forbidden: placement cannot be changed once the lease is granted; create a new lease"
+        " instead",
     ),
     "growing": Change(
         ASKED, GRANTED, spec(resources={"cpu": "2001m"}), f"spec.resources: Forbidden: {ONLY_SHRINK}"
@@ -527,7 +531,7 @@ def test_every_rule_of_every_kind_is_tried_here() -> None:
         f"{kind.info.kind}: {message}"
         for kind in crd.KINDS
         for message in _messages(crd.schema(kind))
-        if not any(message.startswith(text) or message in text or text in message for text in tried)
+        if not any(message in text or message.startswith(text) for text in tried)
     ]
     assert missing == []
 
