@@ -78,7 +78,7 @@ class Host:
             HostReadError: CPU or memory cannot be read.
         """
         cpu, at = self._essential("stat", _cpu_times)
-        memory = self._essential("meminfo", psutil.virtual_memory)
+        memory = self._essential("meminfo", lambda: _quietly(psutil.virtual_memory))
         filesystems, gone = _filesystems(self._mounts)
         return Sample(
             at=at,
@@ -97,11 +97,12 @@ class Host:
         Raises:
             HostReadError: the number of cores cannot be read.
         """
+        cores = self._essential("stat", self._cores)
         swap = self._swap()
         meminfo = parse_meminfo(self._text("meminfo"))
         return Surroundings(
             boot_id=self._text("sys/kernel/random/boot_id").strip() or self._boot_time(),
-            cores=self._essential("stat", self._cores),
+            cores=cores,
             working_set=working_set(meminfo),
             pcp_cached=parse_pagesets(self._text("zoneinfo")),
             swap_total=swap[0],
@@ -195,6 +196,13 @@ def _cpu_times() -> tuple[Any, float]:
         if after - before <= _UNCLEAR_SECONDS:
             break
     return cpu, (before + after) / 2
+
+
+def _quietly(read: Callable[[], Value]) -> Value:
+    """Psutil warns of counters this kernel does not have; those that matter here are missed elsewhere, aloud."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read()
 
 
 def _drain(descriptor: int) -> str:

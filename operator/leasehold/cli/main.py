@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="leasehold",
         description="Lend out a Kubernetes cluster's capacity for a time.",
         epilog="commands:\n" + "\n".join(f"  {name:10}{what}" for name, what in described),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"leasehold {__version__}")

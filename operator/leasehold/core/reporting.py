@@ -225,24 +225,28 @@ class _Track:
 
 
 class _LeaseTrack:
-    """The readings of one lease."""
+    """The readings of one lease, since it was last not there."""
 
-    __slots__ = ("cpu", "memory", "present", "seen_at", "seen_seconds")
+    __slots__ = ("_at", "_seconds", "cpu", "memory", "present")
 
     def __init__(self) -> None:
         self.present = False
-        self.seen_at: float | None = None
-        self.seen_seconds = 0.0
+        self._at = self._seconds = 0.0
         self.cpu = Window(PLACEMENT_SECONDS)
         self.memory = Window(PLACEMENT_SECONDS)
+
+    @property
+    def measured(self) -> bool:
+        """Two readings give a CPU figure; before that, what the lease uses would count as unmanaged."""
+        return not self.present or len(self.cpu) > 0
 
     def add(self, at: float, use: LeaseUse) -> int:
         """Take in one reading and return the millicores used since the last one."""
         millicores = 0
-        if self.seen_at is not None and at > self.seen_at:
-            millicores = max(round((use.cpu_seconds - self.seen_seconds) / (at - self.seen_at) * 1000), 0)
+        if self.present and at > self._at:
+            millicores = max(round((use.cpu_seconds - self._seconds) / (at - self._at) * 1000), 0)
             self.cpu.add(at, millicores)
-        self.present, self.seen_at, self.seen_seconds = use.present, at, use.cpu_seconds
+        self.present, self._at, self._seconds = True, at, use.cpu_seconds
         self.memory.add(at, use.memory)
         return millicores
 
@@ -295,14 +299,16 @@ class History:
             use = sample.leases.get(uid)
             if use is None:
                 self._leases.pop(uid, None)
-                continue
-            track = self._leases.setdefault(uid, _LeaseTrack())
-            cpu += track.add(sample.at, use)
-            memory += use.memory
+            elif use.present:
+                cpu += self._leases.setdefault(uid, _LeaseTrack()).add(sample.at, use)
+                memory += use.memory
+            else:
+                self._leases[uid] = _LeaseTrack()
         return (cpu, memory) if self._attributed() else None
 
     def _attributed(self) -> bool:
-        return bool(self._asked.lease_uids) and len(self._leases) == len(self._asked.lease_uids)
+        asked, known = self._asked.lease_uids, self._leases.values()
+        return bool(asked) and len(known) == len(asked) and all(track.measured for track in known)
 
     def _add_cpu(self, sample: Sample, attributed: int | None) -> None:
         """Busy is user, nice, system, irq and softirq over monotonic time; steal is another's use and kept
@@ -352,7 +358,9 @@ class History:
     def presence(self) -> dict[str, Presence]:
         """Return which of the leases asked about are there. Those that are not certain are left out."""
         return {
-            uid: Presence.PRESENT if track.present else Presence.GONE for uid, track in self._leases.items()
+            uid: Presence.PRESENT if track.present else Presence.GONE
+            for uid, track in self._leases.items()
+            if track.measured
         }
 
     @property
@@ -394,19 +402,19 @@ class History:
         """Return ``status.leases``: the p90 over a minute of those present, in the order they were asked
         for.
         """
-        known = ((uid, self._leases[uid]) for uid in self._asked.lease_uids if uid in self._leases)
-        return [_lease_row(uid, track) for uid, track in known]
+        known = self.presence()
+        return [_lease_row(uid, self._leases[uid]) for uid in self._asked.lease_uids if uid in known]
 
 
 def _lease_row(uid: str, track: _LeaseTrack) -> Json:
     if not track.present:
         return {"uid": uid, "state": Presence.GONE.value}
-    row = {"uid": uid, "state": Presence.PRESENT.value}
-    for name, window in ((CPU, track.cpu), (MEMORY, track.memory)):
-        p90 = window.percentile(90)
-        if p90 is not None:
-            row[name] = _up(name, p90)
-    return row
+    return {
+        "uid": uid,
+        "state": Presence.PRESENT.value,
+        CPU: _up(CPU, track.cpu.percentile(90) or 0),
+        MEMORY: _up(MEMORY, track.memory.percentile(90) or 0),
+    }
 
 
 def _node_filesystem(sample: Sample) -> Filesystem | None:

@@ -11,7 +11,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_formatter(self) -> argparse.HelpFormatter:
         # Told no width, argparse asks shutil for it with every option, and that loads every compressor there is.
-        return self.formatter_class(self.prog, width=WIDTH)
+        return argparse.RawDescriptionHelpFormatter(self.prog, width=WIDTH)
 
     def error(self, message: str) -> NoReturn:
         """End the process."""

@@ -152,7 +152,8 @@ class Client:
         host, port, tls, _ = self._address
         try:
             # As bytes: Python sends text through its IDNA codec, a third of a megabyte that no API server needs.
-            connection = socket.create_connection((host.encode("ascii"), port), timeout=self._left(deadline))
+            address: Any = (host.encode("ascii"), port)
+            connection = socket.create_connection(address, timeout=self._left(deadline))
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._socket = self._wrapped(connection, deadline) if tls else connection
