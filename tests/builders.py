@@ -1,0 +1,407 @@
+"""Things tests tell stories with: pools, leases, nodes and reports with defaults that a reader can guess.
+
+The day is always 22 November 2026, and it is noon: `at("10m")` is ten minutes past. Leases and nodes are built from
+documents as the API server sends them, so that reading them is tested along the way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import count as counter
+from typing import Any
+
+from leasehold.api.lease import LeaseStatus
+from leasehold.api.names import (
+    FORCE_RELEASE_ANNOTATION,
+    LEASE_REASONS,
+    POOL_REASONS,
+    RELEASE_FINALIZER,
+    REVOKE_ANNOTATION,
+    ConditionStatus,
+    LeaseCondition,
+    LeaseReason,
+    PoolCondition,
+)
+from leasehold.api.pool import PoolSpec, PoolStatus
+from leasehold.api.quantity import amount
+from leasehold.core.course import Session, Step, World
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.nodes import Node, Report, judge, node_of, report_of
+from leasehold.core.planning import grant_step
+from leasehold.core.policy import PoolPolicy, policy_of
+from leasehold.core.pool_status import Facts, status_of
+from leasehold.core.state import Entry, PoolState
+from leasehold.core.status import amounts_document, apply_patch
+from leasehold.core.times import format_time, parse_time
+
+Json = Mapping[str, Any]
+
+NOON = parse_time("2026-11-22T12:00:00Z")
+GIB = 1 << 30
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_serial = counter(1)
+
+
+def span(text: str) -> int:
+    """Milliseconds in a text such as `90s`, `1h30m` or `-250ms`."""
+    found = sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)(ms|[smhd])", text))
+    return -found if text.startswith("-") else found
+
+
+def at(text: str = "") -> int:
+    """The instant that long after noon."""
+    return NOON + span(text)
+
+
+def clock(text: str = "") -> str:
+    """The same instant as it is written on the wire."""
+    return format_time(at(text))
+
+
+# --- pools ---
+
+CPU_AND_MEMORY = ({"name": "cpu", "source": "Allocatable"}, {"name": "memory", "source": "Allocatable"})
+
+
+def make_pool(
+    *resources: Json,
+    selector: Mapping[str, str] | None = None,
+    strategy: str = "BestFit",
+    queue: str = "BestEffortFIFO",
+    max_pending: int = 10_000,
+    max_usage: int | None = None,
+    on_stale: str = "Hold",
+    max_age: int = 660,
+    stop: str = "None",
+    **terms: Any,
+) -> PoolPolicy:
+    """A pool of cpu and memory as the Node objects tell them, with terms of one hour and 30 s of grace.
+
+    `terms` are fields of `spec.leasePolicy` as on the wire: `gracePeriodSeconds=0`.
+    """
+    spec = {
+        "nodeSelector": {"matchLabels": dict(selector)} if selector else {},
+        "resources": [dict(resource) for resource in resources or CPU_AND_MEMORY],
+        "leasePolicy": terms,
+        "queueing": {"strategy": queue, "maxPending": max_pending},
+        "placement": {
+            "strategy": strategy,
+            **({} if max_usage is None else {"maxUsagePercent": max_usage}),
+        },
+        "freshness": {"maxAgeSeconds": max_age, "onStale": on_stale},
+        "stopPolicy": stop,
+    }
+    return policy_of(PoolSpec.model_validate(spec, extra="forbid"))
+
+
+# --- leases ---
+
+
+def lease_document(
+    name: str = "build",
+    *,
+    cpu: str | None = "2",
+    memory: str | None = "4Gi",
+    resources: Json | None = None,
+    age: str = "1m",
+    annotations: Mapping[str, str] | None = None,
+    deleted: str | None = None,
+    finalizers: tuple[str, ...] = (RELEASE_FINALIZER,),
+    version: int = 1,
+    generation: int = 1,
+    status: Json | None = None,
+    namespace: str = "team-a",
+    pool: str = "ci",
+    **spec: Any,
+) -> dict[str, Any]:
+    """A CapacityLease as the API server sends it; `spec` are its further fields as on the wire."""
+    if resources is None:
+        resources = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
+    meta: dict[str, Any] = {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "generation": generation,
+        "creationTimestamp": clock(f"-{age}"),
+        "finalizers": list(finalizers),
+    }
+    if annotations:
+        meta["annotations"] = dict(annotations)
+    if deleted is not None:
+        meta["deletionTimestamp"] = clock(deleted)
+    document: dict[str, Any] = {
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "CapacityLease",
+        "metadata": meta,
+        "spec": {"poolRef": {"name": pool}, "resources": dict(resources), **spec},
+    }
+    if status is not None:
+        document["status"] = status
+    return document
+
+
+def make_lease(name: str = "build", **how: Any) -> Lease:
+    """A lease that waits, created a minute before noon, for 2 cpu and 4Gi of memory."""
+    return lease_of(lease_document(name, **how))
+
+
+def document_of(lease: Lease) -> dict[str, Any]:
+    """The document a lease was read from, as far as it was read."""
+    annotations = {}
+    if lease.revoke:
+        annotations[REVOKE_ANNOTATION] = lease.revoke
+    if lease.force_release:
+        annotations[FORCE_RELEASE_ANNOTATION] = "true"
+    meta: dict[str, Any] = {
+        "name": lease.name,
+        "namespace": lease.namespace,
+        "uid": lease.uid,
+        "resourceVersion": str(lease.version),
+        "generation": lease.generation,
+        "creationTimestamp": format_time(lease.created),
+        "finalizers": list(lease.finalizers),
+        "annotations": annotations,
+    }
+    if lease.deleting:
+        meta["deletionTimestamp"] = clock()
+    placement: dict[str, Any] = {"mode": lease.mode}
+    if lease.topology_key:
+        placement["topologyKey"] = lease.topology_key
+    if lease.node_selector:
+        placement["nodeSelector"] = dict(lease.node_selector)
+    holder: dict[str, Any] = {}
+    if lease.identity:
+        holder["identity"] = lease.identity
+    if lease.session:
+        holder["sessionRef"] = {"name": lease.session}
+    spec: dict[str, Any] = {
+        "poolRef": {"name": lease.pool},
+        "resources": amounts_document(lease.request),
+        "count": lease.count,
+        "placement": placement,
+        "priority": lease.priority,
+        "holder": holder,
+        "liveness": lease.liveness,
+        "desiredState": "Released" if lease.wants_release else "Held",
+        "ttlSecondsAfterFinished": lease.ttl // 1000,
+    }
+    if lease.duration is not None:
+        spec["durationSeconds"] = lease.duration // 1000
+    if lease.renew_time:
+        spec["renewTime"] = lease.renew_time
+    return {"metadata": meta, "spec": spec, "status": dict(lease.status)}
+
+
+def edited(
+    lease: Lease,
+    *,
+    annotations: Mapping[str, str | None] | None = None,
+    deleted: bool = False,
+    status: Json | None = None,
+    **spec: Any,
+) -> Lease:
+    """The lease after its owner changed it: `spec` as on the wire, None takes a field out."""
+    document = document_of(lease)
+    meta = document["metadata"]
+    meta["resourceVersion"] = str(lease.version + 1)
+    if spec or deleted:
+        meta["generation"] = lease.generation + 1
+    if deleted:
+        meta["deletionTimestamp"] = clock()
+    meta["annotations"] = apply_patch(meta["annotations"], annotations or {})
+    if status is not None:
+        document["status"] = status
+    document["spec"] = apply_patch(document["spec"], spec)
+    if "resources" in spec:
+        document["spec"]["resources"] = dict(spec["resources"])
+    return lease_of(document)
+
+
+def renewed(lease: Lease) -> Lease:
+    """The lease after its holder asked for a renewal."""
+    return edited(lease, renewTime=f"2026-11-22T12:00:00.{next(_serial) % 1_000_000:06d}Z")
+
+
+def written(lease: Lease, step: Step) -> Lease:
+    """The lease after the step's status was written; checks that the API server would take it."""
+    if not step.patch:
+        return lease
+    document = document_of(lease)
+    document["status"] = apply_patch(lease.status, step.patch)
+    document["metadata"]["resourceVersion"] = str(lease.version + 1)
+    check_lease_status(document["status"])
+    return lease_of(document)
+
+
+def granted(
+    lease: Lease | None = None,
+    *,
+    nodes: Iterable[str] = ("node-1",),
+    policy: PoolPolicy | None = None,
+    since: str = "",
+    token: int = 1,
+    world: World | None = None,
+    **how: Any,
+) -> Lease:
+    """The lease after it was granted, one slice on each named node, at noon."""
+    lease = lease or make_lease(**how)
+    entry = Entry(lease.uid, lease.namespace, lease.name, token, dict(lease.request), tuple(nodes))
+    return written(lease, grant_step(lease, entry, policy or make_pool(), world or World(), at(since)))
+
+
+def condition(lease: Lease, type_: str) -> str:
+    """A condition in short: `True/Granted`, or "" where it is not set."""
+    found = lease.conditions.get(type_)
+    return "" if found is None else f"{found['status']}/{found['reason']}"
+
+
+def make_session(
+    name: str = "worker", *, renewed: str = "", timeout: str | None = None, namespace: str = "team-a"
+) -> Session:
+    """A holder's session, last seen to change at an instant."""
+    return Session(namespace, name, 1, at(renewed), None if timeout is None else span(timeout))
+
+
+# --- nodes ---
+
+
+def make_node(
+    name: str = "node-1",
+    *,
+    cpu: str = "16",
+    memory: str = "64Gi",
+    labels: Mapping[str, str] | None = None,
+    not_ready_since: str | None = None,
+    cordoned: bool = False,
+    more: Json | None = None,
+) -> Node:
+    """A ready node of 16 cpu and 64Gi."""
+    state = "True" if not_ready_since is None else "Unknown"
+    return node_of(
+        {
+            "metadata": {
+                "name": name,
+                "uid": f"uid-{name}",
+                "resourceVersion": "1",
+                "creationTimestamp": clock("-30d"),
+                "labels": {"kubernetes.io/hostname": name, **(labels or {})},
+            },
+            "spec": {"unschedulable": True} if cordoned else {},
+            "status": {
+                "allocatable": {"cpu": cpu, "memory": memory, "pods": "110", **(more or {})},
+                "conditions": [
+                    {"type": "MemoryPressure", "status": "False"},
+                    {"type": "Ready", "status": state, "lastTransitionTime": clock(not_ready_since or "-1d")},
+                ],
+            },
+        }
+    )
+
+
+def make_report(
+    node: str = "node-1",
+    *,
+    time: str = "",
+    cpu: str = "1",
+    memory: str = "4Gi",
+    capacity: Json | None = None,
+    unmanaged: Json | None = None,
+    gone: Iterable[Lease] = (),
+    present: Mapping[str, Json] | None = None,
+    state: str = "Active",
+) -> Report:
+    """A report of a node that uses 1 cpu and 4Gi; `present` is what leases use there, by uid."""
+    spare = unmanaged or {}
+    usage = [
+        {"name": name, "current": "0", "p90": used, **({"unmanaged": spare[name]} if name in spare else {})}
+        for name, used in (("cpu", cpu), ("memory", memory))
+    ]
+    leases = [{"uid": lease.uid, "state": "Gone"} for lease in gone]
+    leases += [{"uid": uid, "state": "Present", **use} for uid, use in (present or {}).items()]
+    report = report_of(
+        {
+            "metadata": {"name": node, "resourceVersion": "1", "ownerReferences": [{"name": node}]},
+            "spec": {"state": state, "leaseUIDs": [row["uid"] for row in leases]},
+            "status": {
+                "reportTime": clock(time),
+                "bootID": "boot-1",
+                "sequence": 7,
+                "capacity": dict(capacity or {}),
+                "usage": usage,
+                "leases": leases,
+            },
+        }
+    )
+    assert report is not None
+    return report
+
+
+# --- the pool's memory ---
+
+
+def make_state(
+    policy: PoolPolicy | None = None, nodes: Iterable[Node] = (), leases: Iterable[Lease] = ()
+) -> PoolState:
+    """A pool's memory at noon, with all its leases already looked at."""
+    state = PoolState("ci", policy or make_pool())
+    for node in nodes:
+        add_node(state, node)
+    for lease in leases:
+        state.observe(lease)
+    state.attention.clear()
+    return state
+
+
+def add_node(state: PoolState, node: Node, report: Report | None = None, now: int = NOON) -> None:
+    """Let the pool know of a node, or of a change to it."""
+    state.put_node(node.name, node.labels, judge(node, report, state.policy, now))
+
+
+def make_world(nodes: Iterable[Node] = (), reports: Iterable[Report] = (), **more: Any) -> World:
+    """What a lease's fate depends on; without `nodes`, one healthy node-1."""
+    found = list(nodes) or [make_node()]
+    return World(
+        nodes={node.name: node for node in found},
+        reports={report.node: report for report in reports},
+        **more,
+    )
+
+
+def vector(policy: PoolPolicy, **amounts: str) -> tuple[int, ...]:
+    """Amounts in the pool's order, from texts."""
+    return policy.vector({name: amount(name, text) for name, text in amounts.items()})
+
+
+# --- what may be written ---
+
+
+def check_lease_status(status: Json) -> None:
+    """Fail when a lease's status has a field, value or reason that the API does not know."""
+    LeaseStatus.model_validate(status, extra="forbid")
+    for found in status.get("conditions", ()):
+        if found["type"] not in set(LeaseCondition):
+            continue
+        state = ConditionStatus(found["status"])
+        allowed: Iterable[str] = LEASE_REASONS[LeaseCondition(found["type"])].get(state, ())
+        if found["type"] == LeaseCondition.READY and state == ConditionStatus.FALSE:
+            allowed = list(LeaseReason)
+        assert found["reason"] in allowed, f"{found['type']}={state} may not say {found['reason']}"
+
+
+def check_pool_status(status: Json) -> None:
+    """Fail when a pool's status has a field, value or reason that the API does not know."""
+    PoolStatus.model_validate(status, extra="forbid")
+    for found in status.get("conditions", ()):
+        if found["type"] in set(PoolCondition):
+            allowed = POOL_REASONS[PoolCondition(found["type"])].get(ConditionStatus(found["status"]), ())
+            assert found["reason"] in allowed, f"{found['type']} may not say {found['reason']}"
+
+
+def pool_status(state: PoolState, before: Json | None = None, now: int = NOON, **facts: Any) -> dict[str, Any]:
+    """The pool's next status, checked."""
+    known = {"generation": 1, "deleting": False, "mismatches": (), **facts}
+    status = status_of(state, Facts(**known), before or {}, now)
+    check_pool_status(status)
+    return status
