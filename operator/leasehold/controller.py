@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
@@ -305,6 +305,21 @@ def _older(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     return int(document["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
 
 
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Keeps kopf from copying every object for a comparison that `on.event` never makes: half its time."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Return nothing to compare."""
+        return cast(kopf.BodyEssence, {})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Return what was stored: nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+
 def _kopf_settings() -> kopf.OperatorSettings:
     """Bound what kopf leaves unbounded, and keep it from writing onto objects or posting Events."""
     settings = kopf.OperatorSettings()
@@ -315,6 +330,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = _BACKOFFS
     settings.watching.server_timeout = 300
     settings.persistence.finalizer = "leasehold.dev/sweep"
+    settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.exit_timeout = 1.0
     settings.process.ultimate_exiting_timeout = 30
     return settings

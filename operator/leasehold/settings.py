@@ -50,7 +50,7 @@ class Settings:
     relist_sweeps: int = 10
     """Every so many sweeps the leases are listed anew and compared with what the watch said."""
 
-    events_per_second: int = 10
+    events_per_second: int = 5
     """Kubernetes Events written per second at most; the rest are counted and dropped."""
 
     log_level: str = "INFO"

@@ -45,8 +45,11 @@ class ResourceRule:
         Placement's inventory formula, capacity = (total - reserved) * allocation_ratio, in integers and rounded
         down (OpenStack Placement, "Inventory").
         """
-        kept = self.reserved + total * self.reserved_percent // 100
-        return max(0, total - kept) * self.allocation_percent // 100
+        return (total - self.kept(total)) * self.allocation_percent // 100
+
+    def kept(self, total: int) -> int:
+        """Return how much of a node's total is not lent; at most all of it."""
+        return min(total, self.reserved + total * self.reserved_percent // 100)
 
 
 @dataclass(frozen=True, slots=True)

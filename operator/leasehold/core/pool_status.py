@@ -47,23 +47,23 @@ def figures_of(state: PoolState) -> list[Figures]:
     allocatable = total less what is reserved, times allocationPercent, whatever the rest of the node uses now: it
     moves with the nodes, not with their load. A node without room for anything counts no debt against the others.
     """
-    rows = list(state.table.rows.values())
-    frees = [row.free() for row in rows if row.verdict.grantable]
+    state.table.settle()
+    totals = Counter([row.verdict.total for row in state.table.rows.values()])
+    limits = state.table.shapes(None)
     found = []
     for r, rule in enumerate(state.policy.resources):
-        open_frees = [free[r] for free in frees]
-        totals = [row.verdict.total[r] for row in rows]
+        open_frees = [free for free in state.table.free[r] if free > 0]
         found.append(
             Figures(
                 name=rule.name,
-                total=sum(totals),
-                reserved=sum(min(t, rule.reserved + t * rule.reserved_percent // 100) for t in totals),
-                allocatable=sum(row.verdict.limit[r] for row in rows),
+                total=sum(total[r] * count for total, count in totals.items()),
+                reserved=sum(rule.kept(total[r]) * count for total, count in totals.items()),
+                allocatable=sum(limit[r] * count for limit, count in limits.items()),
                 allocated=sum(state.ledger.total(kind)[r] for kind in (HELD, RELEASING, QUARANTINED)),
                 releasing=state.ledger.total(RELEASING)[r],
                 quarantined=state.ledger.total(QUARANTINED)[r],
-                free=sum(max(0, free) for free in open_frees),
-                largest_free=max(0, *open_frees) if open_frees else 0,
+                free=sum(open_frees),
+                largest_free=max(open_frees, default=0),
             )
         )
     return found
