@@ -84,7 +84,6 @@ class TestWindow:
         assert window.percentile(90) is None
         assert window.percentile(90, 60) is None
         assert window.maximum() is None
-        assert window.span() == 0
 
     def test_growing_keeps_what_is_there_and_shrinking_forgets_with_the_next_reading(self):
         window = Window(10)
@@ -95,7 +94,6 @@ class TestWindow:
         for second in range(20, 30):
             window.add(second, second)
         assert len(window) == 15
-        assert window.span() == 14
         window.resize(3)
         window.add(30, 30)
         assert len(window) == 3

@@ -259,6 +259,13 @@ class TestConditions:
         assert self.judge(history_of(*steady(10)))["Ready"][1:3] == ("False", "Starting")
         assert self.judge(history_of(*steady(33)))["Ready"][1:3] == ("True", "Reporting")
 
+    def test_a_window_that_holds_one_reading_only_settles_too(self):
+        slow = history_of(
+            sample(0), sample(300, busy=9), sample(600, busy=9), instructions=Instructions(300, 60)
+        )
+        assert self.judge(slow)["Ready"].status == "True"
+        assert not History(Instructions()).settled
+
     def test_a_failed_reading_says_why_and_a_good_one_takes_it_back(self):
         history = history_of(*steady(40))
         history.fail("/proc/stat cannot be read")

@@ -181,9 +181,7 @@ def reporter(
 
 @cache
 def compiled() -> dict[str, str]:
-    """Return an environment in which the reporter is compiled, as in an image: compiling leaves memory
-    behind.
-    """
+    """Return an environment in which the reporter is compiled, as in an image: compiling leaves memory behind."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(cache_root(os.environ) / "bytecode")
     arguments = ("-c", "import leasehold.cli.main, leasehold.reporter.main")
@@ -453,9 +451,7 @@ def size() -> Iterator[Row]:
 
 
 def simulated_writes(*, hours: int) -> Iterator[Row]:
-    """Count the writes of a noisy node under the real rules: steps, noise and spikes of 1 to 3 s. Invented
-    load.
-    """
+    """Count the writes of a noisy node under the real rules: steps, noise and spikes of 1 to 3 s. Invented load."""
     for period in (1, 5):
         for threshold in (50, 100):
             wrote = sum(_writes_of_an_hour(period, threshold, seed) for seed in range(hours)) / hours

@@ -51,9 +51,7 @@ class Reading(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """One cgroup hierarchy and how it is read. Version 1 has one for CPU and one for memory, version 2 one
-    for both.
-    """
+    """One cgroup hierarchy and how it is read. Version 1 has one for CPU and one for memory, version 2 one for both."""
 
     root: str
     populated: Callable[[str], bool]
@@ -99,9 +97,7 @@ class Cgroups:
         return Reading(present, (f"leases: only {MAX_DIRECTORIES} cgroups of this node were searched",))
 
     def _outdated(self, asked: frozenset[str]) -> bool:
-        """Tell whether to search again. A place that is gone always asks for it: its lease may live on
-        elsewhere.
-        """
+        """Tell whether to search again. A place that is gone always asks for it: its lease may live on elsewhere."""
         if asked != self._asked:
             return True
         places = self._search.places
@@ -162,9 +158,7 @@ def search(trees: Iterable[Tree], asked: Iterable[str], budget: int = MAX_DIRECT
 
 
 def owner_of(name: str, owners: Mapping[str, str], lengths: Iterable[int]) -> str | None:
-    """Return the lease that a directory's name gives it to. ``owners`` maps uids, spelt with dashes, to
-    uids.
-    """
+    """Return the lease that a directory's name gives it to. ``owners`` maps uids, spelt with dashes, to uids."""
     spelt = name.replace("_", "-")
     for suffix in _UNIT_SUFFIXES:
         spelt = spelt.removesuffix(suffix)

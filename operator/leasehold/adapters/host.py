@@ -39,9 +39,7 @@ Value = TypeVar("Value")
 
 
 class HostReadError(OSError):
-    """Memory or CPU of the host cannot be read. The machine or the way the reporter is mounted into it is
-    at fault.
-    """
+    """Memory or CPU of the host cannot be read. The machine or the way the reporter is mounted into it is at fault."""
 
 
 class Mount(NamedTuple):
@@ -310,9 +308,7 @@ def parse_pressure(name: str, text: str) -> Pressure | None:
 
 
 def parse_overmounts(mountinfo: str, procfs: str) -> dict[str, str]:
-    """Return which files right under ``procfs`` have something mounted over them, and of what kind
-    (proc(5)).
-    """
+    """Return which files right under ``procfs`` have something mounted over them, and of what kind (proc(5))."""
     over = {}
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")

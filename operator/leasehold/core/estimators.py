@@ -60,9 +60,7 @@ class Window:
         return len(self._readings)
 
     def resize(self, seconds: float) -> None:
-        """Make the window another length. A longer one fills with time; a shorter one forgets with the next
-        reading.
-        """
+        """Make the window another length. A longer one fills with time; a shorter one forgets with the next reading."""
         self._seconds = seconds
 
     def add(self, at: float, reading: int) -> None:
@@ -89,10 +87,6 @@ class Window:
         """Return the largest reading, or None while there is none."""
         return max((reading for _, reading in self._readings), default=None)
 
-    def span(self) -> float:
-        """Return the seconds between the oldest and the newest reading held."""
-        return self._readings[-1][0] - self._readings[0][0] if self._readings else 0.0
-
     def _recent(self, over: float | None) -> list[int]:
         if over is None or not self._readings:
             return [reading for _, reading in self._readings]
@@ -106,9 +100,7 @@ class Window:
 
 
 class Latch:
-    """A yes/no answer with hysteresis: on at ``high`` and above, off at ``low`` and below, else what it
-    was.
-    """
+    """A yes/no answer with hysteresis: on at ``high`` and above, off at ``low`` and below, else what it was."""
 
     __slots__ = ("_high", "_low", "on")
 
@@ -143,9 +135,7 @@ class ClockOffset:
         self._high = 0.0
 
     def observe(self, at: float, sent: float, received: float, server: float) -> None:
-        """Take in one answer: local wall clock at sending and receiving, and the server's Date, in epoch
-        seconds.
-        """
+        """Take in one answer: local wall clock at sending and receiving, and the server's Date, in epoch seconds."""
         low, high = sent - server - _DATE_RESOLUTION, received - server
         if received < sent:  # the local clock was set back in between: this answer says nothing
             return

@@ -102,9 +102,7 @@ class Pressure(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """One reading of what moves slowly or is only shown. None and () stand for what this kernel does not
-    tell.
-    """
+    """One reading of what moves slowly or is only shown. None and () stand for what this kernel does not tell."""
 
     boot_id: str
     cores: int
@@ -163,9 +161,7 @@ def _bounded(value: object, least: float, most: float, default: float) -> float:
 
 
 class Figures(NamedTuple):
-    """The use of one resource: now, its trend, its p90 over a minute, and the p90 of what no lease
-    explains.
-    """
+    """The use of one resource: now, its trend, its p90 over a minute, and the p90 of what no lease explains."""
 
     current: int
     trend: int
@@ -252,9 +248,7 @@ class _LeaseTrack:
 
 
 class History:
-    """The readings of the window and what they amount to. Nothing in it depends on whether anything was
-    written.
-    """
+    """The readings of the window and what they amount to. Nothing in it depends on whether anything was written."""
 
     def __init__(self, instructions: Instructions) -> None:
         self._asked = instructions
@@ -263,6 +257,7 @@ class History:
         self._leases: dict[str, _LeaseTrack] = {}
         self._last: Sample | None = None
         self._cpu_base: Sample | None = None
+        self._began = 0.0
         self._cores = 0
         self.failure = ""
         """Why the last reading failed, in plain words; empty when it did not."""
@@ -291,9 +286,7 @@ class History:
         self._last = sample
 
     def _add_leases(self, sample: Sample) -> tuple[int, int] | None:
-        """Return the millicores and bytes that leases explain, or None when nobody asked or not all is
-        known.
-        """
+        """Return the millicores and bytes that leases explain, or None when nobody asked or not all is known."""
         cpu = memory = 0
         for uid in self._asked.lease_uids:
             use = sample.leases.get(uid)
@@ -319,7 +312,7 @@ class History:
         """
         base = self._cpu_base
         if base is None:
-            self._cpu_base = sample
+            self._cpu_base, self._began = sample, sample.at
             return
         elapsed = sample.at - base.at
         if elapsed < _SHORTEST_CPU_SPAN:
@@ -371,7 +364,7 @@ class History:
     @property
     def settled(self) -> bool:
         """There are enough readings for the figures to mean what they say."""
-        return self._tracks[CPU].window.span() >= SETTLE_SECONDS
+        return self._last is not None and self._last.at - self._began >= SETTLE_SECONDS
 
     @property
     def steal_permille(self) -> int:
@@ -379,9 +372,7 @@ class History:
         return min(round(self._steal.value / self._cores), 1000) if self._cores else 0
 
     def usage_rows(self) -> list[Json]:
-        """Return ``status.usage``: used amounts rounded up to 10 millicores or 1 MiB, so that nothing
-        flutters.
-        """
+        """Return ``status.usage``: used amounts rounded up to 10 millicores or 1 MiB, so that nothing flutters."""
         return [self._usage_row(name, figures) for name, figures in self.figures().items()]
 
     def _usage_row(self, name: str, figures: Figures) -> Json:
@@ -399,9 +390,7 @@ class History:
         return row
 
     def lease_rows(self) -> list[Json]:
-        """Return ``status.leases``: the p90 over a minute of those present, in the order they were asked
-        for.
-        """
+        """Return ``status.leases``: the p90 over a minute of those present, in the order they were asked for."""
         known = self.presence()
         return [_lease_row(uid, self._leases[uid]) for uid in self._asked.lease_uids if uid in known]
 
@@ -676,9 +665,7 @@ class Pacing(NamedTuple):
 
 
 class Pace:
-    """When the next report is due. A report refused or lost is due again at once; how soon to try is the
-    sender's.
-    """
+    """When the next report is due. A report refused or lost is due again at once; how soon to try is the sender's."""
 
     def __init__(self, pacing: Pacing) -> None:
         self._pacing = pacing
@@ -711,9 +698,7 @@ class Pace:
         self._tried_at = now
 
     def written(self, now: float, facts: Facts, chance: float = _NO_CHANCE) -> None:
-        """Note that the API server has the report. ``chance``, evenly from 0 to 1, spreads the nodes'
-        heartbeats.
-        """
+        """Note that the API server has the report. ``chance``, evenly from 0 to 1, spreads the nodes' heartbeats."""
         self._written, self._written_at = facts, now
         self._silence = self._pacing.silence * (1 + self._pacing.silence_jitter * (2 * chance - 1))
 

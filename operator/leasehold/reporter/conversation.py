@@ -129,7 +129,7 @@ class Conversation:
         """Follow the spec, unless the document is older than one already seen (a cache may lag behind)."""
         metadata = document.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
-        uid, generation = str(metadata.get("uid", "")), metadata.get("generation", 0)
+        uid, generation = str(metadata.get("uid", "")), int(metadata.get("generation") or 0)
         if uid == self._generation[0] and generation < self._generation[1]:
             return
         self._generation = uid, generation

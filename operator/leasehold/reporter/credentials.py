@@ -231,9 +231,7 @@ def tls_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def _load_client_certificate(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """OpenSSL reads certificate and key from files only; what came as text goes there without touching a
-    disk.
-    """
+    """OpenSSL reads certificate and key from files only; what came as text goes there without touching a disk."""
     with_cert = _as_file(credentials.cert_file, credentials.cert_data)
     with_key = _as_file(credentials.key_file, credentials.key_data)
     try:

@@ -115,9 +115,7 @@ class Reporter:
         return max(self._next_reading - self._world.monotonic(), 0.0)
 
     def _beat(self, now: float) -> float:
-        """Return when the next reading is: on the grid, so that lateness does not add up; missed ones are
-        left out.
-        """
+        """Return when the next reading is: on the grid, so that lateness does not add up; missed ones are left out."""
         self._readings += 1
         period = self._instructions.period
         if self._next_reading is None or self._readings <= 1:

@@ -28,9 +28,7 @@ def table(node: str, status: Json) -> str:
 
 
 def align(rows: Sequence[Sequence[str]], *, figures: bool = False) -> str:
-    """Return the rows with their columns two spaces apart; ``figures`` stand to the right, after the first
-    column.
-    """
+    """Return the rows with their columns two spaces apart; ``figures`` stand to the right, after the first column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths, figures=figures) for row in rows)
 
@@ -44,9 +42,7 @@ def _line(row: Sequence[str], widths: Sequence[int], *, figures: bool) -> str:
 
 
 def readable(name: str, quantity: str) -> str:
-    """Return an amount of a resource as people read it: cores, or bytes with three digits and a binary
-    unit.
-    """
+    """Return an amount of a resource as people read it: cores, or bytes with three digits and a binary unit."""
     amount = parse(quantity)
     if name == CPU:
         return f"{float(amount):.2f}"
