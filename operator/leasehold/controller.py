@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -30,7 +32,7 @@ from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.api.names import SESSION_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.times import SECOND
-from leasehold.settings import Settings
+from leasehold.settings import BadSetting, Settings
 
 _BACKOFFS: Final = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
 """Pauses of kopf's watches while the API server is away (s): ten minutes, then the process ends with exit code 1."""
@@ -84,28 +86,45 @@ class Controller:
     # --- life ---
 
     async def run(self) -> int:
-        """Run until stopped or until a part fails."""
+        """Run until stopped or until a part fails. Raises BadSetting when the HTTP port cannot be had."""
         registry = kopf.OperatorRegistry()
         watching.register(registry, self.cluster, self, self.settings.sweep_seconds)
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self._start)
         kopf.on.cleanup(registry=registry)(self._cleanup)
         kopf.on.login(registry=registry)(self._login)
+        before = asyncio.all_tasks()
         try:
-            await self.server.start()
-            await kopf.operator(
+            await self._listen()
+            tasks = await kopf.spawn_tasks(
                 registry=registry,
                 settings=_kopf_settings(),
                 clusterwide=True,
                 standalone=True,
                 stop_flag=self.stop,
             )
+            self._take_signals()
+            await kopf.run_tasks(tasks, ignored=before)
+        except BadSetting:
+            raise
         except Exception as error:
             log.exception("the operator framework ended")
-            self.failure = self.failure or str(error)
+            self.failure = self.failure or str(error) or type(error).__name__
         finally:
             await self._cleanup()
-            await self.client.session.close()
         return 1 if self.failure else 0
+
+    async def _listen(self) -> None:
+        host, port = self.settings.http_host, self.settings.http_port
+        try:
+            await self.server.start()
+        except OSError as error:
+            raise BadSetting(f"cannot listen on {host}:{port} ({error}); set LEASEHOLD_HTTP_PORT") from error
+
+    def _take_signals(self) -> None:
+        """Turn signals into a stop that was asked for. kopf's own handlers leave a task behind and wait 5 s for it."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(server=self.client.server, aiohttp_session=self.client.session)
@@ -192,6 +211,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.server.stop()
+        await self.client.close()
 
     def _watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part in the background; when it fails, the process ends and is restarted by whoever runs it."""

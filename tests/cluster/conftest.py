@@ -6,11 +6,14 @@ The shared `control_plane` has none, because an operator would write to every le
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.cluster.harness import Stage, ThreadOperator, stage_on
 
 from leasehold.testing.control_plane import ControlPlane
+
+AUDIT_LOG = "audit.jsonl"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,11 +47,19 @@ def stage(home: ControlPlane, operator: ThreadOperator) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="session")
-def arena() -> Iterator[ControlPlane]:
-    """An API server without an operator: each test starts and ends its own."""
-    with ControlPlane(local=True) as server:
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server without an operator: each test starts and ends its own. It writes down every request."""
+    with ControlPlane(local=True, audit_log=tmp_path_factory.mktemp("arena") / AUDIT_LOG) as server:
         server.install_crds()
         yield server
+
+
+@pytest.fixture(scope="session")
+def audit_log(arena: ControlPlane) -> Path:
+    """The requests to the arena, one JSON object in each line."""
+    found = arena._audit_log
+    assert found is not None
+    return found
 
 
 @pytest.fixture

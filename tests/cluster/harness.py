@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ PATIENCE = 20.0
 class ThreadOperator:
     """An operator in this process, on an event loop of its own in a thread."""
 
-    def __init__(self, kubeconfig: Path, clock: SteadyClock | None = None, **settings: Any) -> None:
+    def __init__(
+        self, kubeconfig: Path, clock: SteadyClock | None = None, *, wait: bool = True, **settings: Any
+    ) -> None:
+        self.wait = wait
         self.settings = Settings(kubeconfig=str(kubeconfig), **{**QUICK, **settings})
         self.clock = clock
         self.controller: Controller
@@ -73,10 +76,10 @@ class ThreadOperator:
                 with contextlib.suppress(Exception):
                     future.set_exception(error)
 
-    def start(self, *, ready: bool = True) -> ThreadOperator:
+    def start(self) -> ThreadOperator:
         self._thread.start()
         self._made.result(PATIENCE)
-        if ready:
+        if self.wait:
             until(lambda: self.exit_code.done() or self.ready(), "the operator is ready")
             assert not self.exit_code.done(), f"the operator ended: {self.exit_code.result()}"
         return self
@@ -214,8 +217,9 @@ class Stage:
 
     def close(self) -> None:
         """Remove everything, whether an operator runs or not."""
-        for lease in self.kube.list(LEASES, self.namespace):
-            self._remove(LEASES, lease["metadata"]["name"], self.namespace)
+        leases = [lease["metadata"]["name"] for lease in self.kube.list(LEASES, self.namespace)]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda name: self._remove(LEASES, name, self.namespace), leases))
         for pool in self.pools:
             self._remove(POOLS, pool, None)
         self.nodes.remove()
@@ -224,10 +228,11 @@ class Stage:
         self.kube.close()
 
     def _remove(self, resource: str, name: str, namespace: str | None) -> None:
+        lifted = {"finalizers": None}
         for _ in range(50):
             try:
+                self.kube.patch(resource, name, {"metadata": lifted}, namespace)
                 self.kube.delete(resource, name, namespace)
-                self.kube.patch(resource, name, {"metadata": {"finalizers": None}}, namespace)
             except ApiError as error:
                 if error.status == 404:
                     return
@@ -275,6 +280,17 @@ class Stage:
             }
         )
         return name
+
+    def served_again(self, pool: str, **spec: Any) -> str:
+        """Ask for a lease after the API server restarted, when admission knows the kind a little later than others."""
+        for _ in range(100):
+            try:
+                return self.lease(pool, **spec)
+            except ApiError as error:
+                if error.status not in (404, 429, 500, 503):
+                    raise
+                time.sleep(0.1)
+        raise AssertionError("the API server does not come back")
 
     def session(self, name: str) -> None:
         """Renew a session, making it first."""

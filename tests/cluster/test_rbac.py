@@ -1,0 +1,186 @@
+"""The operator under exactly the rights it is given: none is missing, none is spare."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.cluster.harness import (
+    LEASES,
+    POOLS,
+    SMALL,
+    Stage,
+    ThreadOperator,
+    condition,
+    finished,
+    granted,
+    is_,
+    until,
+)
+
+from leasehold.testing.client import Client
+from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.errors import ApiError
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+NAMESPACE = "leasehold-system"
+
+Right = tuple[str, str, str]
+"""(group, resource, verb)"""
+
+
+def install(control_plane: ControlPlane, file: str) -> set[Right]:
+    """Apply a manifest and return the rights it gives."""
+    documents = list(yaml.safe_load_all((MANIFESTS / file).read_text()))
+    with Client(control_plane.connection) as client:
+        if client.find("namespaces", NAMESPACE) is None:
+            client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        for document in documents:
+            client.apply(document)
+    rules = next(d for d in documents if d["kind"] == "ClusterRole")["rules"]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def requests_of(audit_log: Path, account: str) -> list[dict[str, Any]]:
+    user = f"system:serviceaccount:{NAMESPACE}:{account}"
+    entries = map(json.loads, audit_log.read_text().splitlines())
+    return [entry for entry in entries if entry["user"]["username"] == user]
+
+
+def rights_used(requests: list[dict[str, Any]]) -> set[Right]:
+    used = set()
+    for request in requests:
+        ref = request.get("objectRef")
+        if ref is not None:
+            resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
+            used.add((ref.get("apiGroup", ""), resource, request["verb"]))
+    return used
+
+
+def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log: Path) -> None:
+    given = install(bare.control_plane, "rbac-operator.yaml")
+    account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
+    bare.nodes.create(2, SMALL)
+    bare.kube.patch("nodereports", bare.nodes.names[0], {"metadata": {"ownerReferences": None}})
+    with ThreadOperator(bare.control_plane.write_kubeconfig(account)) as operator:
+        pool = bare.pool(policy={"verification": "NodeReport", "verificationTimeoutSeconds": 1})
+        bare.session("s")
+        lease = bare.lease(
+            pool, liveness="Session", holder={"sessionRef": {"name": "s"}}, ttlSecondsAfterFinished=0
+        )
+        bare.until(lease, is_("Claimed"))
+        worker = operator.controller.workers[pool][0]
+        known = next(iter(worker.state.leases.values()))
+        looking = asyncio.run_coroutine_threadsafe(worker._refresh(known), operator._loop)
+        looking.result(10)  # what a conflict does
+        bare.change(lease, desiredState="Released")
+        bare.until(lease, is_("Released", "False", "Quarantined"))
+        bare.annotate(lease, force_release="true")
+        bare.until_gone(lease)
+        other = bare.lease(pool)
+        bare.until(other, granted)
+        bare.kube.delete(LEASES, other, bare.namespace)
+        bare.until(other, is_("Released", "False", "Quarantined"))
+        bare.annotate(other, force_release="true")
+        bare.until_gone(other)
+        homeless = bare.lease("no-such-pool")
+        bare.until(homeless, is_("Accepted", "False", "PoolNotFound"))
+        until(lambda: bool(bare.events(lease)), "Events")
+        owned = bare.nodes.names[0]
+        until(
+            lambda: bool(bare.kube.get("nodereports", owned)["metadata"].get("ownerReferences")), "an owner"
+        )
+        bare.kube.delete(POOLS, pool)
+        bare.kube.wait_gone(POOLS, pool)
+    requests = requests_of(audit_log, "leasehold-operator")
+    denied = [(r["verb"], r["requestURI"]) for r in requests if r["responseStatus"]["code"] == 403]
+    assert denied == []
+    used = rights_used(requests)
+    assert given - used == set(), "rights that the operator has no use for"
+    assert used - given == set()
+
+
+def test_the_operator_may_not_do_what_it_need_not(bare: Stage) -> None:
+    install(bare.control_plane, "rbac-operator.yaml")
+    account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
+    with Client(account) as client:
+        for resource in ("secrets", "pods", "configmaps"):
+            with pytest.raises(ApiError) as refused:
+                client.list(resource, bare.namespace)
+            assert refused.value.status == 403
+
+
+def test_a_reporter_writes_its_report_and_nothing_else(bare: Stage, audit_log: Path) -> None:
+    given = install(bare.control_plane, "rbac-reporter.yaml")
+    account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-reporter")
+    (node,) = bare.nodes.create(1, SMALL, report=False)
+    with Client(account) as client:
+        report = {
+            "apiVersion": "leasehold.dev/v1alpha1",
+            "kind": "NodeReport",
+            "metadata": {"name": node},
+            "spec": {},
+        }
+        client.create(report)
+        client.get("nodereports.leasehold.dev", node)
+        client.patch(
+            "nodereports.leasehold.dev",
+            node,
+            {"status": {"bootID": "b", "sequence": 1}},
+            subresource="status",
+        )
+        for change in ({"spec": {"state": "Excluded"}}, {"metadata": {"labels": {"a": "b"}}}):
+            with pytest.raises(ApiError) as refused:
+                client.patch("nodereports.leasehold.dev", node, change)
+            assert refused.value.status == 403
+        with pytest.raises(ApiError):
+            client.list("nodes")
+    used = {
+        right
+        for right in rights_used(
+            [r for r in requests_of(audit_log, "leasehold-reporter") if r["responseStatus"]["code"] < 400]
+        )
+        if right[0] == "leasehold.dev"
+    }
+    assert used == given
+    bare.kube.delete("nodereports.leasehold.dev", node)
+
+
+def test_a_right_that_is_missing_is_told_and_waited_for(bare: Stage) -> None:
+    """Rights may come a little later than the operator: it says what is refused and goes on when it is not."""
+    given = bare.control_plane.as_service_account(NAMESPACE_LATE, "late")
+    with ThreadOperator(bare.control_plane.write_kubeconfig(given), wait=False) as operator:
+        until(lambda: operator.controller.client.requests.get(("GET", "403"), 0) > 0, "it is refused")
+        assert not operator.controller.started.is_set()
+        bare.kube.create(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": f"late-{bare.namespace}"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "cluster-admin",
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": "late", "namespace": NAMESPACE_LATE}],
+            }
+        )
+        until(operator.ready, "it goes on")
+        bare.nodes.create(1, SMALL)
+        lease = bare.lease(bare.pool(), durationSeconds=1)
+        over = bare.until(lease, finished)
+        assert condition(over, "Finished")["reason"] == "Expired"
+    bare.kube.delete("clusterrolebindings", f"late-{bare.namespace}")
+
+
+NAMESPACE_LATE = "default"
