@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.demo.views import condition, is_true, nodes_of
 
 Object = Mapping[str, Any]
+
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
 
 class News(NamedTuple):
@@ -39,10 +42,7 @@ def of_lease(before: Object | None, after: Object) -> Iterator[News]:
     ):
         now, was = condition(after, type_), condition(old, type_)
         if now.get("status") == "True" and now.get("reason") != was.get("reason"):
-            yield News(kind, name, f"{type_} {now['reason']}: {now.get('message', '')}".rstrip(": "))
-    live = condition(after, C.HOLDER_LIVE)
-    if live.get("status") == "False" and condition(old, C.HOLDER_LIVE).get("status") != "False":
-        yield News("warned", name, f"holder is silent: {live['reason']}")
+            yield News(kind, name, _said(f"{type_} {now['reason']}", now))
 
 
 def _granted_or_waiting(old: Object, after: Object, name: str) -> Iterator[News]:
@@ -56,7 +56,7 @@ def _granted_or_waiting(old: Object, after: Object, name: str) -> Iterator[News]
     said = refused if refused.get("status") == "False" else allocated
     was = condition(old, C.ACCEPTED) if said is refused else condition(old, C.ALLOCATED)
     if said and said.get("reason") != was.get("reason"):
-        yield News("waiting", name, f"waits: {said['reason']}: {said.get('message', '')}".rstrip(": "))
+        yield News("waiting", name, _said(f"waits: {said['reason']}", said))
 
 
 def _renewed(old: Object, after: Object, name: str) -> Iterator[News]:
@@ -64,6 +64,12 @@ def _renewed(old: Object, after: Object, name: str) -> Iterator[News]:
     if count > ((old.get("status") or {}).get("renewal") or {}).get("count", 0):
         end = after["status"]["deadlines"]["expirationTime"]
         yield News("renewed", name, f"renewed, {count} so far; the term now ends at {end[11:19]}")
+
+
+def _said(title: str, said: Mapping[str, str]) -> str:
+    """Add a condition's message; of the times in it, the hour is enough."""
+    message = _STAMP.sub(r"\1", said.get("message", ""))
+    return f"{title}: {message}" if message else title
 
 
 def of_node(before: Object | None, after: Object) -> Iterator[News]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.terminal_theme import TerminalTheme
 
-_WIDTH = 132
+_WIDTH = 140
+_CELL = 12.2  # units that rich draws a character wide
 _DARK = TerminalTheme(
     (17, 21, 28),
     (204, 209, 217),
@@ -25,6 +26,16 @@ _DARK = TerminalTheme(
 _WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
+# Some viewers drop spaces at the beginning of a text: begin the text where they end.
+_INDENTED = re.compile(r'x="([\d.]+)" (y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)(?=[^<])')
+
+
+def _indent(found: re.Match[str]) -> str:
+    wide = _CELL * found[5].count("&#160;")
+    x, length = float(found[1]) + wide, float(found[3]) - wide
+    return f'x="{x:g}" {found[2]} textLength="{length:g}"{found[4]}>'
+
+
 def draw(parts: list[RenderableType], title: str) -> str:
     """Return an SVG of what a terminal would show."""
     console = Console(
@@ -35,6 +46,7 @@ def draw(parts: list[RenderableType], title: str) -> str:
     svg = console.export_svg(title=title, theme=_DARK)
     # A picture in a README is shown without loading anything from elsewhere; name fonts that are there.
     svg = _WEB_FONTS.sub("", svg).replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
+    svg = _INDENTED.sub(_indent, svg)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 

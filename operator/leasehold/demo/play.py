@@ -17,6 +17,8 @@ from leasehold.demo.stage import Place
 from leasehold.demo.story import STORY, Chapter
 from leasehold.testing.errors import ApiError
 
+_PICTURE_LINES = 72
+
 
 def play(
     place: Place,
@@ -48,9 +50,10 @@ def play(
         raise NotAsExpected(f"ended before their deadline: {', '.join(figures.early)}")
     said = summary.rows(figures, chapters=len(story), checked=scene.checked, report=report)
     console.print()
-    console.print(summary.table(said), highlight=False)
+    for line in summary.lines(said):
+        console.print(line, soft_wrap=True)
     if svg is not None:
-        picture.save(svg, [screen.frame(), "", summary.table(said)], "make demo")
+        picture.save(svg, [screen.frame(_PICTURE_LINES), "", *summary.lines(said)], "make demo")
         console.print(f"wrote {svg}", highlight=False)
 
 

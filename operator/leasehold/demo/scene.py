@@ -71,13 +71,14 @@ class Scene:
     # Acting
 
     def apply(self, documents: Iterable[Object]) -> None:
-        """Apply manifests."""
-        for document in documents:
-            name = document["metadata"]["name"]
-            self.observer.say("asked", f"kubectl apply: {document['kind']}", name)
-            if document["kind"] == LEASE_KIND:
-                self.observer.asking(name)
-            self.client.apply(document)
+        """Apply manifests, in order."""
+        manifests = list(documents)
+        named = ", ".join(f"{each['kind']} {each['metadata']['name']}" for each in manifests)
+        self.observer.say("asked", f"kubectl apply: {named}")
+        for manifest in manifests:
+            if manifest["kind"] == LEASE_KIND:
+                self.observer.asking(manifest["metadata"]["name"])
+            self.client.apply(manifest)
 
     def patch_lease(self, name: str, spec: Object) -> None:
         """Change a lease's spec."""

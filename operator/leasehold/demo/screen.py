@@ -93,23 +93,23 @@ class Screen:
             self.console.print(f"\n[bold]{self._title}[/]", highlight=False)
 
     def tell(self, line: Line) -> None:
-        """Add a line to the timeline. Of a lease's many renewals, the last is kept and the first is printed."""
+        """Add a line to the timeline. Of a lease's many renewals, the last is kept; where lines are printed, the first
+        is.
+        """
         name = line.news.name
         again = line.news.kind == "renewed" and name in self._renewed
         if line.news.kind == "renewed":
             self._renewed.add(name)
-        if again and self._replace_renewal(line):
-            return
+        if again:
+            self._forget_renewal(name)
         self.lines.append(line)
         if not self.live and not again:
             self.console.print(_timeline_row(line), highlight=False, soft_wrap=True)
 
-    def _replace_renewal(self, line: Line) -> bool:
-        for i, earlier in enumerate(self.lines):
-            if earlier.news.kind == "renewed" and earlier.news.name == line.news.name:
-                self.lines[i] = line
-                return True
-        return False
+    def _forget_renewal(self, name: str) -> None:
+        for line in list(self.lines):
+            if line.news.kind == "renewed" and line.news.name == name:
+                self.lines.remove(line)
 
     def frame(self, height: int | None = None) -> RenderableType:
         """Draw everything, in so many lines at most (None: as many as there are)."""
@@ -197,12 +197,12 @@ def _lease_table(leases: list[LeaseView]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
     for heading, widest in (
         ("LEASE", 14),
-        ("POOL", 6),
+        ("POOL", 8),
         ("HOLDER", 14),
         ("ASKS FOR", 24),
-        ("PHASE", 10),
+        ("PHASE", 11),
         ("REASON", 18),
-        ("NEXT", 16),
+        ("NEXT", 17),
         ("WHERE", None),
     ):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=widest)
@@ -226,7 +226,7 @@ def _timeline_row(line: Line) -> Text:
     style = STYLES.get(news.kind, "")
     return Text.assemble(
         (f"{line.at:6.1f} s  ", "dim"),
-        (f"{news.name:<16} " if news.name else "", "" if style == "dim" else "bold"),
+        (f"{news.name:<15} " if news.name else "", "bold"),
         (news.what, style),
         no_wrap=True,
         overflow="ellipsis",

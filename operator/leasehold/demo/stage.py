@@ -69,6 +69,7 @@ class Stage:
         self._client: Client | None = None
         self._nodes: Nodes | None = None
         self._installed: list[Object] = []
+        self._written = False
         self.place: Place | None = None
 
     def __enter__(self) -> Self:
@@ -107,6 +108,7 @@ class Stage:
         self._say(f"API server {where}, {control_plane.start_seconds:.1f} s")
         if self.existing:
             self._ask_leave(client)
+        self._written = True
         kubeconfig = control_plane.connection.write(self.directory / "kubeconfig")
         self._install(client)
         self._make_namespace(client)
@@ -143,7 +145,8 @@ class Stage:
             for document in yaml.safe_load_all(path.read_text()):
                 if document and _find(client, document) is None:
                     self._installed.append(document)
-        crds.install(client)
+        if self._installed:  # definitions that are there already stay as their owner made them
+            crds.install(client)
 
     def _make_namespace(self, client: Client) -> None:
         if client.find("namespaces", NAMESPACE) is None:
@@ -170,8 +173,9 @@ class Stage:
                 self._nodes.rest()
             for part in self.parts.values():
                 part.stop()
-            if self._client is not None and self._nodes is not None and self.existing:
-                self._remove_nodes(self._client, self._nodes)
+            if self._client is not None and self._written and self.existing:
+                self._remove(self._client)
+            (self.directory / "kubeconfig").unlink(missing_ok=True)
             self._control_plane.stop()
 
     def _clean(self, client: Client) -> None:
@@ -192,8 +196,9 @@ class Stage:
         if not wait_until(empty, _CLEAN_SECONDS, step_seconds=0.1):
             raise NotAsExpected(f"Some {resource} did not go in {_CLEAN_SECONDS:.0f} s; look for finalizers.")
 
-    def _remove_nodes(self, client: Client, nodes: Nodes) -> None:
-        nodes.remove()
+    def _remove(self, client: Client) -> None:
+        if self._nodes is not None:
+            self._nodes.remove()
         if _labelled(client.find("namespaces", NAMESPACE)):
             client.delete("namespaces", NAMESPACE)
         for document in reversed(self._installed):

@@ -104,7 +104,8 @@ def queue(scene: Scene) -> None:
 def terms(scene: Scene) -> None:
     """Two terms: one is renewed by its holder and goes on, the other ends on time and not before."""
     scene.apply(staged("06-renew.yaml", only=("one-shot",), lease={"durationSeconds": scene.term(8)}))
-    scene.apply(staged("06-renew.yaml", only=("report",), lease={"durationSeconds": scene.term(10, least=3)}))
+    # Longer than a missed heartbeat takes to be noticed, so that in the next chapter silence ends it, not its term.
+    scene.apply(staged("06-renew.yaml", only=("report",), lease={"durationSeconds": scene.term(10, least=7)}))
     scene.expect("clease/one-shot", granted())
     first = scene.expect("clease/report", granted())
     end = parse_time(first["status"]["deadlines"]["expirationTime"])
@@ -157,11 +158,10 @@ def node_loss(scene: Scene) -> None:
     scene.client.delete("nodes", lost)
     scene.expect("cpool/lab", serving(nodes=LAB_NODES))
     scene.apply(staged("08-spread.yaml", renamed={"render": "render-again"}))
-    again = nodes_of(scene.expect("clease/render-again", granted(nodes=3)))
+    scene.expect("clease/render-again", granted(nodes=3))
     scene.expect(
         "clease/render-again", Check(f"not lie on {lost}", lambda lease: lost not in nodes_of(lease))
     )
-    scene.observer.say("told", f"the same request now lies on {', '.join(again)}", "render-again")
     scene.pause(2)
 
 

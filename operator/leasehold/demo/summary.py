@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
+from rich.text import Text
 
 from leasehold.demo.observer import Figures
 
@@ -44,12 +43,12 @@ def rows(
         (
             "Asked to Ready",
             f"p50 {milliseconds(percentile(ready, 50))}, p95 {milliseconds(percentile(ready, 95))} "
-            f"({len(ready)} leases that did not have to wait)",
+            f"({len(ready)} seen; leases that had to wait not counted)",
         ),
         (
             "Deadline to Released",
             f"p50 {milliseconds(percentile(late, 50))}, max {milliseconds(max(late, default=None))} "
-            f"({len(late)} leases; {len(figures.early)} before the deadline)",
+            f"({len(late)} seen, {len(figures.early)} before the deadline)",
         ),
     ]
     if agent:
@@ -63,11 +62,6 @@ def rows(
     return said
 
 
-def table(said: Iterable[tuple[str, str]]) -> RenderableType:
-    """Draw the summary."""
-    drawn = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title_justify="left")
-    drawn.add_column(style="dim", no_wrap=True)
-    drawn.add_column()
-    for name, text in said:
-        drawn.add_row(name, text)
-    return drawn
+def lines(said: Iterable[tuple[str, str]]) -> list[Text]:
+    """Draw the summary, a line each."""
+    return [Text.assemble((f"{name:<22}", "dim"), text) for name, text in said]

@@ -139,4 +139,9 @@ def _share(row: Mapping[str, str]) -> float:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" +{len(names) - 3}" if len(names) > 3 else "")
+    """Write the first three names; of those that share all up to the last dash with the first, only the end."""
+    if not names:
+        return ""
+    stem = names[0].rpartition("-")[0]
+    rest = [name[len(stem) :] if stem and name.startswith(f"{stem}-") else name for name in names[1:3]]
+    return ", ".join([names[0], *rest]) + (f" +{len(names) - 3}" if len(names) > 3 else "")
