@@ -399,7 +399,9 @@ def check_pool_status(status: Json) -> None:
             assert found["reason"] in allowed, f"{found['type']} may not say {found['reason']}"
 
 
-def pool_status(state: PoolState, before: Json | None = None, now: int = NOON, **facts: Any) -> dict[str, Any]:
+def pool_status(
+    state: PoolState, before: Json | None = None, now: int = NOON, **facts: Any
+) -> dict[str, Any]:
     """The pool's next status, checked."""
     known = {"generation": 1, "deleting": False, "mismatches": (), **facts}
     status = status_of(state, Facts(**known), before or {}, now)

@@ -121,7 +121,9 @@ ROWS = st.builds(
     st.sampled_from(["", "", "ReportStale"]),
     st.sampled_from(["", "x", "y"]),
 )
-CHANGES = st.lists(st.tuples(st.sampled_from("abcde"), st.none() | ROWS | st.tuples(VALUES, VALUES)), max_size=20)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from("abcde"), st.none() | ROWS | st.tuples(VALUES, VALUES)), max_size=20
+)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -210,9 +212,13 @@ def test_debt_in_what_is_not_asked_for_is_no_obstacle() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("size", [300, 40])
-def test_the_node_found_is_the_first_in_order_that_fits_however_far_back_it_is(strategy: str, size: int) -> None:
+def test_the_node_found_is_the_first_in_order_that_fits_however_far_back_it_is(
+    strategy: str, size: int
+) -> None:
     nodes = {
-        f"n{i:03d}": row(100 + i % 7, 100 + i % 3, held=(40 + (i * 37) % 60, (i * 11) % 90), load=i * 17 % 1000)
+        f"n{i:03d}": row(
+            100 + i % 7, 100 + i % 3, held=(40 + (i * 37) % 60, (i * 11) % 90), load=i * 17 % 1000
+        )
         for i in range(size)
     }
     found = table(strategy, **nodes, zz=row(reason="NodeCordoned"))

@@ -60,7 +60,8 @@ def test_a_lease_survives_being_written_down_and_read_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "resources", [{}, {"cpu": "0"}, {"cpu": "-1"}, {"cpu": "1", "memory": "lots"}, {"cpu": "9" * 40}, {"cpu": 1.5}]
+    "resources",
+    [{}, {"cpu": "0"}, {"cpu": "-1"}, {"cpu": "1", "memory": "lots"}, {"cpu": "9" * 40}, {"cpu": 1.5}],
 )
 def test_a_request_that_cannot_be_lent_is_noted_and_does_not_raise(resources: dict[str, Any]) -> None:
     lease = make_lease(resources=resources)
@@ -86,7 +87,10 @@ def test_capacity_counts_from_allocated_until_released_and_by_nothing_else() -> 
         held,
         status={
             **held.status,
-            "conditions": [*held.status["conditions"], {"type": "Released", "status": "True", "reason": "Forced"}],
+            "conditions": [
+                *held.status["conditions"],
+                {"type": "Released", "status": "True", "reason": "Forced"},
+            ],
         },
     )
     assert (over.pending, over.allocated, over.slices) == (False, False, ())

@@ -49,8 +49,10 @@ def test_differences_name_the_lease_and_the_node() -> None:
 HOLDINGS = st.builds(
     Holding,
     st.sampled_from("abcd"),
-    st.lists(st.tuples(st.sampled_from(["n1", "n2", "n3"]), st.tuples(st.integers(0, 9), st.integers(0, 9))), min_size=1)
-    .map(tuple),
+    st.lists(
+        st.tuples(st.sampled_from(["n1", "n2", "n3"]), st.tuples(st.integers(0, 9), st.integers(0, 9))),
+        min_size=1,
+    ).map(tuple),
     st.sampled_from([HELD, RELEASING, QUARANTINED]),
 )
 

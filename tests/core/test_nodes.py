@@ -9,7 +9,11 @@ MEASURED = ({"name": "cpu"}, {"name": "memory"})
 
 
 def judged(
-    node: Node | None = None, report: Report | None = None, now: str = "", was: set[str] | None = None, **pool: Any
+    node: Node | None = None,
+    report: Report | None = None,
+    now: str = "",
+    was: set[str] | None = None,
+    **pool: Any,
 ) -> Verdict:
     policy = make_pool(*pool.pop("resources", MEASURED), **pool)
     return judge(node or make_node(), report, policy, at(now), was_pressured=was or set())
@@ -76,7 +80,8 @@ def test_measured_capacity_is_the_smaller_of_what_is_allocatable_and_what_was_me
 
 def test_allocatable_capacity_leaves_measured_use_aside() -> None:
     verdict = judged(
-        report=make_report(capacity={"cpu": "12"}, cpu="9"), resources=({"name": "cpu", "source": "Allocatable"},)
+        report=make_report(capacity={"cpu": "12"}, cpu="9"),
+        resources=({"name": "cpu", "source": "Allocatable"},),
     )
     assert (verdict.total, verdict.used) == ((16_000,), (0,))
 
@@ -163,7 +168,10 @@ def test_a_verdict_says_when_time_alone_will_change_it() -> None:
 
 # --- load ---
 
-HOT = ({"name": "cpu", "highPercent": 80, "lowPercent": 60}, {"name": "memory", "highPercent": 90, "lowPercent": 70})
+HOT = (
+    {"name": "cpu", "highPercent": 80, "lowPercent": 60},
+    {"name": "memory", "highPercent": 90, "lowPercent": 70},
+)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ NODES = {
 def put(strategy: str, size: int, count: int, mode: str = "Any") -> str | None:
     """Place on the nodes above; answer with their names in order of slices."""
     found = table(strategy, **NODES)
-    positions = place(found.scratch(), (size, size), count, mode, None, "zone" if mode == "SameDomain" else "")
+    positions = place(
+        found.scratch(), (size, size), count, mode, None, "zone" if mode == "SameDomain" else ""
+    )
     return None if positions is None else "".join(found.names[i] for i in positions)
 
 

@@ -10,7 +10,11 @@ def test_the_shortest_pool_has_the_defaults_that_the_api_promises() -> None:
     assert policy.names == ("cpu", "memory", "ephemeral-storage")
     assert {rule.source for rule in policy.resources} == {"Measured"}
     assert (policy.default_duration, policy.max_duration, policy.max_total) == (span("1h"), span("1d"), None)
-    assert (policy.claim_timeout, policy.heartbeat_timeout, policy.grace) == (span("5m"), span("1m"), span("30s"))
+    assert (policy.claim_timeout, policy.heartbeat_timeout, policy.grace) == (
+        span("5m"),
+        span("1m"),
+        span("30s"),
+    )
     assert policy.ends_leases
     assert not policy.verifies_release
     assert not policy.revokes_on_loss

@@ -35,4 +35,6 @@ def test_requirements_mean_what_kubernetes_means(
     operator: str, key: str, values: set[str], matches: bool
 ) -> None:
     assert Requirement(key, operator, frozenset(values)).matches(NODE) is matches
-    assert Selector((("zone", "a"),), (Requirement(key, operator, frozenset(values)),)).matches(NODE) is matches
+    assert (
+        Selector((("zone", "a"),), (Requirement(key, operator, frozenset(values)),)).matches(NODE) is matches
+    )

@@ -1,0 +1,467 @@
+import json
+from typing import Any
+
+import pytest
+from tests.builders import (
+    NOON,
+    add_node,
+    at,
+    condition,
+    document_of,
+    edited,
+    granted,
+    make_lease,
+    make_node,
+    make_pool,
+    make_session,
+    make_state,
+    make_world,
+    written,
+)
+
+from leasehold.core.course import World
+from leasehold.core.lease import Lease
+from leasehold.core.planning import (
+    BATCH,
+    EXPLAINED,
+    SLICES,
+    TOLD,
+    Plan,
+    cancel_step,
+    entry_of,
+    grant_step,
+    hold_of,
+    plan,
+)
+from leasehold.core.queueing import Wait
+from leasehold.core.state import Entry, PoolState
+
+
+def decide(state: PoolState, **how: Any) -> Plan:
+    return plan(state, how.pop("world", make_world()), NOON, **how)
+
+
+def carry_out(state: PoolState, decided: Plan) -> None:
+    """Write everything a plan says."""
+    for i, grant in enumerate(decided.grants, start=1):
+        entry = entry_of(grant, i)
+        state.assume(entry)
+        state.observe(written(grant.lease, grant_step(grant.lease, entry, state.policy, World(), NOON)))
+        state.settle(entry.uid)
+    for change in decided.changes:
+        state.observe(written(change.lease, change.step))
+
+
+def names(decided: Plan) -> list[str]:
+    return [grant.lease.name for grant in decided.grants]
+
+
+def told(decided: Plan) -> dict[str, str]:
+    return {
+        change.lease.name: condition(written(change.lease, change.step), "Ready").split("/")[1]
+        for change in decided.changes
+    }
+
+
+# --- the queue ---
+
+
+def test_the_higher_priority_is_granted_first_then_the_older() -> None:
+    leases = [
+        make_lease("young"),
+        make_lease("old", age="9m"),
+        make_lease("urgent", priority=1, age="0m"),
+    ]
+    assert names(decide(make_state(nodes=[make_node()], leases=leases))) == ["urgent", "old", "young"]
+
+
+def test_what_does_not_fit_is_passed_over_by_default() -> None:
+    leases = [
+        make_lease("big", cpu="12", age="9m"),
+        make_lease("bigger", cpu="14", age="8m"),
+        make_lease("small"),
+    ]
+    decided = decide(make_state(nodes=[make_node()], leases=leases))
+    assert names(decided) == ["big", "small"]
+    assert told(decided) == {"bigger": "WaitingForCapacity"}
+
+
+def test_strict_fifo_lets_nobody_past_the_head() -> None:
+    state = make_state(
+        make_pool(queue="StrictFIFO"),
+        [make_node()],
+        [granted(name="held", cpu="8"), make_lease("head", cpu="12", age="9m"), make_lease("small")],
+    )
+    decided = decide(state)
+    assert names(decided) == []
+    assert told(decided) == {"head": "WaitingForCapacity", "small": "BlockedByHead"}
+
+
+def test_a_head_that_is_being_written_still_stands_at_the_head() -> None:
+    state = make_state(
+        make_pool(queue="StrictFIFO"),
+        [make_node()],
+        [granted(name="held", cpu="8"), make_lease("head", cpu="12", age="9m"), make_lease("small")],
+    )
+    state.busy.add("uid-head")
+    assert names(decide(state)) == []
+
+
+@pytest.mark.parametrize("queue", ["StrictFIFO", "BestEffortFIFO"])
+def test_a_lease_that_is_being_written_keeps_its_turn_and_its_room(queue: str) -> None:
+    leases = [
+        make_lease("first", cpu="12", age="9m"),
+        make_lease("second", cpu="12", age="8m"),
+        make_lease("third"),
+    ]
+    state = make_state(make_pool(queue=queue), [make_node()], leases)
+    state.busy.add("uid-first")
+    decided = decide(state)
+    assert names(decided) == ([] if queue == "StrictFIFO" else ["third"])
+    assert "first" not in told(decided)
+
+
+def test_a_request_no_empty_pool_could_meet_does_not_hold_back_a_strict_queue() -> None:
+    state = make_state(
+        make_pool(queue="StrictFIFO"),
+        [make_node()],
+        [make_lease("absurd", cpu="1000", age="9m"), make_lease()],
+    )
+    decided = decide(state)
+    assert names(decided) == ["build"]
+    assert told(decided) == {"absurd": "NoMatchingNodes"}
+
+
+def test_refused_leases_neither_block_a_strict_queue_nor_fill_it() -> None:
+    policy = make_pool(queue="StrictFIFO", max_pending=1)
+    wrong = [make_lease(f"wrong-{i}", resources={"gpu": "1"}, age="9m") for i in range(3)]
+    state = make_state(policy, [make_node()], [*wrong, make_lease()])
+    decided = decide(state)
+    assert names(decided) == ["build"]
+    assert set(told(decided).values()) == {"ResourceNotOffered"}
+
+
+def test_a_queue_takes_only_so_many() -> None:
+    leases = [make_lease(f"l{i}", cpu="16", age=f"{9 - i}m") for i in range(4)]
+    state = make_state(make_pool(max_pending=2), [make_node()], [granted(name="held"), *leases])
+    assert list(told(decide(state)).values()) == ["WaitingForCapacity"] * 2 + ["QueueFull"] * 2
+
+
+def test_grants_of_one_pass_do_not_take_the_same_room_twice() -> None:
+    leases = [make_lease(f"l{i}", cpu="6") for i in range(4)]
+    state = make_state(nodes=[make_node("a"), make_node("b", cpu="8")], leases=leases)
+    decided = decide(state)
+    assert len(decided.grants) == 3
+    carry_out(state, decided)
+    assert state.table.over == set()
+    assert state.audit() == []
+
+
+def test_what_a_commitment_holds_is_not_granted_again() -> None:
+    first, second = make_lease("a", cpu="10"), make_lease("b", cpu="10")
+    state = make_state(nodes=[make_node()], leases=[first, second])
+    state.assume(Entry(first.uid, "team-a", "a", 1, dict(first.request), ("node-1",)))
+    decided = decide(state)
+    assert names(decided) == []
+    assert told(decided) == {"b": "WaitingForCapacity"}
+
+
+def test_what_ends_in_this_pass_is_free_only_in_the_next() -> None:
+    state = make_state(nodes=[make_node()], leases=[granted(name="held", cpu="16")])
+    state.observe(edited(state.leases["uid-held"], desiredState="Released"))
+    state.observe(make_lease("next", cpu="16"))
+    decided = decide(state)
+    assert names(decided) == []
+    carry_out(state, decided)
+    assert names(decide(state)) == ["next"]
+
+
+def test_leases_that_nobody_wants_any_more_are_not_granted() -> None:
+    leases = [
+        make_lease("released", desiredState="Released"),
+        make_lease("deleted", deleted=""),
+        make_lease("gone", namespace="old"),
+    ]
+    state = make_state(nodes=[make_node()])
+    for lease in leases:
+        state.observe(lease)
+    decided = decide(state, world=make_world(gone_namespaces={"old"}))
+    assert names(decided) == []
+    assert {change.lease.name: change.step.action for change in decided.changes} == {
+        "released": "",
+        "deleted": "drop-finalizer",
+        "gone": "",
+    }
+
+
+def test_leases_put_aside_are_left_alone() -> None:
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    state.observe(edited(granted(name="held", token=9), desiredState="Released"))
+    state.aside |= {"uid-build", "uid-held"}
+    assert decide(state) == Plan((), (), (), more=False)
+
+
+def test_a_lease_that_cannot_be_read_stops_nobody_else() -> None:
+    broken = granted(name="broken")
+    broken = edited(broken, status={**broken.status, "deadlines": {"expirationTime": "soon"}})
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    state.observe(broken)
+    decided = decide(state)
+    assert names(decided) == ["build"]
+    assert [uid for uid, _ in decided.unreadable] == ["uid-broken"]
+    assert state.ledger.holders("node-1") == {"uid-broken"}
+
+
+def test_news_of_leases_that_are_gone_or_being_written_are_no_work() -> None:
+    state = make_state(nodes=[make_node()], leases=[granted()])
+    state.attention |= {"uid-build", "uid-nobody"}
+    state.busy.add("uid-build")
+    assert decide(state, due={"uid-other"}) == Plan((), (), (), more=False)
+
+
+def test_an_empty_batch_leaves_the_queue_alone() -> None:
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    assert decide(state, batch=0) == Plan((), (), (), more=False)
+
+
+# --- holds ---
+
+
+@pytest.mark.parametrize(
+    ("stop", "deleting", "consistent", "nodes", "reason"),
+    [
+        ("None", False, True, 1, None),
+        ("None", False, False, 1, "LedgerInconsistent"),
+        ("None", True, True, 1, "PoolHeld"),
+        ("Hold", False, True, 1, "PoolHeld"),
+        ("HoldAndDrain", False, True, 1, "PoolHeld"),
+        ("None", False, True, 0, "PoolNotReady"),
+    ],
+)
+def test_a_pool_that_grants_nothing_says_why(
+    stop: str, deleting: bool, consistent: bool, nodes: int, reason: str | None
+) -> None:
+    hold = hold_of(make_pool(stop=stop), deleting=deleting, consistent=consistent, nodes=nodes)
+    assert (None if hold is None else hold.reason) == reason
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    decided = decide(state, hold=hold)
+    assert (names(decided), told(decided)) == (([], {"build": reason}) if reason else (["build"], {}))
+
+
+def test_a_held_pool_still_refuses_what_it_would_never_take() -> None:
+    state = make_state(nodes=[make_node()], leases=[make_lease(resources={"gpu": "1"})])
+    hold = hold_of(make_pool(stop="Hold"), deleting=False, consistent=True, nodes=1)
+    assert told(decide(state, hold=hold)) == {"build": "ResourceNotOffered"}
+
+
+# --- bounds ---
+
+
+def many(number: int, **how: Any) -> list[Lease]:
+    return [make_lease(f"l{i:04d}", **how) for i in range(number)]
+
+
+def test_a_pass_grants_one_batch_and_asks_for_another() -> None:
+    state = make_state(
+        nodes=[make_node(cpu="1000", memory="1Ti")], leases=many(BATCH + 1, cpu="1", memory="1Mi")
+    )
+    decided = decide(state)
+    assert (len(decided.grants), decided.more) == (BATCH, True)
+    assert len(decide(state, batch=3).grants) == 3
+    carry_out(state, decided)
+    assert (len(decide(state).grants), decide(state).more) == (1, False)
+
+
+def test_a_pass_grants_only_so_many_slices_but_never_less_than_one_lease() -> None:
+    state = make_state(
+        nodes=[make_node(cpu="1000", memory="1Ti")], leases=many(9, cpu="1", memory="1Mi", count=60)
+    )
+    decided = decide(state)
+    assert (len(decided.grants), decided.more) == (SLICES // 60, True)
+
+
+def test_a_pass_tells_only_so_many_and_the_next_one_tells_the_rest() -> None:
+    state = make_state(nodes=[make_node(cordoned=True)], leases=many(TOLD + 5))
+    decided = decide(state)
+    assert (len(decided.changes), decided.more) == (TOLD, True)
+    carry_out(state, decided)
+    decided = decide(state)
+    assert (len(decided.changes), decided.more) == (5, False)
+
+
+def test_a_flood_of_different_requests_is_told_once_and_explained_anew_only_in_front() -> None:
+    leases = [
+        make_lease(f"l{i:04d}", cpu=f"{17_000 + i}m", memory=f"{900 - i}Mi") for i in range(2 * EXPLAINED)
+    ]
+    state = make_state(nodes=[make_node()], leases=leases)
+    passes = 0
+    while (decided := decide(state)).changes:
+        carry_out(state, decided)
+        passes += 1
+    assert passes == 2 * EXPLAINED // TOLD
+    assert all(lease.reason("Allocated") == "NoMatchingNodes" for lease in state.leases.values())
+    add_node(state, make_node("node-2", cpu="32", cordoned=True))
+    assert len(decide(state).changes) == EXPLAINED
+
+
+def test_a_smaller_request_is_still_tried_after_a_larger_one_did_not_fit() -> None:
+    leases = [
+        make_lease("a", cpu="12", age="9m"),
+        make_lease("b", cpu="8", age="8m"),
+        make_lease("c", cpu="9", age="7m"),
+        make_lease("d", cpu="4", age="6m"),
+    ]
+    decided = decide(make_state(nodes=[make_node()], leases=leases))
+    assert names(decided) == ["a", "d"]
+    assert told(decided) == {"b": "WaitingForCapacity", "c": "WaitingForCapacity"}
+
+
+def test_a_first_word_is_worth_an_event_and_later_ones_are_not() -> None:
+    state = make_state(nodes=[make_node(cordoned=True)], leases=[make_lease()])
+    decided = decide(state)
+    assert [notice.reason for notice in decided.changes[0].step.notices] == ["WaitingForCapacity"]
+    carry_out(state, decided)
+    state.observe(edited(state.leases["uid-build"], priority=2))
+    decided = decide(state)
+    assert decided.changes[0].step.notices == ()
+
+
+# --- the same again ---
+
+
+def test_planning_changes_nothing_so_planning_twice_gives_the_same() -> None:
+    leases = [*many(5, cpu="4"), granted(name="held", token=9), make_lease("never", cpu="99")]
+    state = make_state(nodes=[make_node()])
+    for lease in leases:
+        state.observe(lease)
+    assert decide(state) == decide(state)
+    assert state.audit() == []
+
+
+def test_once_a_plan_is_carried_out_there_is_nothing_left_to_write() -> None:
+    state = make_state(nodes=[make_node()], leases=[*many(5, cpu="4"), make_lease("never", cpu="99")])
+    carry_out(state, decide(state))
+    decided = decide(state)
+    assert (decided.grants, decided.changes, decided.more) == ((), (), False)
+
+
+# --- grants ---
+
+
+def test_a_grant_says_everything_in_one_write() -> None:
+    policy = make_pool(maxTotalSeconds=7200)
+    lease = granted(make_lease(durationSeconds=600, renewTime="2026-11-22T11:59:00Z"), policy=policy, token=7)
+    assert condition(lease, "Allocated") == "True/Granted"
+    assert condition(lease, "Ready") == "True/Held"
+    assert lease.status["fencingToken"] == lease.status["allocation"]["ledgerSequence"] == 7
+    assert lease.deadline("expirationTime") == at("10m")
+    assert lease.deadline("maxExpirationTime") == at("2h")
+    assert lease.status["deadlines"]["next"]["cause"] == "Expiration"
+    assert lease.status["renewal"] == {"count": 0, "observedRenewTime": "2026-11-22T11:59:00Z"}
+    assert lease.status["phase"] == "Active"
+
+
+def test_a_granted_lease_forgets_what_it_read_while_it_waited() -> None:
+    state = make_state(nodes=[make_node(cordoned=True)], leases=[make_lease()])
+    carry_out(state, decide(state))
+    assert "rejections" in state.leases["uid-build"].status
+    add_node(state, make_node())
+    carry_out(state, decide(state))
+    assert "rejections" not in state.leases["uid-build"].status
+
+
+def test_a_total_shorter_than_the_term_ends_the_lease_at_its_maximum() -> None:
+    lease = granted(policy=make_pool(maxTotalSeconds=60))
+    assert lease.deadline("expirationTime") == lease.deadline("maxExpirationTime") == at("1m")
+    assert lease.status["deadlines"]["next"]["cause"] == "Maximum"
+
+
+def test_a_term_granted_late_is_still_no_longer_than_the_pool_allows() -> None:
+    lease = granted(make_lease(durationSeconds=7200), policy=make_pool(maxDurationSeconds=3600))
+    assert lease.deadline("expirationTime") == at("1h")
+
+
+def test_a_grant_finished_by_another_operator_says_so() -> None:
+    lease = make_lease()
+    entry = Entry(lease.uid, "team-a", "build", 3, dict(lease.request), ("node-1",))
+    step = grant_step(lease, entry, make_pool(), World(), NOON, adopted=True)
+    assert condition(written(lease, step), "Allocated") == "True/Adopted"
+
+
+@pytest.mark.parametrize("liveness", ["Renew", "Session"])
+def test_a_holder_that_must_show_up_has_until_the_claim_deadline(liveness: str) -> None:
+    lease = granted(liveness=liveness, holder={"sessionRef": {"name": "worker"}})
+    assert condition(lease, "Claimed") == "False/WaitingForHolder"
+    assert lease.deadline("claimTime") == at("5m")
+    assert lease.status["phase"] == "Bound"
+    assert lease.status["deadlines"]["next"]["cause"] == "Claim"
+
+
+def test_a_pool_without_claim_deadline_waits_for_the_holder_for_the_whole_term() -> None:
+    lease = granted(liveness="Renew", policy=make_pool(claimTimeoutSeconds=0))
+    assert lease.deadline("claimTime") is None
+    assert condition(lease, "Claimed") == "False/WaitingForHolder"
+
+
+def test_a_holder_whose_session_is_live_has_claimed_at_once() -> None:
+    world = World(sessions={("team-a", "worker"): make_session()})
+    lease = granted(liveness="Session", holder={"sessionRef": {"name": "worker"}}, world=world)
+    assert condition(lease, "Claimed") == "True/SessionLive"
+    assert condition(lease, "HolderLive") == "True/Fresh"
+    assert lease.status["phase"] == "Active"
+
+
+def test_a_granted_lease_is_smaller_than_two_kib() -> None:
+    lease = granted(
+        make_lease(
+            "nightly-integration-tests-0123456789",
+            namespace="team-with-a-rather-long-name",
+            resources={"cpu": "1500m", "memory": "1536Mi", "ephemeral-storage": "10Gi"},
+            liveness="Session",
+            holder={"identity": "ci-runner-0123456789", "sessionRef": {"name": "runner-0123456789"}},
+            renewTime="2026-11-22T12:00:00.000000Z",
+            count=2,
+        ),
+        nodes=("ip-10-0-123-123.eu-central-1.compute.internal",) * 2,
+        policy=make_pool(maxTotalSeconds=86_400),
+        token=123_456_789,
+    )
+    document = {"apiVersion": "leasehold.dev/v1alpha1", "kind": "CapacityLease", **document_of(lease)}
+    assert len(json.dumps(document, separators=(",", ":"))) < 2048
+
+
+def test_the_event_of_a_grant_names_a_few_nodes() -> None:
+    lease = make_lease(count=5)
+    entry = Entry(lease.uid, "team-a", "build", 3, dict(lease.request), tuple("edcba"))
+    step = grant_step(lease, entry, make_pool(), World(), NOON)
+    assert step.notices[0].message == "Granted on a, b, c and 2 more with fencing token 3."
+
+
+def test_an_entry_says_what_its_grant_says() -> None:
+    decided = decide(make_state(nodes=[make_node()], leases=[make_lease(count=2)]))
+    entry = entry_of(decided.grants[0], 9)
+    assert (entry.uid, entry.name, entry.sequence, entry.nodes) == (
+        "uid-build",
+        "build",
+        9,
+        ("node-1", "node-1"),
+    )
+    assert entry.amounts == decided.grants[0].lease.request
+
+
+def test_undoing_a_commitment_always_changes_the_lease() -> None:
+    lease = make_lease()
+    once = written(lease, cancel_step(lease, at()))
+    twice = written(once, cancel_step(once, at("1ms")))
+    assert condition(once, "Allocated") == "False/PendingEvaluation"
+    assert once.status != lease.status
+    assert twice.status != once.status
+
+
+def test_what_a_wait_says_is_cut_to_what_a_condition_takes() -> None:
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    decided = decide(state, hold=Wait("PoolHeld", "x" * 2000))
+    assert (
+        len(written(decided.changes[0].lease, decided.changes[0].step).conditions["Allocated"]["message"])
+        == 512
+    )

@@ -1,0 +1,373 @@
+from typing import Any
+
+import pytest
+from tests.builders import (
+    GIB,
+    add_node,
+    at,
+    clock,
+    edited,
+    granted,
+    make_lease,
+    make_node,
+    make_pool,
+    make_report,
+    make_state,
+)
+
+from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
+from leasehold.core.lease import Lease
+from leasehold.core.state import Entry, PoolState, holding_state, loss_plan
+
+
+def entry_for(lease: Lease, *nodes: str, sequence: int = 1) -> Entry:
+    return Entry(lease.uid, lease.namespace, lease.name, sequence, dict(lease.request), nodes or ("node-1",))
+
+
+def held(state: PoolState, node: str = "node-1") -> int:
+    return state.table.rows[node].held[0]
+
+
+def ending(lease: Lease, reason: str = "VerificationPending") -> Lease:
+    row = {
+        "type": "Released",
+        "status": "False",
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": clock(),
+    }
+    release = {"cause": "Idle", "startTime": clock()}
+    return edited(
+        lease, status={**lease.status, "release": release, "conditions": [*lease.status["conditions"], row]}
+    )
+
+
+# --- leases ---
+
+
+def test_a_waiting_lease_queues_and_a_granted_one_holds() -> None:
+    state = make_state(nodes=[make_node()])
+    waiting = make_lease()
+    assert state.observe(waiting)
+    assert [uid for _, uid in state.queue] == ["uid-build"]
+    state.observe(edited(granted(waiting)))
+    assert state.queue == []
+    assert held(state) == 2000
+    assert state.attention == {"uid-build"}
+    assert state.audit() == []
+
+
+def test_an_older_version_of_a_lease_is_ignored() -> None:
+    state = make_state(nodes=[make_node()], leases=[granted(version=5)])
+    assert not state.observe(make_lease(version=4))
+    assert held(state) == 2000
+    assert state.attention == set()
+
+
+def test_the_queue_stays_in_order_when_priorities_change() -> None:
+    first, second = make_lease("a", age="9m"), make_lease("b")
+    state = make_state(leases=[second, first])
+    assert [uid for _, uid in state.queue] == ["uid-a", "uid-b"]
+    state.observe(edited(second, priority=1))
+    assert [uid for _, uid in state.queue] == ["uid-b", "uid-a"]
+    assert state.audit() == []
+
+
+def test_what_a_forgotten_lease_held_is_free() -> None:
+    state = make_state(nodes=[make_node()], leases=[granted(), make_lease("next")])
+    state.forget("uid-build")
+    state.forget("uid-next")
+    state.forget("uid-nobody")
+    assert held(state) == 0
+    assert state.queue == []
+    assert state.audit() == []
+
+
+def test_a_complete_list_removes_what_it_does_not_name_unless_it_was_seen_later() -> None:
+    state = make_state(
+        nodes=[make_node()], leases=[granted(name="old", version=5), granted(name="new", version=50)]
+    )
+    state.replace([make_lease("other", version=8)], list_version=10)
+    assert state.leases.keys() == {"uid-new", "uid-other"}
+    assert state.audit() == []
+
+
+def test_sessions_are_known_by_the_leases_that_name_them_now() -> None:
+    lease = make_lease(holder={"sessionRef": {"name": "one"}})
+    state = make_state(leases=[lease])
+    assert state.sessions == {("team-a", "one"): {"uid-build"}}
+    state.observe(edited(lease, holder={"sessionRef": {"name": "two"}}))
+    assert state.sessions == {("team-a", "two"): {"uid-build"}}
+    state.forget("uid-build")
+    assert state.sessions == {}
+
+
+# --- commitments ---
+
+
+def test_a_commitment_counts_before_its_lease_is_written() -> None:
+    lease = make_lease()
+    state = make_state(nodes=[make_node()], leases=[lease])
+    state.assume(entry_for(lease))
+    assert held(state) == 2000
+    state.observe(edited(lease, priority=1))  # news of the lease do not take the commitment back
+    assert held(state) == 2000
+    assert state.audit() == []
+
+
+def test_once_settled_the_leases_own_status_speaks() -> None:
+    lease = make_lease()
+    state = make_state(nodes=[make_node()], leases=[lease])
+    state.assume(entry_for(lease))
+    state.observe(edited(granted(lease)))
+    assert state.audit() == []
+    state.settle(lease.uid)
+    assert (held(state), state.entries) == (2000, {})
+    assert lease.uid in state.attention
+
+
+def test_a_commitment_that_was_undone_is_free_again() -> None:
+    lease = make_lease()
+    state = make_state(nodes=[make_node()], leases=[lease])
+    state.assume(entry_for(lease))
+    state.settle(lease.uid)
+    assert held(state) == 0
+    assert [uid for _, uid in state.queue] == [lease.uid]
+
+
+def test_a_commitment_outlives_its_lease_until_it_is_settled() -> None:
+    lease = make_lease()
+    state = make_state(nodes=[make_node()], leases=[lease])
+    state.assume(entry_for(lease))
+    state.forget(lease.uid)
+    assert held(state) == 2000
+    assert state.audit() == []
+    state.settle(lease.uid)
+    assert held(state) == 0
+    assert state.audit() == []
+
+
+def test_what_is_held_is_told_apart_by_where_the_lease_stands() -> None:
+    state = make_state(
+        nodes=[make_node()],
+        leases=[
+            granted(name="a"),
+            ending(granted(name="b", token=2)),
+            ending(granted(name="c", token=3), "Quarantined"),
+        ],
+    )
+    assert [holding_state(state.leases[f"uid-{x}"]) for x in "abc"] == [HELD, RELEASING, QUARANTINED]
+    assert [state.ledger.count(kind) for kind in (HELD, RELEASING, QUARANTINED)] == [1, 1, 1]
+
+
+def test_a_lease_from_a_pool_that_lent_more_kinds_still_counts_for_what_is_left() -> None:
+    lease = granted(resources={"cpu": "2", "vendor.example/gpu": "1"})
+    state = make_state(make_pool(), [make_node()], [lease])
+    assert state.ledger.get(lease.uid) == Holding(lease.uid, (("node-1", (2000, 0)),))
+    assert state.audit() == []
+
+
+def test_slices_on_a_node_outside_the_pool_are_kept_in_the_books() -> None:
+    state = make_state(nodes=[make_node("node-2")], leases=[granted()])
+    assert state.ledger.on_node("node-1") == (2000, 4 * GIB)
+    assert state.audit() == []
+    add_node(state, make_node("node-1"))
+    assert held(state, "node-1") == 2000
+
+
+# --- nodes ---
+
+
+def test_leases_on_a_node_are_looked_at_when_it_changes() -> None:
+    state = make_state(
+        nodes=[make_node()], leases=[granted(name="a"), granted(name="b", nodes=["node-2"], token=2)]
+    )
+    state.touch_node("node-1")
+    assert state.attention == {"uid-a"}
+    state.touch_all()
+    assert state.attention == {"uid-a", "uid-b"}
+
+
+def test_leases_on_a_node_are_looked_at_when_it_stops_holding_too_much() -> None:
+    state = make_state(nodes=[make_node(cpu="3")], leases=[granted(name="a"), granted(name="b", token=2)])
+    assert state.table.over == {"node-1"}
+    state.forget("uid-a")
+    assert state.table.over == set()
+    assert state.attention == {"uid-b"}
+
+
+def test_a_node_that_says_the_same_again_moves_nothing() -> None:
+    state = make_state(nodes=[make_node()])
+    row = state.table.rows["node-1"]
+    add_node(state, make_node())
+    assert state.table.rows["node-1"] is row
+
+
+# --- idleness ---
+
+
+def watched(**use: str) -> tuple[PoolState, dict[str, int]]:
+    state = make_state(make_pool(idle={"policy": "Warn"}), [make_node()], [granted()])
+    state.note_usage(make_report(present={"uid-build": use}), at("1m"))
+    return state, dict(state.idle_since())
+
+
+def test_a_lease_that_uses_hardly_anything_is_idle_since_that_was_first_seen() -> None:
+    state, idle = watched(cpu="10m", memory="1Mi")
+    assert idle == {"uid-build": at("1m")}
+    assert "uid-build" in state.attention
+    state.attention.clear()
+    state.note_usage(make_report(present={"uid-build": {"cpu": "5m"}}), at("2m"))
+    assert state.idle_since()["uid-build"] == at("1m")
+    assert state.attention == set()
+
+
+def test_any_resource_that_is_used_keeps_a_lease_from_being_idle() -> None:
+    assert watched(cpu="10m", memory="2Gi")[1] == {}
+    assert watched(cpu="1", memory="1Mi")[1] == {}
+
+
+def test_a_lease_whose_use_nobody_measured_is_not_called_idle() -> None:
+    assert watched()[1] == {}
+
+
+def test_a_lease_without_any_workload_is_idle() -> None:
+    state = make_state(make_pool(idle={"policy": "Warn"}), [make_node()], [lease := granted()])
+    state.note_usage(make_report(gone=[lease]), at("1m"))
+    assert dict(state.idle_since()) == {lease.uid: at("1m")}
+
+
+def test_use_ends_idleness_and_the_lease_is_looked_at() -> None:
+    state, _ = watched(cpu="10m")
+    state.attention.clear()
+    state.note_usage(make_report(present={"uid-build": {"cpu": "2"}}), at("3m"))
+    assert dict(state.idle_since()) == {}
+    assert state.attention == {"uid-build"}
+
+
+def test_a_lease_on_two_nodes_is_idle_when_it_is_on_both() -> None:
+    lease = granted(nodes=("node-1", "node-2"), count=2)
+    state = make_state(leases=[lease])
+    state.note_usage(make_report("node-1", present={lease.uid: {"cpu": "1m"}}), at("1m"))
+    assert len(state.idle_since()) == 0
+    state.note_usage(make_report("node-2", present={lease.uid: {"cpu": "1m"}}), at("2m"))
+    assert dict(state.idle_since()) == {lease.uid: at("2m")}
+    state.forget(lease.uid)
+    assert len(state.idle_since()) == 0
+
+
+def test_use_by_leases_that_hold_nothing_is_ignored() -> None:
+    state = make_state(leases=[make_lease()])
+    state.note_usage(make_report(present={"uid-build": {"cpu": "1m"}, "uid-gone": {}}), at())
+    assert state.idle == {}
+
+
+# --- capacity that was lost ---
+
+
+def test_capacity_lost_is_taken_from_the_least_wanted_first_then_the_youngest() -> None:
+    leases = [
+        granted(name="vital", priority=9, since="5m"),
+        granted(name="old", token=2, since="1m"),
+        granted(name="young", token=3, since="3m"),
+        granted(name="ballast", token=4, priority=-1),
+    ]
+    for size, chosen in (
+        (8, []),
+        (7, ["ballast"]),
+        (4, ["ballast", "young"]),
+        (2, ["ballast", "young", "old"]),
+    ):
+        state = make_state(make_pool(), [make_node(cpu=str(size))], leases)
+        assert loss_plan(state) == [f"uid-{name}" for name in chosen]
+
+
+def test_a_lease_on_its_way_out_counts_as_gone() -> None:
+    leases = [ending(granted(name="a", priority=5)), granted(name="b", token=2)]
+    assert loss_plan(make_state(nodes=[make_node(cpu="3")], leases=leases)) == []
+    assert loss_plan(make_state(nodes=[make_node(cpu="1")], leases=leases)) == ["uid-b"]
+
+
+def test_a_lease_that_does_not_hold_what_is_short_is_left_alone() -> None:
+    leases = [
+        granted(name="memory", cpu=None, memory="8Gi", priority=-5),
+        granted(name="cpu", cpu="4", memory=None, token=2),
+    ]
+    assert loss_plan(make_state(nodes=[make_node(cpu="2")], leases=leases)) == ["uid-cpu"]
+
+
+def test_a_lease_over_two_short_nodes_is_chosen_once() -> None:
+    lease = granted(nodes=("node-1", "node-2"), count=2)
+    nodes = [make_node("node-1", cpu="1"), make_node("node-2", cpu="1")]
+    assert loss_plan(make_state(nodes=nodes, leases=[lease])) == [lease.uid]
+
+
+def test_measured_use_alone_costs_nobody_a_lease() -> None:
+    state = make_state(make_pool({"name": "cpu"}), leases=[granted(memory=None)])
+    add_node(state, make_node(), make_report(cpu="16"))
+    assert loss_plan(state) == []
+
+
+# --- audit ---
+
+
+def corrupt_books(state: PoolState) -> None:
+    state.ledger.put(Holding("uid-build", (("node-1", (1, 1)),)))
+
+
+def lose_a_lease(state: PoolState) -> None:
+    state.ledger.drop("uid-build")
+
+
+def invent_a_holding(state: PoolState) -> None:
+    state._hold(state.ledger.put(Holding("uid-ghost", (("node-1", (1, 1)),))))
+
+
+def forget_a_commitment(state: PoolState) -> None:
+    lease = make_lease("next")
+    state.assume(entry_for(lease))
+    state._hold(state.ledger.drop(lease.uid))
+
+
+def corrupt_the_table(state: PoolState) -> None:
+    state.table.hold("node-1", (1, 1))
+
+
+def corrupt_a_column(state: PoolState) -> None:
+    state.table.free[0][0] += 1
+
+
+def lose_a_place_in_the_queue(state: PoolState) -> None:
+    state.queue.clear()
+
+
+def give_a_token_twice(state: PoolState) -> None:
+    state.observe(granted(name="twin", token=1, nodes=["node-1"]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (corrupt_books, "team-a/build: the books say"),
+        (lose_a_lease, "the books say nothing"),
+        (invent_a_holding, "uid-ghost: the books say"),
+        (forget_a_commitment, "uid-next: the books say nothing"),
+        (corrupt_the_table, "node node-1: the table holds"),
+        (corrupt_a_column, "node-1: its columns"),
+        (lose_a_place_in_the_queue, "the queue is not"),
+        (give_a_token_twice, "fencing token 1 was given twice"),
+    ],
+)
+def test_the_audit_finds_every_kind_of_damage(damage: Any, words: str) -> None:
+    state = make_state(nodes=[make_node()], leases=[granted(), make_lease("waiting")])
+    assert state.audit() == []
+    damage(state)
+    assert any(words in line for line in state.audit())
+
+
+def test_a_token_of_a_lease_that_is_over_may_come_again() -> None:
+    # A pool deleted and made again under its name counts anew, while old leases are kept to be read.
+    old = granted(name="old", token=1)
+    over = [*old.status["conditions"], {"type": "Released", "status": "True", "reason": "NotRequired"}]
+    old = edited(old, status={**old.status, "conditions": over})
+    assert make_state(nodes=[make_node()], leases=[old, granted(name="new", token=1)]).audit() == []
