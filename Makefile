@@ -37,10 +37,10 @@ controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 min
 	@$(BIN)/python -m leasehold.testing build
 
 demo: $(VENV)/ready ## The story in one go: a real API server, this host as a node, leases granted and reclaimed
-	@$(BIN)/python -m leasehold.demo
+	@$(BIN)/python -m leasehold.demo --dir $(RUN) $(ARGS)
 
 up: $(VENV)/ready ## The same, and keep it running to look around; end it with `make down`
-	@$(BIN)/python -m leasehold.demo --keep --dir $(RUN)
+	@$(BIN)/python -m leasehold.demo --keep --dir $(RUN) $(ARGS)
 
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from leasehold.demo.examples import NAMESPACE
 from leasehold.demo.stage import Place
 from leasehold.testing import toolchain
 from leasehold.testing.errors import BuildError
@@ -54,9 +53,10 @@ def commands(place: Place, path_line: str = "") -> list[str]:
         "kubectl get cpool",
         "kubectl get clease -A",
         "kubectl get nreport",
-        f"kubectl describe clease -n {NAMESPACE} build-1",
-        "kubectl create namespace team-a && kubectl apply -f examples/03-builds.yaml",
+        "kubectl create namespace team-a",
+        "kubectl apply -f examples/02-pool.yaml -f examples/03-builds.yaml",
         "kubectl wait clease/build-2 -n team-a --for=condition=Ready",
+        "kubectl describe clease -n team-a build-2",
         "kubectl explain clease.spec.placement",
         f"curl -s {place.operator_url}/metrics | grep ^leasehold_",
     ]
