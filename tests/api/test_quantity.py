@@ -1,4 +1,5 @@
 from fractions import Fraction
+from time import perf_counter
 
 import pytest
 from hypothesis import given

@@ -103,12 +103,6 @@ def test_a_lease_is_releasing_once_its_release_began() -> None:
     assert lease.releasing
 
 
-def test_the_queue_goes_by_priority_then_age_then_uid() -> None:
-    old, young = make_lease("b", age="9m"), make_lease("a", age="1m")
-    twin, urgent = make_lease("c", age="9m"), make_lease("d", age="0m", priority=1)
-    assert [lease.name for lease in sorted((young, twin, urgent, old), key=lambda x: x.rank)] == list("dbca")
-
-
 def test_leases_that_ask_for_the_same_have_the_same_shape() -> None:
     assert make_lease("a").shape == make_lease("b", priority=9).shape
     assert make_lease("a").shape != make_lease("a", count=2).shape

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from tests.builders import (
     make_state,
 )
 
-from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
 from leasehold.core.lease import Lease
+from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
 from leasehold.core.state import Entry, PoolState, holding_state, loss_plan
 
 
@@ -371,3 +372,18 @@ def test_a_token_of_a_lease_that_is_over_may_come_again() -> None:
     over = [*old.status["conditions"], {"type": "Released", "status": "True", "reason": "NotRequired"}]
     old = edited(old, status={**old.status, "conditions": over})
     assert make_state(nodes=[make_node()], leases=[old, granted(name="new", token=1)]).audit() == []
+
+
+def test_the_queue_goes_by_priority_then_age_then_arrival() -> None:
+    old, young = make_lease("b", age="9m"), make_lease("a", age="1m")
+    twin, urgent = make_lease("c", age="9m"), make_lease("d", age="0m", priority=1)
+    first = make_state(leases=[urgent, old, twin, young])
+    assert [first.leases[uid].name for _, uid in first.queue] == list("dbca")
+
+
+def test_leases_of_one_second_keep_their_turn_when_they_are_written_to() -> None:
+    # Creation times are whole seconds: the order in which the watch told of them decides.
+    leases = [make_lease(name, age="1m") for name in "zyx"]
+    state = make_state(leases=[replace(lease, version=10 + i) for i, lease in enumerate(leases)])
+    state.observe(replace(leases[0], version=99))
+    assert [state.leases[uid].name for _, uid in state.queue] == list("zyx")

@@ -378,6 +378,7 @@ class PoolWorker:
         """Start the memory anew, after a change of the pool's spec; commitments under way are kept."""
         before = self.state
         self.state = PoolState(self.name, self.policy)
+        self.state.arrivals = before.arrivals
         for lease in before.leases.values():
             self.state.observe(lease)
         for entry in before.entries.values():

@@ -75,11 +75,6 @@ class Lease:
         return RELEASE_FINALIZER in self.finalizers
 
     @property
-    def rank(self) -> tuple[int, int, str]:
-        """Where the lease stands in the queue: higher priority first, then the older, then by uid."""
-        return (-self.priority, self.created, self.uid)
-
-    @property
     def shape(self) -> tuple[Any, ...]:
         """What makes two requests the same to the planner."""
         return (

@@ -43,13 +43,14 @@ class PoolState:
         self.table = NodeTable(len(policy.resources), policy.strategy)
         self.ledger = Ledger(len(policy.resources))
         self.leases: dict[str, Lease] = {}
-        self.queue: list[tuple[tuple[int, int, str], str]] = []
+        self.queue: list[tuple[tuple[int, int, int], str]] = []
         self.attention: set[str] = set()
         self.busy: set[str] = set()
         self.aside: set[str] = set()
         self.entries: dict[str, Entry] = {}
         self.idle: dict[str, dict[str, int | None]] = {}
         self.sessions: dict[tuple[str, str], set[str]] = {}
+        self.arrivals: dict[str, int] = {}
         self.deadlines = Deadlines()
 
     # --- leases ---
@@ -64,11 +65,12 @@ class PoolState:
             return False
         if known is not None:
             self._leave(known)
+        self.arrivals.setdefault(lease.uid, lease.version)
         self.leases[lease.uid] = lease
         if lease.session:
             self.sessions.setdefault((lease.namespace, lease.session), set()).add(lease.uid)
         if lease.pending:
-            insort(self.queue, (lease.rank, lease.uid))
+            insort(self.queue, (self._turn(lease), lease.uid))
         self._book(lease)
         self.attention.add(lease.uid)
         return True
@@ -79,6 +81,7 @@ class PoolState:
         if known is None:
             return
         self._leave(known)
+        del self.arrivals[uid]
         self.attention.discard(uid)
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
@@ -132,10 +135,18 @@ class PoolState:
             if (node in self.table.over) != was_over:
                 self.touch_node(node)
 
+    def _turn(self, lease: Lease) -> tuple[int, int, int]:
+        """Where the lease stands in the queue: higher priority first, then the older.
+
+        Creation times are whole seconds. Within one, the version at which a lease was first seen says which came
+        first; only a lease that was written to before this operator started may lose its place by that.
+        """
+        return (-lease.priority, lease.created, self.arrivals[lease.uid])
+
     def _leave(self, lease: Lease) -> None:
         """Take a lease out of the queue and out of its session, as it stands there."""
         if lease.pending:
-            del self.queue[bisect_left(self.queue, (lease.rank, lease.uid))]
+            del self.queue[bisect_left(self.queue, (self._turn(lease), lease.uid))]
         if lease.session:
             key = (lease.namespace, lease.session)
             self.sessions[key].discard(lease.uid)
@@ -198,7 +209,7 @@ class PoolState:
             if row.held != self.ledger.on_node(name)
         ]
         found += self.table.differences()
-        waiting = sorted((lease.rank, lease.uid) for lease in self.leases.values() if lease.pending)
+        waiting = sorted((self._turn(lease), lease.uid) for lease in self.leases.values() if lease.pending)
         if waiting != self.queue:
             found.append("the queue is not the leases that wait, in order")
         # Only leases that hold something: those of an earlier pool of this name may have had the same tokens.
