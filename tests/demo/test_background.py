@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from leasehold.demo import looking
 from leasehold.demo.__main__ import main
 from leasehold.demo.background import Run, State, _Follower
-from leasehold.demo.errors import DemoError, PartEnded
-from leasehold.demo.stage import Place
+from leasehold.demo.errors import DemoError, NotAsExpected, PartEnded
+from leasehold.demo.stage import Place, Say
+from leasehold.testing import providers
+from leasehold.testing.kubeconfig import Connection
 from leasehold.testing.processes import ProcessIdentity
+from leasehold.testing.providers import Existing
 
 PLACE = Place("kubeconfig", "https://127.0.0.1:1", "test", False, "vm", "http://127.0.0.1:2", "logs")
 
@@ -72,7 +78,7 @@ def test_down_with_nothing_up_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_demo_beside_one_that_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_state(Run(tmp_path), myself())
     assert main(["--dir", str(tmp_path)]) == 1
-    assert "make down" in capsys.readouterr().out
+    assert f"--down --dir {tmp_path}" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_up_twice_shows_where_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,3 +104,75 @@ def test_a_speed_beyond_reason_is_refused(speed: str, capsys: pytest.CaptureFixt
         main(["--speed", speed])
     assert ended.value.code == 2
     assert speed in capsys.readouterr().err
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A directory in which `up` starts at once and nothing; what becomes of it is noted."""
+    noted: list[str] = []
+
+    def up(run: Run, kubeconfig: Path | None, say: Say) -> State:
+        noted.append("up")
+        write_state(run, myself())
+        found = run.read()
+        assert found is not None
+        return found
+
+    def down(run: Run) -> str:
+        noted.append("down")
+        return PLACE.server
+
+    monkeypatch.setattr(Run, "up", up)
+    monkeypatch.setattr(Run, "down", down)
+    monkeypatch.setattr(looking, "provide_kubectl", lambda *_: "")
+    monkeypatch.setattr(providers, "choose", lambda _: None)
+    return noted
+
+
+def play_that(error: BaseException | None) -> Callable[..., None]:
+    def play(*_: object, **__: object) -> None:
+        if error is not None:
+            raise error
+
+    return play
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "after"),
+    [
+        (None, 0, ["up"]),
+        (NotAsExpected("not so"), 1, ["up"]),  # left running, to look at
+        (KeyboardInterrupt(), 130, ["up", "down"]),
+    ],
+)
+def test_up_ends_what_was_interrupted_and_keeps_what_failed(
+    error: BaseException | None,
+    code: int,
+    after: list[str],
+    started: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("leasehold.demo.__main__.play", play_that(error))
+    assert main(["--keep", "--dir", str(tmp_path)]) == code
+    assert started == after
+
+
+@pytest.mark.parametrize(
+    ("terminal", "answer", "code"), [(True, "yes", 0), (True, "y", 1), (False, "yes", 1)]
+)
+def test_somebodys_cluster_is_written_to_only_after_a_yes(
+    terminal: bool,
+    answer: str,
+    code: int,
+    started: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kubeconfig = Connection("https://10.0.0.1:6443").write(tmp_path / "kubeconfig")
+    monkeypatch.setattr(providers, "choose", lambda _: Existing(kubeconfig, "argument"))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    run = tmp_path / "run"
+    assert main(["--keep", "--no-story", "--dir", str(run), "--kubeconfig", str(kubeconfig)]) == code
+    assert started == ["up"] * (code == 0)

@@ -10,6 +10,7 @@ from leasehold.api.quantity import amount
 from leasehold.core.times import parse_time
 from leasehold.demo.examples import LABEL
 from leasehold.demo.nodes import Nodes, host_capacity, host_name, host_node
+from leasehold.testing.processes import wait_until
 
 NOON = parse_time("2026-11-22T12:00:00.5Z")
 
@@ -67,3 +68,20 @@ def test_a_node_that_is_not_ready_is_not_brought_back() -> None:
     client = OneNode(node(ready="Unknown"))
     Nodes(client, guarded=False).beat("node-a", NOON)  # type: ignore[arg-type]
     assert client.patches == []
+
+
+def test_nodes_are_kept_alive_until_they_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leasehold.demo.nodes._HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr("leasehold.demo.nodes._REPORT_SECONDS", 0.0)
+    client = OneNode(node())
+    nodes = Nodes(client, guarded=False)  # type: ignore[arg-type]
+    nodes.host = "host"
+    nodes.simulated.names.append("sim")
+    reported: list[str] = []
+    monkeypatch.setattr(nodes.simulated, "report", lambda name, usage: reported.append(name))
+    nodes.keep_alive(lambda: NOON)
+    assert wait_until(lambda: len(reported) > 1, 10)
+    nodes.rest()
+    nodes.rest()
+    assert set(reported) == {"sim"}  # the host has a reporter of its own
+    assert len(client.patches) > 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(run: Run, options: argparse.Namespace, console: Console) -> int:
     if (state := run.read()) is not None:
-        console.print(f"`make up` runs in {run.directory} ({state.place.server}); end it with `make down`")
+        console.print(
+            f"`make up` runs in {run.directory} ({state.place.server}); end it with `{_ending(run)}`"
+        )
         return _FAILED
     with _stage(run, options, console) as stage:
         assert stage.place is not None
@@ -86,14 +89,22 @@ def _up(run: Run, options: argparse.Namespace, console: Console) -> int:
             raise
         except (LeaseholdError, ControlPlaneError):
             console.print(
-                f"\nThe rest still runs, to look at: {plain(state.place.kubeconfig)}; `make down` ends it"
+                f"\nThe rest still runs, to look at: {plain(state.place.kubeconfig)}; to end it: {_ending(run)}",
+                soft_wrap=True,
             )
             raise
     linked = run.directory / "bin" / "kubectl"
-    path_line = f'export PATH={linked.parent}:"$PATH"' if linked.exists() else ""
+    path_line = f'export PATH={shlex.quote(str(linked.parent))}:"$PATH"' if linked.exists() else ""
     show_commands(console, "It keeps running. To look around:", looking.commands(state.place, path_line))
-    show_commands(console, "To end it:", ["make down"])
+    show_commands(console, "To end it:", [_ending(run)])
     return 0
+
+
+def _ending(run: Run) -> str:
+    """Return the command that ends what runs in a directory."""
+    if run.directory == Path(".run").resolve():
+        return "make down"
+    return f"{sys.executable} -m leasehold.demo --down --dir {shlex.quote(str(run.directory))}"
 
 
 def _start(run: Run, options: argparse.Namespace, console: Console) -> State:
