@@ -92,7 +92,8 @@ class Controller:
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self._start)
         kopf.on.cleanup(registry=registry)(self._cleanup)
         kopf.on.login(registry=registry)(self._login)
-        before = asyncio.all_tasks()
+        self._watch(self.lag.run(), "loop lag")
+        before = asyncio.all_tasks()  # kopf waits for the end of all others when it stops
         try:
             await self._listen()
             tasks = await kopf.spawn_tasks(
@@ -131,7 +132,6 @@ class Controller:
 
     async def _start(self, **_: Any) -> None:
         """Hear everything once before anything is decided."""
-        self._watch(self.lag.run(), "loop lag")
         await self._first_word()
         for name, informer in self.informers.items():
             self._watch(informer.run(), f"watch of {name}")
@@ -211,7 +211,8 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.server.stop()
-        await self.client.close()
+        if not self.client.session.closed:
+            await self.client.close()
 
     def _watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a part in the background; when it fails, the process ends and is restarted by whoever runs it."""

@@ -12,7 +12,9 @@ VERIFIED = {"verification": "NodeReport", "verificationTimeoutSeconds": 30}
 def test_a_node_confirms_before_the_capacity_is_free(stage: Stage) -> None:
     (node,) = stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=VERIFIED)
-    lease, late = stage.lease(pool, cpu="4"), stage.lease(pool, cpu="4")
+    lease = stage.lease(pool, cpu="4")
+    stage.until(lease, granted)
+    late = stage.lease(pool, cpu="4")
     uid = stage.until(lease, granted)["metadata"]["uid"]
     stage.nodes.report(node, leases=[{"uid": uid, "state": "Gone"}])  # from before: proves nothing
     stage.change(lease, desiredState="Released")
@@ -38,7 +40,9 @@ def confirm(stage: Stage, node: str, uid: str, *, after: int) -> None:
 def test_without_the_nodes_word_the_capacity_is_quarantined_until_someone_forces_it(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy={**VERIFIED, "verificationTimeoutSeconds": 1})
-    lease, late = stage.lease(pool, cpu="4"), stage.lease(pool, cpu="4")
+    lease = stage.lease(pool, cpu="4")
+    stage.until(lease, granted)
+    late = stage.lease(pool, cpu="4")
     stage.until(lease, granted)
     stage.kube.delete("clease", lease, stage.namespace)
     stuck = stage.until(lease, is_("Released", "False", "Quarantined"))
@@ -108,7 +112,9 @@ def test_a_drain_that_is_called_off_spares_the_lease(stage: Stage) -> None:
 def test_a_deleted_pool_drains_and_then_goes(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy={"gracePeriodSeconds": 1})
-    held, waiting = stage.lease(pool, cpu="3"), stage.lease(pool, cpu="3")
+    held = stage.lease(pool, cpu="3")
+    stage.until(held, granted)
+    waiting = stage.lease(pool, cpu="3")
     stage.until(held, granted)
     stage.until(waiting, is_("Allocated", "False"))
     assert "leasehold.dev/drain" in stage.kube.get(POOLS, pool)["metadata"]["finalizers"]

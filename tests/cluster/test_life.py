@@ -70,7 +70,9 @@ def test_a_lease_waits_is_granted_renewed_warned_expires_and_is_removed(stage: S
 def test_release_frees_the_capacity_for_the_next(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    first, second = stage.lease(pool, cpu="4"), stage.lease(pool, cpu="4")
+    first = stage.lease(pool, cpu="4")
+    stage.until(first, granted)
+    second = stage.lease(pool, cpu="4")
     stage.until(first, granted)
     stage.until(second, is_("Allocated", "False"))
     stage.change(first, desiredState="Released")
@@ -117,7 +119,9 @@ def test_a_waiting_lease_that_is_released_is_over(stage: Stage) -> None:
 def test_a_lease_shrinks_and_the_difference_is_free_at_once(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    first, second = stage.lease(pool, cpu="4"), stage.lease(pool, cpu="3")
+    first = stage.lease(pool, cpu="4")
+    stage.until(first, granted)
+    second = stage.lease(pool, cpu="3")
     stage.until(first, granted)
     stage.until(second, is_("Allocated", "False"))
     stage.change(first, resources={"cpu": "1"})

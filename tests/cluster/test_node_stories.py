@@ -11,7 +11,9 @@ from tests.cluster.harness import SMALL, Stage, condition, finished, granted, is
 def test_a_deleted_node_takes_its_leases_with_it(stage: Stage) -> None:
     stage.nodes.create(2, SMALL)
     pool = stage.pool()
-    lease, other = stage.lease(pool, cpu="4"), stage.lease(pool, cpu="4")
+    lease = stage.lease(pool, cpu="4")
+    stage.until(lease, granted)
+    other = stage.lease(pool, cpu="4")
     (node,) = nodes_of(stage.until(lease, granted))
     stage.until(other, granted)
     stage.nodes.delete(node)

@@ -21,6 +21,7 @@ FIELD_MANAGER: Final = "leasehold-operator"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _TRIES: Final = 5
 _LONGEST_WAIT: Final = 30.0
+_GOODBYE_SECONDS: Final = 0.1
 
 
 class KubeClient:
@@ -154,6 +155,8 @@ class KubeClient:
         if self.session.connector is not None:
             await self.session.connector.close(abort_ssl=True)
         await self.session.close()
+        # Watches that were closed just now say goodbye in TLS, which takes a round trip that nothing tells the end of.
+        await asyncio.sleep(_GOODBYE_SECONDS)
 
     async def server_time(self) -> int:
         """Return the API server's clock in milliseconds (its Date header: one second fine)."""
