@@ -153,8 +153,8 @@ def test_leases_of_a_namespace_that_goes_are_given_back(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
     lease = stage.lease(pool, cpu="4")
-    waiting = stage.lease(pool, cpu="4")
     stage.until(lease, granted)
+    waiting = stage.lease(pool, cpu="4")
     stage.kube.delete("namespaces", stage.namespace)  # nobody empties it here: its leases are orphans
     for name in (lease, waiting):
         assert stage.until(name, finished)["status"]["release"]["cause"] == "NamespaceGone"
