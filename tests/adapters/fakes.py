@@ -1,0 +1,301 @@
+"""An API server of a few dozen lines: versions, compare-and-swap, the status subresource, and faults on request."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import Conflict, NotFound
+from leasehold.adapters.metrics import Metrics
+from leasehold.adapters.reconcile import PoolWorker, Tools
+from leasehold.adapters.recorder import Subject
+from leasehold.core.lifecycle import Notice
+from leasehold.core.status import apply_patch
+from leasehold.core.times import format_time
+
+Object = dict[str, Any]
+Fault = Callable[[str, str, Any], "Exception | str | None"]
+"""Called for each request; returns an error to raise instead of doing it, or `("after", error)` to do it first."""
+
+
+class FakeKube:
+    """Keeps objects by path. `faults` are asked in turn; the first error found is raised."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.requests: list[tuple[str, str, Any]] = []
+        self.faults: list[Callable[[str, str, Any], Any]] = []
+        self.watchers: list[Callable[[str, Object], None]] = []
+        self._versions = itertools.count(1)
+        self._uids = itertools.count(1)
+
+    def add(self, path: str, document: Object) -> Object:
+        document["metadata"].setdefault("uid", f"uid-{next(self._uids):04d}")
+        document["metadata"].setdefault("generation", 1)
+        document["metadata"].setdefault("creationTimestamp", "2026-11-22T19:00:00Z")
+        return self._store(path, document, "ADDED")
+
+    def remove(self, path: str) -> None:
+        gone = self.objects.pop(path)
+        gone["metadata"]["resourceVersion"] = str(next(self._versions))
+        self._tell("DELETED", gone)
+
+    def touch(self, path: str, patch: Mapping[str, Any]) -> Object:
+        """Change an object as somebody else would."""
+        changed = apply_patch(self.objects[path], patch)
+        if "spec" in patch:
+            changed["metadata"] = {
+                **changed["metadata"],
+                "generation": changed["metadata"]["generation"] + 1,
+            }
+        return self._store(path, changed, "MODIFIED")
+
+    def _store(self, path: str, document: Object, kind: str) -> Object:
+        document["metadata"] = {**document["metadata"], "resourceVersion": str(next(self._versions))}
+        self.objects[path] = document
+        self._tell(kind, document)
+        return document
+
+    def _tell(self, kind: str, document: Object) -> None:
+        for watcher in self.watchers:
+            watcher(kind, document)
+
+    async def _ask(self, method: str, path: str, body: Any) -> Any:
+        await asyncio.sleep(0)
+        self.requests.append((method, path, body))
+        for fault in self.faults:
+            found = fault(method, path, body)
+            if isinstance(found, Exception):
+                raise found
+            if found is not None:
+                return found
+        return None
+
+    async def get(self, path: str) -> Object:
+        await self._ask("GET", path, None)
+        if path not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        return self.objects[path]
+
+    async def list(
+        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
+    ) -> tuple[list[Object], str]:
+        wanted = (query or {}).get("fieldSelector", "").removeprefix("spec.poolRef.name=")
+        version = str(next(self._versions))
+        plural = path.rpartition("/")[2]
+        found = [
+            document
+            for at, document in self.objects.items()
+            if f"/{plural}/" in at and (not wanted or document["spec"]["poolRef"]["name"] == wanted)
+        ]
+        await self._ask("LIST", path, query)  # what was found is on its way meanwhile
+        return found, version
+
+    async def patch(self, path: str, patch: Object) -> Object:
+        after = await self._ask("PATCH", path, patch)
+        at = path.removesuffix("/status")
+        if at not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[at]
+        asked = patch.get("metadata", {}).get("resourceVersion")
+        if asked is not None and asked != known["metadata"]["resourceVersion"]:
+            raise Conflict(f"{path} was written in between", 409)
+        body = {"status": patch["status"]} if path != at else patch
+        changed = apply_patch(known, body)
+        meta = changed["metadata"]
+        if "deletionTimestamp" in meta and not meta.get("finalizers"):
+            self.remove(at)
+            return changed
+        answer = changed if changed == known else self._store(at, changed, "MODIFIED")
+        if after is not None:
+            raise after[1]
+        return answer
+
+    async def delete(self, path: str, uid: str) -> None:
+        await self._ask("DELETE", path, uid)
+        if path not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        self.remove(path)
+
+    def writes(self, path: str) -> list[Object]:
+        return [body for method, at, body in self.requests if method == "PATCH" and at.startswith(path)]
+
+
+class FakeRecorder:
+    def __init__(self) -> None:
+        self.notes: list[tuple[Subject, Notice]] = []
+
+    def note(self, subject: Subject, notice: Notice) -> None:
+        self.notes.append((subject, notice))
+
+    def reasons(self) -> list[str]:
+        return [str(notice.reason) for _, notice in self.notes]
+
+
+def failing(error: Exception, *, times: int = 10**9, method: str = "PATCH", path: str = "") -> Fault:
+    """A fault: requests that match raise the error, so many times."""
+    left = [times]
+
+    def fault(asked: str, at: str, body: Any) -> Any:
+        if asked == method and path in at and left[0] > 0:
+            left[0] -= 1
+            return error
+        return None
+
+    return fault
+
+
+def lost(error: Exception, *, method: str = "PATCH", path: str = "") -> Fault:
+    """A fault: one request that matches is done, and its answer gets lost."""
+    left = [1]
+
+    def fault(asked: str, at: str, body: Any) -> Any:
+        if asked == method and path in at and left[0]:
+            left[0] = 0
+            return ("after", error)
+        return None
+
+    return fault
+
+
+# --- objects ---
+
+
+def lease_path(name: str) -> str:
+    return paths.lease("team", name)
+
+
+def lease_document(name: str, pool: str = "ci", cpu: str = "1", **spec: Any) -> Object:
+    return {
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "CapacityLease",
+        "metadata": {"name": name, "namespace": "team", "finalizers": ["leasehold.dev/release"]},
+        "spec": {"poolRef": {"name": pool}, "resources": {"cpu": cpu}, **spec},
+    }
+
+
+def pool_document(name: str = "ci", **spec: Any) -> Object:
+    return {
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "CapacityPool",
+        "metadata": {"name": name},
+        "spec": {"nodeSelector": {}, "leasePolicy": {"gracePeriodSeconds": 0}, **spec},
+    }
+
+
+def node_document(name: str = "n1", cpu: str = "4", **labels: str) -> Object:
+    has = {"cpu": cpu, "memory": "8Gi", "ephemeral-storage": "10Gi"}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "status": {"allocatable": has, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def report_document(name: str = "n1", *, at: int, **usage: str) -> Object:
+    rows = [{"name": key, "p90": value, "unmanaged": value} for key, value in usage.items()]
+    return {
+        "metadata": {"name": name},
+        "spec": {},
+        "status": {"reportTime": format_time(at), "bootID": "b", "sequence": 1, "usage": rows},
+    }
+
+
+class Scene:
+    """A worker with everything it needs, on a fake API server whose watch is heard at once."""
+
+    def __init__(self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0) -> None:
+        self.kube = FakeKube()
+        self.clock = SteadyClock()
+        self.cluster = Cluster(self.clock)
+        self.recorder = FakeRecorder()
+        self.metrics = Metrics()
+        self.tools = Tools(
+            self.kube,  # type: ignore[arg-type]
+            self.clock,
+            self.cluster,
+            self.recorder,  # type: ignore[arg-type]
+            self.metrics,
+            8,
+            debounce,
+        )
+        self.workers: dict[str, PoolWorker] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        for i in range(1, nodes + 1):
+            name = f"n{i}"
+            self.cluster.node_seen(self.kube.add(f"{paths.NODES}/{name}", node_document(name)))
+            self.cluster.report_seen(
+                self.kube.add(paths.report(name), report_document(name, at=self.clock.now()))
+            )
+        self.kube.watchers.append(self.hear)
+        self.add_pool(pool or pool_document())
+
+    def hear(self, kind: str, document: Object) -> None:
+        if document.get("kind") == "CapacityLease":
+            self.cluster.changed(kind, document)
+        elif document.get("kind") == "CapacityPool" and kind == "MODIFIED":
+            name = document["metadata"]["name"]
+            if name in self.workers:
+                self.workers[name].pool_seen(document)
+
+    def add_pool(self, document: Object) -> PoolWorker:
+        stored = self.kube.add(paths.pool(document["metadata"]["name"]), document)
+        worker = PoolWorker(self.tools, stored)
+        self.workers[worker.name] = worker
+        return worker
+
+    @property
+    def worker(self) -> PoolWorker:
+        return next(iter(self.workers.values()))
+
+    async def __aenter__(self) -> Scene:
+        for worker in self.workers.values():
+            worker.join()
+        for name, worker in self.workers.items():
+            self.tasks[name] = asyncio.create_task(worker.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+    def ask(self, name: str, **spec: Any) -> Object:
+        return self.kube.add(lease_path(name), lease_document(name, **spec))
+
+    def lease(self, name: str) -> Object:
+        return self.kube.objects[lease_path(name)]
+
+    def pool(self, name: str = "ci") -> Object:
+        return self.kube.objects[paths.pool(name)]
+
+    def reason(self, name: str, type_: str) -> str:
+        return reason(self.lease(name), type_)
+
+    async def until(self, test: Callable[[], Any], seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not test():
+                for task in self.tasks.values():
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.002)
+
+    async def granted(self, name: str) -> None:
+        await self.until(lambda: status(self.lease(name), "Allocated") == "True")
+
+
+def condition(document: Object, type_: str) -> Mapping[str, Any]:
+    rows = (document.get("status") or {}).get("conditions", ())
+    return next((row for row in rows if row["type"] == type_), {})
+
+
+def status(document: Object, type_: str) -> str:
+    return str(condition(document, type_).get("status", ""))
+
+
+def reason(document: Object, type_: str) -> str:
+    return str(condition(document, type_).get("reason", ""))

@@ -1,0 +1,555 @@
+"""The commit protocol and the worker around it, under faults that a real API server seldom shows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.adapters.fakes import (
+    Scene,
+    failing,
+    lease_document,
+    lease_path,
+    lost,
+    node_document,
+    pool_document,
+    reason,
+    report_document,
+    status,
+)
+
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Unknown
+from leasehold.adapters.reconcile import Deposed
+from leasehold.core.lease import lease_of
+
+POOL_STATUS = f"{paths.pool('ci')}/status"
+
+
+def value(counter: Any, **labels: str) -> float:
+    return float(counter.labels(**labels)._value.get())
+
+
+async def test_a_grant_is_one_commit_and_one_write() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.requests.clear()
+        scene.ask("a")
+        await scene.granted("a")
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+        leases = scene.kube.writes(lease_path("a"))
+        commits = [body["status"]["ledger"] for body in scene.kube.writes(POOL_STATUS)]
+    assert len(leases) == 1
+    assert leases[0]["metadata"]["resourceVersion"]
+    assert [row["name"] for row in commits[0]["inFlight"]] == ["a"]
+    assert commits[0]["sequence"] == leases[0]["status"]["fencingToken"] == 1
+
+
+async def test_the_epoch_is_raised_before_the_leases_are_listed() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+    order = [
+        "epoch" if method == "PATCH" and path == POOL_STATUS else method
+        for method, path, _ in scene.kube.requests
+        if path.startswith((POOL_STATUS, paths.LEASES))
+    ]
+    assert order[:2] == ["epoch", "LIST"]
+
+
+@pytest.mark.parametrize("error", [Conflict("c", 409), Unknown("u", 504), Busy("b", 429), Refused("r", 403)])
+async def test_a_take_over_that_fails_is_tried_again(error: ApiError) -> None:
+    scene = Scene()
+    scene.kube.faults.append(failing(error, times=2, path=POOL_STATUS))
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+
+
+async def test_a_take_over_of_a_pool_that_is_gone_ends() -> None:
+    scene = Scene()
+    scene.kube.remove(paths.pool("ci"))
+    async with scene:
+        with pytest.raises(ApiError, match="no /apis"):
+            await scene.tasks["ci"]
+
+
+async def test_a_commit_whose_answer_is_lost_is_looked_up_and_used() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(lost(Unknown("504", 504), path=POOL_STATUS))
+        scene.ask("a")
+        await scene.granted("a")
+    assert scene.lease("a")["status"]["fencingToken"] == 1, "the commit was not made twice"
+
+
+async def test_a_commit_that_did_not_happen_is_made_again() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(failing(Unknown("504", 504), times=2, path=POOL_STATUS))
+        scene.ask("a")
+        await scene.granted("a")
+        assert value(scene.metrics.conflicts, pool="ci") >= 2
+
+
+async def test_a_commit_that_conflicts_is_made_again_without_other_news() -> None:
+    """Somebody annotates the pool: no new generation, so nothing but the conflict itself tells."""
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        await asyncio.sleep(0.4)  # nothing left to publish
+        scene.kube.watchers.clear()
+        scene.kube.touch(paths.pool("ci"), {"metadata": {"annotations": {"n": "1"}}})
+        scene.cluster.changed("ADDED", scene.kube.add(lease_path("a"), lease_document("a")))
+        await scene.granted("a")
+
+
+@pytest.mark.parametrize("error", [Refused("422", 422), Busy("429", 429)])
+async def test_commits_that_keep_failing_are_few_and_do_not_end_the_worker(error: ApiError) -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        fault = failing(error, path=POOL_STATUS)
+        scene.kube.faults.append(fault)
+        scene.kube.requests.clear()
+        scene.ask("a")
+        await asyncio.sleep(1)
+        assert 1 <= len(scene.kube.writes(POOL_STATUS)) <= 6
+        assert scene.kube.writes(lease_path("a")) == []
+        scene.kube.faults.remove(fault)
+        await scene.granted("a")
+    if isinstance(error, Refused):
+        assert scene.recorder.reasons().count("WriteRefused") == 1
+
+
+async def test_a_grant_whose_answer_is_lost_is_not_given_twice() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(lost(Unknown("504", 504), path=lease_path("a")))
+        scene.ask("a")
+        await scene.granted("a")
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+        assert scene.pool()["status"]["ledger"]["sequence"] == 1
+        assert len(scene.worker.state.ledger) == 1
+
+
+async def test_an_api_server_that_is_away_in_the_middle_of_a_grant() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        away = [
+            failing(Unknown("away"), path=lease_path("a")),
+            failing(Unknown("away"), method="GET", path=lease_path("a")),
+        ]
+        scene.kube.faults += away
+        scene.ask("a")
+        await scene.until(lambda: len(scene.kube.writes(lease_path("a"))) >= 3)
+        assert scene.worker.state.ledger.count("held") == 1, "what may have been granted counts"
+        for fault in away:
+            scene.kube.faults.remove(fault)
+        await scene.granted("a")
+
+
+async def test_a_grant_that_is_refused_is_undone_and_its_lease_put_aside() -> None:
+    refused_grants = [0]
+
+    def no_grants(method: str, path: str, body: Any) -> Any:
+        if path.startswith(lease_path("a")) and method == "PATCH" and "fencingToken" in body["status"]:
+            refused_grants[0] += 1
+            return Refused("422: a rule", 422)
+        return None
+
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(no_grants)
+        scene.ask("a")
+        scene.ask("b")
+        await scene.granted("b")
+        await asyncio.sleep(1)
+        assert 1 <= refused_grants[0] <= 6, "no endless tries"
+        assert value(scene.metrics.refusals, pool="ci") == refused_grants[0]
+        assert scene.recorder.reasons().count("WriteRefused") >= 1
+        assert scene.reason("a", "Allocated") == "PendingEvaluation"
+        assert scene.worker.state.ledger.count("held") == 1
+        scene.kube.faults.clear()
+        await scene.granted("a")
+        tokens = [scene.lease(name)["status"]["fencingToken"] for name in "ab"]
+        assert tokens[0] > tokens[1]
+
+
+async def test_a_status_that_is_refused_is_not_written_without_end() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(failing(Refused("422", 422), path=lease_path("big")))
+        scene.ask("big", cpu="64")
+        await asyncio.sleep(1)
+        assert 1 <= len(scene.kube.writes(lease_path("big"))) <= 6
+        scene.ask("small")
+        await scene.granted("small")
+
+
+async def test_an_expiry_that_is_refused_keeps_the_capacity_counted() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="4", durationSeconds=1)
+        await scene.granted("a")
+        scene.kube.faults.append(failing(Unknown("away"), path=lease_path("a")))
+        scene.kube.requests.clear()
+        await asyncio.sleep(2)
+        assert 1 <= len(scene.kube.writes(lease_path("a"))) <= 6
+        scene.ask("b", cpu="4")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "WaitingForCapacity")
+        scene.kube.faults.clear()
+        await scene.granted("b")
+    assert status(scene.lease("a"), "Finished") == "True"
+
+
+async def test_a_renewal_that_comes_between_decision_and_write_wins() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", durationSeconds=1)
+        await scene.granted("a")
+
+        def renewed_just_before(method: str, path: str, body: Any) -> Any:
+            if method == "PATCH" and path.startswith(lease_path("a")) and "release" in body["status"]:
+                scene.kube.faults.clear()
+                scene.kube.touch(lease_path("a"), {"spec": {"renewTime": "2026-11-22T20:00:00Z"}})
+            return None
+
+        scene.kube.faults.append(renewed_just_before)
+        await scene.until(lambda: "renewal" in scene.lease("a")["status"])
+        assert status(scene.lease("a"), "Ready") == "True"
+        assert "release" not in scene.lease("a")["status"]
+
+
+async def test_a_request_that_changes_between_commit_and_write_is_decided_anew() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+
+        def changed_just_before(method: str, path: str, body: Any) -> Any:
+            if method == "PATCH" and path.startswith(lease_path("a")):
+                scene.kube.faults.clear()
+                scene.kube.touch(lease_path("a"), {"spec": {"resources": {"cpu": "2"}}})
+            return None
+
+        scene.kube.faults.append(changed_just_before)
+        scene.ask("a", cpu="3")
+        await scene.granted("a")
+    assert scene.lease("a")["status"]["allocation"]["slices"][0]["resources"] == {"cpu": "2"}
+    assert scene.lease("a")["status"]["fencingToken"] == 2
+
+
+async def test_a_lease_that_is_deleted_between_commit_and_write_leaves_nothing() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+
+        def gone_just_before(method: str, path: str, body: Any) -> Any:
+            if method == "PATCH" and path.startswith(lease_path("a")):
+                scene.kube.faults.clear()
+                scene.kube.remove(lease_path("a"))
+            return None
+
+        scene.kube.faults.append(gone_just_before)
+        scene.ask("a", cpu="4")
+        scene.ask("b", cpu="4", priority=-1)
+        await scene.granted("b")
+
+
+async def test_a_lease_without_the_finalizer_gets_it_before_the_grant() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        bare = lease_document("a")
+        bare["metadata"]["finalizers"] = ["example.org/other"]
+        scene.kube.add(lease_path("a"), bare)
+        await scene.granted("a")
+    assert scene.lease("a")["metadata"]["finalizers"] == ["example.org/other", "leasehold.dev/release"]
+
+
+async def test_a_higher_epoch_seen_in_the_watch_deposes() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.touch(paths.pool("ci"), {"status": {"ledger": {"epoch": 9}}})
+        with pytest.raises(Deposed, match="epoch 9, ours is 1"):
+            await asyncio.wait_for(scene.tasks["ci"], 2)
+    assert all(body["status"]["ledger"]["epoch"] == 1 for body in scene.kube.writes(POOL_STATUS))
+
+
+async def test_a_higher_epoch_found_out_by_a_conflict_deposes() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.watchers.clear()
+        scene.kube.touch(paths.pool("ci"), {"status": {"ledger": {"epoch": 9}}})
+        scene.cluster.changed("ADDED", scene.kube.add(lease_path("a"), lease_document("a")))
+        with pytest.raises(Deposed):
+            await asyncio.wait_for(scene.tasks["ci"], 2)
+    assert scene.kube.writes(lease_path("a")) == []
+
+
+async def test_a_lease_whose_end_was_heard_while_the_list_was_on_its_way_is_no_ghost() -> None:
+    scene = Scene()
+    scene.ask("ghost", cpu="4")
+    scene.kube.touch(
+        lease_path("ghost"),
+        {
+            "status": {
+                "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+                "fencingToken": 1,
+                "allocation": {"slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": "4"}}]},
+            }
+        },
+    )
+
+    def ends_meanwhile(method: str, path: str, body: Any) -> Any:
+        if method == "LIST" and lease_path("ghost") in scene.kube.objects:
+            scene.kube.remove(lease_path("ghost"))
+        return None
+
+    scene.kube.faults.append(ends_meanwhile)
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        assert not scene.worker.state.leases
+        scene.ask("a", cpu="4")
+        await scene.granted("a")
+
+
+async def test_tokens_go_on_above_those_that_leases_still_carry() -> None:
+    scene = Scene()
+    held = lease_document("old")
+    held["status"] = {
+        "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+        "fencingToken": 17,
+        "allocation": {
+            "ledgerSequence": 17,
+            "allocationTime": "2026-11-22T19:00:00Z",
+            "slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": "1"}}],
+        },
+    }
+    scene.kube.add(lease_path("old"), held)
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+    assert scene.lease("a")["status"]["fencingToken"] == 18
+
+
+async def test_one_lease_that_cannot_be_read_stops_nobody_and_keeps_what_it_holds() -> None:
+    scene = Scene()
+    odd = lease_document("odd")
+    odd["status"] = {
+        "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+        "fencingToken": 1,
+        "deadlines": {"expirationTime": "some day"},
+        "allocation": {"slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": "3"}}]},
+    }
+    scene.kube.add(lease_path("odd"), odd)
+    no_lease = {"kind": "CapacityLease", "metadata": {"name": "no", "namespace": "team"}, "spec": {}}
+    scene.kube.objects[lease_path("no")] = {
+        **no_lease,
+        "metadata": {**no_lease["metadata"], "uid": "x", "resourceVersion": "1"},
+        "spec": {"poolRef": {"name": "ci"}},
+    }
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="1")
+        await scene.granted("a")
+        scene.ask("b", cpu="1")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "WaitingForCapacity")
+
+
+async def test_a_spec_that_cannot_be_read_keeps_what_is_held_and_grants_nothing() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        scene.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"gracePeriodSeconds": "soon"}}})
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "InvalidSpec")
+        scene.ask("b")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "PoolNotReady")
+        assert status(scene.lease("a"), "Ready") == "True"
+        assert scene.worker.state.ledger.count("held") == 1
+        scene.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"gracePeriodSeconds": 0}}})
+        await scene.granted("b")
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "Serving")
+
+
+async def test_a_spec_that_cannot_be_read_at_the_start_takes_no_node_from_other_pools() -> None:
+    scene = Scene()
+    scene.add_pool(pool_document("broken", placement={"strategy": "Guess"}))
+    async with scene:
+        await scene.until(lambda: reason(scene.pool("broken"), "Ready") == "InvalidSpec")
+        scene.ask("a")
+        await scene.granted("a")
+
+
+async def test_no_pool_lends_a_contested_node_while_another_is_still_being_taken_over() -> None:
+    scene = Scene()
+    scene.add_pool(pool_document("other"))
+    scene.kube.faults.append(failing(Unknown("slow"), path=paths.pool("other")))
+    async with scene:
+        await scene.until(lambda: scene.workers["ci"].ready)
+        scene.ask("a")
+        await scene.until(lambda: scene.reason("a", "Allocated") != "")
+        assert scene.lease("a")["status"]["rejections"][0]["reason"] == "NodeConflicting"
+
+
+async def test_a_commitment_another_pool_has_not_adopted_yet_holds_its_node() -> None:
+    scene = Scene(pool_document("ci", nodeSelector={"matchLabels": {"team": "b"}}))
+    scene.cluster.node_seen(
+        scene.kube.add(f"{paths.NODES}/n1", {**node_document("n1", team="b")}),
+    )
+    row = {
+        "uid": "u",
+        "namespace": "team",
+        "name": "x",
+        "sequence": 1,
+        "resources": {"cpu": "4"},
+        "nodes": ["n1"],
+    }
+    other = pool_document("other", nodeSelector={"matchLabels": {"team": "a"}})
+    other["status"] = {"ledger": {"epoch": 1, "sequence": 1, "inFlight": [row]}}
+    scene.add_pool(other)
+    fault = failing(Unknown("slow"), path=paths.pool("other"))
+    scene.kube.faults.append(fault)
+    async with scene:
+        scene.ask("a")
+        await scene.until(lambda: scene.reason("a", "Allocated") != "")
+        assert status(scene.lease("a"), "Allocated") == "False"
+        scene.kube.faults.remove(fault)
+        await scene.until(lambda: scene.workers["other"].ready)
+        scene.workers["ci"].node_changed("n1")
+        await scene.granted("a")
+
+
+async def test_a_sweep_finds_what_the_watch_did_not_tell() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("gone", cpu="4")
+        await scene.granted("gone")
+        scene.kube.watchers.clear()
+        scene.kube.remove(lease_path("gone"))
+        scene.kube.add(lease_path("new"), lease_document("new", cpu="4"))
+        await scene.worker.sweep(relist=False)
+        assert "new" not in {lease.name for lease in scene.worker.state.leases.values()}
+        await scene.worker.sweep(relist=True)
+        await scene.granted("new")
+        assert value(scene.metrics.missed, pool="ci") == 1
+
+
+async def test_a_sweep_before_the_take_over_does_nothing() -> None:
+    scene = Scene()
+    await scene.worker.sweep(relist=True)
+    assert scene.kube.requests == []
+
+
+async def test_books_that_do_not_balance_stop_grants_until_they_do() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="2")
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker.state.entries)
+        scene.worker.state.ledger.drop(next(iter(scene.worker.state.leases)))
+        await scene.worker.sweep(relist=False)
+        await scene.until(lambda: reason(scene.pool(), "LedgerConsistent") == "Mismatch")
+        assert "team/a" in str(scene.pool()["status"]["conditions"])
+        scene.ask("b", cpu="1")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "LedgerInconsistent")
+        assert value(scene.metrics.mismatches, pool="ci") == 1
+        await scene.worker.sweep(relist=False)
+        await scene.granted("b")
+        await scene.until(lambda: reason(scene.pool(), "LedgerConsistent") == "Consistent")
+
+
+async def test_figures_that_only_drift_are_written_seldom_but_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("leasehold.adapters.reconcile._LAZY", 800)
+    async with Scene() as scene:
+        await scene.until(lambda: "capacity" in scene.pool().get("status", {}))
+        await asyncio.sleep(0.3)
+        scene.kube.requests.clear()
+        for _ in range(5):
+            used = report_document("n1", at=scene.clock.now(), cpu="1")
+            scene.cluster.report_seen(scene.kube.add(paths.report("n1"), used))
+            await asyncio.sleep(0.02)
+        await scene.until(lambda: scene.pool()["status"]["capacity"][0]["free"] == "3", 3)
+        assert len(scene.kube.writes(POOL_STATUS)) == 1
+
+
+async def test_a_status_that_was_not_written_is_written_later() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: "capacity" in scene.pool().get("status", {}))
+        scene.kube.faults.append(failing(Conflict("409", 409), times=1, path=POOL_STATUS))
+        scene.cluster.node_gone("n1")
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "NoNodes")
+
+
+async def test_a_pool_leaves_when_nothing_is_held_and_keeps_the_finalizers_of_others() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        other = {"metadata": {"finalizers": ["example.org/mine", "leasehold.dev/drain"]}}
+        scene.kube.touch(paths.pool("ci"), other)
+        scene.kube.faults.append(failing(Conflict("409", 409), times=1, path=f"{paths.pool('ci')}"))
+        scene.kube.touch(paths.pool("ci"), {"metadata": {"deletionTimestamp": "2026-11-22T20:00:00Z"}})
+        await scene.until(lambda: scene.pool()["metadata"]["finalizers"] == ["example.org/mine"])
+        assert status(scene.lease("a"), "Finished") == "True"
+        assert not scene.tasks["ci"].done()
+
+
+async def test_a_pool_without_other_finalizers_ends_its_worker() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.touch(paths.pool("ci"), {"metadata": {"deletionTimestamp": "2026-11-22T20:00:00Z"}})
+        await asyncio.wait_for(scene.tasks["ci"], 2)
+    assert paths.pool("ci") not in scene.kube.objects
+
+
+async def test_a_stop_lets_the_writes_under_way_end() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        slow = asyncio.Event()
+        patch = scene.kube.patch
+
+        async def slowly(path: str, body: Any) -> Any:
+            if path.startswith(lease_path("a")):
+                slow.set()
+                await asyncio.sleep(0.2)
+            return await patch(path, body)
+
+        scene.kube.patch = slowly  # type: ignore[method-assign]
+        scene.ask("a")
+        await slow.wait()
+    assert status(scene.lease("a"), "Allocated") == "True"
+
+
+async def test_a_bug_in_a_write_ends_the_worker_loudly() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(failing(ZeroDivisionError("a bug"), path=lease_path("a")))
+        scene.ask("a")
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(scene.tasks["ci"], 2)
+
+
+async def test_a_name_that_was_taken_by_another_lease_meanwhile() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        first = lease_of(scene.ask("a"))
+        await scene.granted("a")
+        scene.kube.watchers.clear()
+        scene.kube.remove(lease_path("a"))
+        scene.kube.add(lease_path("a"), lease_document("a"))
+        await scene.worker._refresh(first)
+        await scene.granted("a")
+        assert first.uid not in scene.worker.state.leases
+
+
+async def test_an_echo_of_our_own_write_is_not_planned_again() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        await asyncio.sleep(0.6)
+        passes = scene.worker.passes
+        scene.cluster.changed("MODIFIED", scene.lease("a"))
+        await asyncio.sleep(0.05)
+        assert scene.worker.passes == passes
