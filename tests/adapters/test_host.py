@@ -175,6 +175,7 @@ class TestAnotherProcfs:
         ticks = os.sysconf("SC_CLK_TCK")
         assert read.cpu_busy == pytest.approx(165 / ticks)
         assert read.cpu_steal == pytest.approx(7 / ticks)
+        assert read.cpu_counted == pytest.approx((165 + 7 + 900 + 5) / ticks)
         assert (read.memory_total, read.memory_available) == (16_000_000 * 1024, 12_000_000 * 1024)
         assert around.boot_id == "the-boot"
         assert around.cores == 2

@@ -17,6 +17,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -30,6 +31,7 @@ import psutil
 from tests.perf.figures import percentile
 
 from leasehold.adapters.host import Host
+from leasehold.api.quantity import amount
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import (
     Conditions,
@@ -58,8 +60,6 @@ NODE_EXPORTER = Module(
     linker_flags="-s -w",
 )
 COLLECTORS = ("cpu", "meminfo", "filesystem", "pressure", "vmstat")
-STEP_BYTES = 256 << 20
-STEP_PERCENT = 0.6
 WARM_SCRAPES = 600
 """Scrapes before anything is counted: node_exporter's memory grows for that long, the reporter's does not."""
 
@@ -320,58 +320,121 @@ def burning() -> Iterator[None]:
         process.wait()
 
 
-# --- How soon a step is told --------------------------------------------------------------------------------
+# --- How soon a step is told ---------------------------------------------------------------------------------
+
+
+class Steps:
+    """Something that grows by a step at a time, and what is in use of it now."""
+
+    resource = "memory"
+    size = 256 << 20
+    threshold_percent = 0.3  # of memory: well below a step
+    note = "memory; whatever else this machine frees meanwhile hides steps"
+
+    def __init__(self) -> None:
+        self._blocks: list[mmap.mmap] = []
+
+    def options(self) -> tuple[str, ...]:
+        """Return the reporter's options."""
+        return ("--threshold-percent", str(self.threshold_percent))
+
+    def used(self) -> int:
+        """Return the bytes in use."""
+        memory = psutil.virtual_memory()
+        return memory.total - memory.available
+
+    def grow(self) -> None:
+        """Take one step."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+        self._blocks.append(mmap.mmap(-1, self.size, flags=flags))
+
+    def close(self) -> None:
+        """Give all of it back."""
+        for block in self._blocks:
+            block.close()
+
+
+class DiskSteps(Steps):
+    """A filesystem of our own, in memory, that nobody else writes to. Needs root."""
+
+    resource = "ephemeral-storage"
+    size = 16 << 20
+    threshold_percent = 1.0
+    note = "disk, on a filesystem that nothing else uses"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.mkdtemp(prefix="leasehold-bench-")
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", self._folder], check=True)
+        except (OSError, subprocess.CalledProcessError):
+            os.rmdir(self._folder)
+            raise
+        self._file = os.open(f"{self._folder}/ballast", os.O_CREAT | os.O_WRONLY)
+        self._steps = 0
+
+    def options(self) -> tuple[str, ...]:
+        return (*super().options(), "--filesystem", f"nodefs={self._folder}")
+
+    def used(self) -> int:
+        return self._steps * self.size
+
+    def grow(self) -> None:
+        os.posix_fallocate(self._file, self._steps * self.size, self.size)
+        self._steps += 1
+
+    def close(self) -> None:
+        os.close(self._file)
+        subprocess.run(["umount", self._folder], check=True)
+        os.rmdir(self._folder)
 
 
 def steps(control_plane: ControlPlane, *, count: int) -> Iterator[Row]:
-    """Allocate memory in steps at random moments; watch the API server for the report that says so."""
-    options = ("--threshold-percent", str(STEP_PERCENT))
+    """Take steps of disk and of memory at random moments; watch the API server for the report that says so."""
+    for kind in (DiskSteps, Steps):
+        name = f"{kind.resource} step to report, 1 s period"
+        try:
+            taken = kind()
+        except (OSError, subprocess.CalledProcessError):
+            yield row(name, float("nan"), "s", "<= 1.2", note="NOT RUN: needs root, to mount a filesystem")
+            continue
+        with contextlib.closing(taken):
+            latencies, missed = latencies_of(control_plane, taken, count)
+        if not latencies:
+            yield row(name, float("nan"), "s", "<= 1.2", note="none was seen")
+            continue
+        note = f"n = {len(latencies)}, missed {missed}; {kind.note}"
+        yield row(f"{name}, p50", percentile(latencies, 50), "s")
+        yield row(f"{name}, p99", percentile(latencies, 99), "s", "<= 1.2", note=note)
+
+
+def latencies_of(control_plane: ControlPlane, taken: Steps, count: int) -> tuple[list[float], int]:
+    """Return the seconds from the middle of each step to its report's arrival, and how many never came."""
     latencies: list[float] = []
-    missed = said = 0
     with (
-        reporter(control_plane, "bench-step", period=1, options=options),
-        control_plane.client() as client,
-        Sightings(control_plane, "bench-step") as sightings,
+        reporter(control_plane, "bench-step", period=1, options=taken.options()),
+        Sightings(control_plane, "bench-step", taken.resource) as sightings,
     ):
         time.sleep(3)
-        ballast: list[mmap.mmap] = []
         for _ in range(count):
             time.sleep(1.5 + random.random())
-            used = psutil.virtual_memory()
-            before = used.total - used.available
-            if sightings.latest() >= before + STEP_BYTES // 2:
-                said += (
-                    1  # something else gave memory back: the report still says more than this step reaches
-                )
-                continue
+            half = taken.used() + taken.size // 2
             begun = time.monotonic()
-            block = mmap.mmap(-1, STEP_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+            taken.grow()
             middle = (begun + time.monotonic()) / 2
-            ballast.append(block)
-            seen = sightings.wait_for(before + STEP_BYTES // 2, after=begun, seconds=4)
-            if seen is None:
-                missed += 1
-            else:
+            seen = sightings.wait_for(half, after=begun, seconds=4)
+            if seen is not None:
                 latencies.append(seen - middle)
-        for block in ballast:
-            block.close()
-        del client
-    if not latencies:
-        yield row("memory step to report, 1 s period", float("nan"), "s", "<= 1.2", note="none was seen")
-        return
-    note = (
-        f"n = {len(latencies)}, missed {missed}, said before {said}; {STEP_BYTES >> 20} MiB, from the middle"
-    )
-    yield row("memory step to report, 1 s period, p50", percentile(latencies, 50), "s")
-    yield row("memory step to report, 1 s period, p99", percentile(latencies, 99), "s", "<= 1.2", note=note)
+    return latencies, count - len(latencies)
 
 
 class Sightings:
-    """The memory use in a node's reports, with when each report came over a watch."""
+    """The use of one resource in a node's reports, with when each report came over a watch."""
 
-    def __init__(self, control_plane: ControlPlane, node: str) -> None:
+    def __init__(self, control_plane: ControlPlane, node: str, resource: str) -> None:
         self._client = control_plane.client()
         self._node = node
+        self._resource = resource
         self._seen: list[tuple[float, int]] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -388,9 +451,9 @@ class Sightings:
         with contextlib.suppress(Exception):  # the watch ends with its server
             for event in self._client.watch("nodereports", timeout_seconds=600, fieldSelector=fields):
                 rows = event.object.get("status", {}).get("usage", ())
-                used = next((r["current"] for r in rows if r["name"] == "memory"), "0")
+                used = next((r["current"] for r in rows if r["name"] == self._resource), "0")
                 with self._changed:
-                    self._seen.append((time.monotonic(), int(used.removesuffix("Mi")) << 20))
+                    self._seen.append((time.monotonic(), amount(self._resource, used)))
                     self._changed.notify_all()
 
     def wait_for(self, used: int, *, after: float, seconds: float) -> float | None:
@@ -398,11 +461,6 @@ class Sightings:
         with self._changed:
             self._changed.wait_for(lambda: self._first(used, after) is not None, seconds)
             return self._first(used, after)
-
-    def latest(self) -> int:
-        """Return the memory use that the last report said."""
-        with self._changed:
-            return self._seen[-1][1] if self._seen else 0
 
     def _first(self, used: int, after: float) -> float | None:
         return next((at for at, said in self._seen if at > after and said >= used), None)

@@ -78,10 +78,12 @@ class Host:
         cpu, at = self._essential("stat", _cpu_times)
         memory = self._essential("meminfo", lambda: _quietly(psutil.virtual_memory))
         filesystems, gone = _filesystems(self._mounts)
+        busy = cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq  # guest is in user already
         return Sample(
             at=at,
-            cpu_busy=cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq,
+            cpu_busy=busy,
             cpu_steal=cpu.steal,
+            cpu_counted=busy + cpu.idle + cpu.iowait + cpu.steal,
             memory_total=memory.total,
             memory_available=memory.available,
             filesystems=tuple(filesystems),

@@ -47,6 +47,9 @@ MAX_MESSAGE: Final = 240
 _SHORTEST_CPU_SPAN: Final = 0.25
 """Kernel CPU counters tick every 10 ms: below this span (s) a rate is more error than figure."""
 
+_MOST_LOST: Final = 1.1
+"""More than a tenth of the time unaccounted for is no lost tick; a core was taken away."""
+
 _CPU_GRAIN: Final = 10
 _BYTE_GRAIN: Final = 1 << 20
 
@@ -79,6 +82,7 @@ class LeaseUse(NamedTuple):
 class Sample(NamedTuple):
     """One reading of what moves fast. CPU figures are seconds since boot, summed over all cores.
 
+    ``cpu_counted`` is all that the kernel accounted for, idleness and steal included; 0 if it is not known.
     ``leases`` holds those leases whose presence or absence is certain; a lease asked about and not in it is
     unknown. ``problems`` says in plain words what could not be read.
     """
@@ -91,6 +95,7 @@ class Sample(NamedTuple):
     filesystems: tuple[Filesystem, ...] = ()
     leases: Mapping[str, LeaseUse] = {}
     problems: tuple[str, ...] = ()
+    cpu_counted: float = 0.0
 
 
 class Pressure(NamedTuple):
@@ -304,11 +309,11 @@ class History:
         return bool(asked) and len(known) == len(asked) and all(track.measured for track in known)
 
     def _add_cpu(self, sample: Sample, attributed: int | None) -> None:
-        """Busy is user, nice, system, irq and softirq over monotonic time; steal is another's use and kept
-        apart.
+        """Busy is user, nice, system, irq and softirq over monotonic time; steal is another's use and kept apart.
 
-        psutil's and top's formula counts steal as busy and divides by what the fields happen to sum up to;
-        beside the kernel's nanosecond counter it was seven times as far off (``docs/performance.md``).
+        psutil and top divide by what the fields sum up to, steal counted as busy. That sum is wrong both ways: steal is
+        counted beside the time it was stolen from, and time is lost when cores go idle within a tick. Only the second
+        is put right here. Beside the kernel's nanosecond counter that halves the error (``docs/performance.md``).
         """
         base = self._cpu_base
         if base is None:
@@ -319,7 +324,10 @@ class History:
             return
         self._cpu_base = sample
         most = self._cores * 1000
-        busy = min(max(round((sample.cpu_busy - base.cpu_busy) / elapsed * 1000), 0), most)
+        counted = sample.cpu_counted - base.cpu_counted
+        lost = self._cores * elapsed / counted if counted > 0 else 1.0
+        found = min(max(lost, 1.0), _MOST_LOST) / elapsed * 1000
+        busy = min(max(round((sample.cpu_busy - base.cpu_busy) * found), 0), most)
         steal = min(max((sample.cpu_steal - base.cpu_steal) / elapsed * 1000, 0), most)
         self._tracks[CPU].add(sample.at, busy, None if attributed is None else busy - attributed)
         self._steal.add(sample.at, steal)
@@ -707,8 +715,9 @@ class Pace:
         self._written = None
 
     def _floor(self, period: float) -> float:
-        # A tenth of a period less, or the jitter of paced readings would turn a floor of one period into two.
-        return min(self._pacing.longest_floor, period) - period / 10
+        # Half of it, because reports go with readings, which are on a grid: measured in full, one that came late would
+        # silence the next one too.
+        return min(self._pacing.longest_floor, period) / 2
 
     def _moved(self, now: float, before: Facts, after: Facts) -> str:
         for name, new in after.figures.items():
