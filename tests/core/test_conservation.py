@@ -1,0 +1,787 @@
+"""Under any history whatever: nothing is lent twice, nothing ends early, and the pool comes to rest.
+
+A pure simulation of the API server and of one pool's worker. Leases live as documents with resource versions; the
+worker plans, commits and writes them as patches, and reads back what came of it. Writes may arrive late, in any
+order, twice decided, or not at all; answers may get lost; the worker may die at any moment, and the writes it left
+behind may still arrive after its successor took over.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.builders import (
+    NOON,
+    check_lease_status,
+    edited,
+    granted,
+    lease_document,
+    make_lease,
+    make_node,
+    make_pool,
+    make_report,
+    make_session,
+    make_state,
+    make_world,
+    written,
+)
+
+from leasehold.api.names import LeaseReason as R
+from leasehold.core.course import Step, World
+from leasehold.core.deadlines import Deadlines
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.lifecycle import advance
+from leasehold.core.nodes import Node, Report, judge
+from leasehold.core.placement import place
+from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.queueing import refusal_of
+from leasehold.core.state import Entry, PoolState, loss_plan
+from leasehold.core.status import apply_patch
+from leasehold.core.times import format_time
+
+CPU, MEMORY = "cpu", "memory"
+KEYS = (CPU, MEMORY)
+SESSION = ("team-a", "worker")
+
+
+class Conflict(Exception):
+    """The object changed meanwhile, or is gone."""
+
+
+class Write(NamedTuple):
+    """A status write under way. A grant is worked out anew whenever it is tried, as the worker does."""
+
+    uid: str
+    entry: Entry | None
+    adopted: bool
+    lease: Lease | None = None
+    step: Step | None = None
+    policy: PoolPolicy | None = None
+
+
+class Server:
+    """The API server: leases as documents, and the pool's ledger."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.epoch = 0
+        self.sequence = 0
+        self.in_flight: dict[str, Entry] = {}
+        self.tokens: dict[int, str] = {}
+        self.renewals: Counter[str] = Counter()
+        self.history: list[dict[str, Any]] = []
+
+    def touch(self, document: dict[str, Any], *, generation: bool) -> None:
+        self.history.append(copy.deepcopy(document))
+        self.version += 1
+        document["metadata"]["resourceVersion"] = str(self.version)
+        document["metadata"]["generation"] += generation
+
+    def add(self, document: dict[str, Any]) -> None:
+        self.documents[document["metadata"]["uid"]] = document
+        self.touch(document, generation=False)
+
+    def edit(self, uid: str, **spec: Any) -> None:
+        document = self.documents[uid]
+        document["spec"].update(spec)
+        self.touch(document, generation=True)
+
+    def patch(self, lease: Lease, step: Step) -> Lease:
+        document = self.documents.get(lease.uid)
+        if document is None or int(document["metadata"]["resourceVersion"]) != lease.version:
+            raise Conflict
+        before, after = lease_of(document), apply_patch(document.get("status") or {}, step.patch)
+        check_lease_status(after)
+        self._final_is_final(before, after)
+        document["status"] = copy.deepcopy(after)
+        self.touch(document, generation=False)
+        return lease_of(document)
+
+    def _final_is_final(self, before: Lease, after: dict[str, Any]) -> None:
+        """The rules that the CRD holds status writes to."""
+        now = {c["type"]: c["status"] for c in after["conditions"]}
+        for type_ in ("Finished", "Released"):
+            assert not before.is_true(type_) or now.get(type_) == "True"
+        token = before.status.get("fencingToken", 0)
+        assert after.get("fencingToken", 0) >= token
+        was, is_ = before.status.get("allocation"), after.get("allocation")
+        if was is not None:
+            same_nodes = [s["nodeName"] for s in was["slices"]] == [s["nodeName"] for s in is_["slices"]]
+            assert same_nodes or is_["ledgerSequence"] > was["ledgerSequence"]
+
+    def leases(self) -> list[Lease]:
+        return [lease_of(document) for document in self.documents.values()]
+
+    def committed(self) -> Counter[tuple[str, str]]:
+        """What counts as lent, by node and resource: what leases hold, and what is committed to others."""
+        found: Counter[tuple[str, str]] = Counter()
+        for lease in self.leases():
+            for part in lease.slices:
+                for key, amount in part.amounts.items():
+                    found[part.node, key] += amount
+        for entry in self.in_flight.values():
+            document = self.documents.get(entry.uid)
+            if document is None or not lease_of(document).pending:
+                continue
+            for node in entry.nodes:
+                for key, amount in entry.amounts.items():
+                    found[node, key] += amount
+        return found
+
+
+class Worker:
+    """The pool's worker, as `adapters.reconcile` has it, without a clock or a network."""
+
+    def __init__(self, server: Server, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
+        self.server = server
+        self.policy = policy
+        self.state = PoolState("ci", policy)
+        self.writes: list[Write] = []
+        self.settled: set[str] = set()
+        self.dirty = set(nodes)
+        self.node_deadlines = Deadlines()
+        self.pressured: dict[str, frozenset[str]] = {}
+        self.ends: dict[str, R] = {}
+        server.epoch += 1
+        self.epoch, self.sequence = server.epoch, server.sequence
+        self.state.replace(server.leases(), server.version)
+        for entry in server.in_flight.values():
+            lease = self.state.leases.get(entry.uid)
+            if lease is None or not lease.pending:
+                self.settled.add(entry.uid)
+            else:
+                self.state.assume(entry)
+                self.writes.append(Write(entry.uid, entry, adopted=True))
+
+    def watch(self) -> None:
+        """Hear everything that happened."""
+        self.state.replace(self.server.leases(), self.server.version)
+
+    def respec(self, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
+        before, self.policy = self.state, policy
+        self.state = PoolState("ci", policy)
+        for lease in before.leases.values():
+            self.state.observe(lease)
+        for entry in before.entries.values():
+            self.state.assume(entry)
+        self.state.busy, self.state.idle = before.busy, before.idle
+        self.dirty |= set(nodes) | set(before.table.rows)
+
+    def gather(self, world: World, now: int) -> World:
+        names, self.dirty = self.dirty, set()
+        for name in names | self.node_deadlines.pop_due(now):
+            self.state.touch_node(name)
+            node = world.nodes.get(name)
+            if node is None:
+                self.state.table.remove(name)
+                self.node_deadlines.put(name, None)
+                continue
+            verdict = judge(
+                node,
+                world.reports.get(name),
+                self.policy,
+                now,
+                was_pressured=self.pressured.get(name, frozenset()),
+            )
+            self.pressured[name] = verdict.pressured
+            self.state.put_node(name, node.labels, verdict)
+            self.node_deadlines.put(name, verdict.revisit_at)
+        ends: dict[str, R] = {}
+        if self.policy.stop == "HoldAndDrain":
+            ends = {holding.uid: R.POOL_DRAINING for holding in self.state.ledger}
+        elif self.policy.revokes_on_loss:
+            ends = dict.fromkeys(loss_plan(self.state), R.CAPACITY_LOST)
+        self.state.attention |= ends.keys() ^ self.ends.keys()
+        self.ends = ends
+        return World(
+            nodes=world.nodes,
+            reports=world.reports,
+            sessions=world.sessions,
+            idle_since=self.state.idle_since(),
+            ends=ends,
+            over_nodes=frozenset(self.state.table.over),
+        )
+
+    def run_once(self, world: World, now: int) -> Plan:
+        """Gather, plan, commit, and start the writes."""
+        world = self.gather(world, now)
+        due = self.state.deadlines.pop_due(now)
+        hold = self.hold()
+        decided = plan(self.state, world, now, due, hold)
+        assert decided == plan(self.state, world, now, due, hold), "planning twice gives the same"
+        self.state.attention &= self.state.busy | self.state.entries.keys()
+        for uid, wake_at in decided.wakes:
+            assert wake_at is None or wake_at > now, "a wake that has passed would spin"
+            self.state.deadlines.put(uid, wake_at)
+        for change in decided.changes:
+            assert change.lease.uid not in self.state.busy, "one write at a time for a lease"
+            self.state.busy.add(change.lease.uid)
+            self.writes.append(Write(change.lease.uid, None, False, change.lease, change.step, self.policy))
+        if decided.grants:
+            self.commit(decided)
+        return decided
+
+    def hold(self) -> Any:
+        return hold_of(self.policy, deleting=False, consistent=True, nodes=len(self.state.table.rows))
+
+    def commit(self, decided: Plan) -> None:
+        server = self.server
+        assert server.epoch == self.epoch
+        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(decided.grants, start=1)]
+        self.sequence = server.sequence = self.sequence + len(entries)
+        for uid in self.settled:
+            server.in_flight.pop(uid, None)
+        self.settled.clear()
+        for entry in entries:
+            assert entry.uid not in server.in_flight, "one commitment at a time for a lease"
+            assert entry.uid not in self.state.busy, "one write at a time for a lease"
+            server.in_flight[entry.uid] = entry
+            self.state.assume(entry)
+            self.writes.append(Write(entry.uid, entry, adopted=False))
+
+    def grant(self, write: Write, world: World, now: int) -> tuple[Lease, Step] | None:
+        """Work out what a commitment comes to now; None when nothing is left to write."""
+        lease, entry = self.state.leases.get(write.uid), write.entry
+        assert entry is not None
+        if lease is None or not lease.pending:
+            return None
+        wanted = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
+        if not wanted or lease.deleting or lease.wants_release:
+            return lease, cancel_step(lease, now)
+        return lease, grant_step(lease, entry, self.policy, world, now, adopted=write.adopted)
+
+    def finish_grant(self, write: Write) -> None:
+        self.writes.remove(write)
+        self.settled.add(write.uid)
+        self.state.settle(write.uid)
+
+    def finish_change(self, write: Write) -> None:
+        self.writes.remove(write)
+        self.state.busy.discard(write.uid)
+        if write.uid in self.state.leases:
+            self.state.attention.add(write.uid)
+
+    def refresh(self, uid: str) -> None:
+        document = self.server.documents.get(uid)
+        if document is None:
+            self.state.forget(uid)
+        else:
+            self.state.observe(lease_of(document))
+
+
+def pool_policies() -> st.SearchStrategy[PoolPolicy]:
+    cpu = st.sampled_from(
+        [
+            {"name": "cpu"},
+            {"name": "cpu", "source": "Allocatable"},
+            {"name": "cpu", "reserved": "1"},
+            {"name": "cpu", "allocationPercent": 150, "highPercent": 90, "lowPercent": 50},
+        ]
+    )
+    memory = st.sampled_from([{"name": "memory"}, {"name": "memory", "max": "6Gi", "step": "1Gi"}])
+
+    def build(cpu: Any, memory: Any, terms: Any, how: Any, verifies: bool, kinds: int) -> PoolPolicy:
+        more = {"verification": "NodeReport", "verificationTimeoutSeconds": 50} if verifies else {}
+        return make_pool(*(cpu, memory)[:kinds], **terms, **how, **more)
+
+    terms = st.fixed_dictionaries(
+        {
+            "gracePeriodSeconds": st.sampled_from([0, 30]),
+            "cooldownSeconds": st.sampled_from([0, 0, 45]),
+            "claimTimeoutSeconds": st.sampled_from([0, 120]),
+            "maxDurationSeconds": st.sampled_from([600, 600, 300]),
+            "defaultDurationSeconds": st.just(300),
+            "maxTotalSeconds": st.sampled_from([None, 700]),
+            "warnBeforeSeconds": st.sampled_from([[], [60, 200]]),
+            "capacityLossAction": st.sampled_from(["Keep", "Revoke"]),
+            "expirationAction": st.sampled_from(["Release", "Release", "NotifyOnly"]),
+            "nodeLossSeconds": st.sampled_from([0, 100]),
+        }
+    )
+    how = st.fixed_dictionaries(
+        {
+            "strategy": st.sampled_from(["BestFit", "Spread", "LeastUsed", "FirstFit"]),
+            "queue": st.sampled_from(["BestEffortFIFO", "BestEffortFIFO", "StrictFIFO"]),
+            "max_pending": st.sampled_from([3, 10_000]),
+            "on_stale": st.sampled_from(["Hold", "Ignore"]),
+            "stop": st.sampled_from(["None"] * 8 + ["Hold", "HoldAndDrain"]),
+        }
+    )
+    return st.builds(build, cpu, memory, terms, how, st.booleans(), st.sampled_from([1, 2, 2, 2]))
+
+
+PICK = st.integers(0, 1000)
+REQUESTS = st.fixed_dictionaries(
+    {
+        "cpu": st.integers(1, 6),
+        "memory": st.integers(1, 12),
+        "count": st.sampled_from([1, 1, 1, 2, 3]),
+        "mode": st.sampled_from(["Any", "Any", "SameNode", "DistinctNodes", "SameDomain"]),
+        "priority": st.sampled_from([0, 0, 5]),
+        "liveness": st.sampled_from(["None", "Renew", "Session"]),
+        "duration": st.sampled_from([None, 60, 300, 600]),
+    }
+)
+
+
+class Pool(RuleBasedStateMachine):
+    """Everything that can happen to a pool, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOON
+        self.nodes = {name: make_node(name, cpu="8", memory="16Gi") for name in ("n1", "n2")}
+        self.reports: dict[str, Report] = {
+            name: make_report(name, cpu="0", memory="0") for name in self.nodes
+        }
+        self.sessions = {SESSION: make_session()}
+        self.policy = make_pool({"name": "cpu"}, {"name": "memory"}, defaultDurationSeconds=300)
+        self.server = Server()
+        self.worker = Worker(self.server, self.policy, self.nodes)
+        self.ghosts: list[Write] = []
+        self.allowance: Counter[tuple[str, str]] = Counter()
+        self.born = 0
+        self.run_worker()
+
+    # --- people ---
+
+    @initialize(policy=pool_policies(), asks=st.lists(REQUESTS, min_size=3, max_size=6))
+    def the_day_begins(self, policy: PoolPolicy, asks: list[dict[str, Any]]) -> None:
+        self.the_pool_is_changed(policy)
+        for ask in asks:
+            self.ask(**ask)
+        self.the_worker_does_its_work()
+
+    @rule(asks=st.lists(REQUESTS, min_size=1, max_size=3))
+    def people_ask(self, asks: list[dict[str, Any]]) -> None:
+        for ask in asks:
+            self.ask(**ask)
+        self.the_worker_hears_the_news()
+
+    def ask(self, duration: int | None, mode: str, cpu: int, memory: int, **spec: Any) -> None:
+        self.born += 1
+        placement = {
+            "mode": mode,
+            **({"topologyKey": "kubernetes.io/hostname"} if mode == "SameDomain" else {}),
+        }
+        document = lease_document(
+            f"l{self.born}",
+            cpu=str(cpu),
+            memory=f"{memory}Gi",
+            placement=placement,
+            holder={"sessionRef": {"name": "worker"}},
+            ttlSecondsAfterFinished=600,
+            **({} if duration is None else {"durationSeconds": duration}),
+            **spec,
+        )
+        document["metadata"]["creationTimestamp"] = format_time(self.now)
+        self.server.add(document)
+
+    def someone(self, pick: int) -> str | None:
+        """Pick a lease: mostly one that is not over."""
+        uids = sorted(self.server.documents)
+        alive = [lease.uid for lease in self.server.leases() if not lease.finished]
+        chosen = alive if alive and pick % 4 else uids
+        return chosen[pick % len(chosen)] if chosen else None
+
+    @rule(pick=PICK, everybody=st.booleans())
+    def a_holder_renews(self, pick: int, everybody: bool) -> None:
+        for uid in sorted(self.server.documents) if everybody else [self.someone(pick)]:
+            if uid is None:
+                continue
+            self.server.renewals[uid] += 1
+            self.server.edit(uid, renewTime=f"2026-11-22T12:00:{self.server.renewals[uid] % 60:02d}Z")
+
+    @rule(pick=PICK, deletes=st.booleans())
+    def a_holder_gives_back(self, pick: int, deletes: bool) -> None:
+        if uid := self.someone(pick):
+            if deletes:
+                self.delete(uid)
+            else:
+                self.server.edit(uid, desiredState="Released")
+
+    def delete(self, uid: str) -> None:
+        document = self.server.documents[uid]
+        if "deletionTimestamp" not in document["metadata"]:
+            document["metadata"]["deletionTimestamp"] = format_time(self.now)
+            self.server.touch(document, generation=True)
+
+    @rule(
+        pick=PICK,
+        cpu=st.integers(1, 3),
+        liveness=st.sampled_from([None, None, None, "None", "Renew", "Session"]),
+    )
+    def a_holder_changes_its_mind(self, pick: int, cpu: int, liveness: str | None) -> None:
+        """Anything goes while a lease waits; once it is granted, the API server lets it only shrink."""
+        if uid := self.someone(pick):
+            if liveness is not None:
+                self.server.edit(uid, liveness=liveness)
+                return
+            resources = dict(self.server.documents[uid]["spec"]["resources"])
+            granted_before = "allocation" in self.server.documents[uid].get("status", {})
+            if not granted_before or cpu <= int(resources["cpu"]):
+                self.server.edit(uid, resources={**resources, "cpu": str(cpu)})
+
+    @rule(pick=PICK, why=st.sampled_from(["", "maintenance"]), force=st.booleans())
+    def an_administrator_steps_in(self, pick: int, why: str, force: bool) -> None:
+        if uid := self.someone(pick):
+            document = self.server.documents[uid]
+            document["metadata"]["annotations"] = {
+                **({"leasehold.dev/revoke": why} if why else {}),
+                **({"leasehold.dev/force-release": "true"} if force else {}),
+            }
+            self.server.touch(document, generation=False)
+
+    @rule(beats=st.sampled_from([True, True, False]))
+    def the_session_beats(self, beats: bool) -> None:
+        """Or ends."""
+        for uid in self.worker.state.sessions.get(SESSION, ()):
+            self.worker.state.attention.add(uid)
+        if not beats:
+            self.sessions = {}
+            return
+        self.sessions = {SESSION: make_session()._replace(renewed_at=self.now)}
+
+    @rule(policy=pool_policies())
+    def the_pool_is_changed(self, policy: PoolPolicy) -> None:
+        self.policy = policy
+        self.worker.respec(policy, self.nodes)
+
+    # --- nodes ---
+
+    @rule(
+        name=st.sampled_from(["n1", "n2", "n3"]),
+        cpu=st.sampled_from(["3", "8", "16"]),
+        memory=st.sampled_from(["8Gi", "16Gi"]),
+        cordoned=st.booleans(),
+        ready=st.sampled_from([True, True, False]),
+    )
+    def a_node_comes_or_changes(self, name: str, cpu: str, memory: str, cordoned: bool, ready: bool) -> None:
+        node = make_node(
+            name, cpu=cpu, memory=memory, cordoned=cordoned, not_ready_since=None if ready else "-1s"
+        )
+        if not ready:
+            object.__setattr__(node, "not_ready_since", self.now)
+        self.nodes = {**self.nodes, name: node}
+        self.worker.dirty.add(name)
+
+    @rule(name=st.sampled_from(["n1", "n2", "n3"]), for_good=st.sampled_from([True, False, False]))
+    def a_node_goes(self, name: str, for_good: bool) -> None:
+        if not for_good:
+            return
+        self.nodes = {key: node for key, node in self.nodes.items() if key != name}
+        self.worker.dirty.add(name)
+
+    @rule(name=st.sampled_from(["n1", "n2", "n3"]), cpu=st.integers(0, 8), says_gone=st.booleans())
+    def a_node_reports(self, name: str, cpu: int, says_gone: bool) -> None:
+        self.report(name, cpu=cpu, says_gone=says_gone)
+
+    def report(self, name: str, *, cpu: int, says_gone: bool) -> None:
+        here = [x for x in self.server.leases() if any(part.node == name for part in x.slices)]
+        gone = [lease for lease in here if lease.releasing] if says_gone else []
+        present = {lease.uid: {"cpu": "10m", "memory": "1Mi"} for lease in here if lease not in gone}
+        report = make_report(name, cpu=str(cpu), memory="1Gi", gone=gone, present=present)
+        object.__setattr__(report, "time", self.now)
+        self.reports = {**self.reports, name: report}
+        self.worker.state.note_usage(report, self.now)
+        self.worker.dirty.add(name)
+
+    # --- time and the worker ---
+
+    @rule(
+        seconds=st.sampled_from([1, 30, 60, 120, 300, 700]), nodes_report=st.sampled_from([True, True, False])
+    )
+    def time_passes(self, seconds: int, nodes_report: bool) -> None:
+        self.now += 1000 * seconds
+        for name in self.nodes if nodes_report else ():
+            self.report(name, cpu=0, says_gone=True)
+        self.the_worker_does_its_work()
+
+    @rule(times=st.integers(1, 5))
+    def the_worker_wakes_when_it_asked_to(self, times: int) -> None:
+        for _ in range(times):
+            instant = self.worker.state.deadlines.next()
+            if instant is not None:
+                self.now = max(self.now, instant)
+                self.the_worker_does_its_work()
+
+    @precondition(lambda self: self.server.history)
+    @rule(pick=PICK)
+    def old_news_arrives(self, pick: int) -> None:
+        document = self.server.history[-1 - pick % min(5, len(self.server.history))]
+        if document["metadata"]["uid"] in self.worker.state.leases:
+            self.worker.state.observe(lease_of(document))
+
+    def the_worker_hears_the_news(self) -> None:
+        self.worker.watch()
+
+    @rule()
+    def the_worker_does_its_work(self) -> None:
+        """Hear, decide, and see every write arrive; twice, because an end makes room."""
+        for _ in range(2):
+            self.worker.watch()
+            self.run_worker()
+            for write in list(self.worker.writes):
+                self.try_write(write, "arrives")
+
+    @rule()
+    def run_worker(self) -> None:
+        """Decide on what was last heard, and start the writes."""
+        before = self.server.sequence
+        in_flight = len(self.server.in_flight)
+        decided = self.worker.run_once(self.world(), self.now)
+        assert self.server.sequence == before + len(decided.grants)
+        assert len(self.server.in_flight) <= in_flight + len(decided.grants)
+
+    @precondition(lambda self: self.worker.writes)
+    @rule(pick=PICK, fate=st.sampled_from(["arrives", "arrives", "arrives", "lost", "answer lost"]))
+    def a_write_is_tried(self, pick: int, fate: str) -> None:
+        self.try_write(self.worker.writes[pick % len(self.worker.writes)], fate)
+
+    @rule()
+    def the_worker_dies_and_another_takes_over(self) -> None:
+        for write in self.worker.writes:
+            late = write
+            if write.entry is not None:
+                made = self.worker.grant(write, self.world(), self.now)
+                if made is None:
+                    continue
+                late = write._replace(lease=made[0], step=made[1], policy=self.policy)
+            self.ghosts.append(late)
+        self.worker = Worker(self.server, self.policy, self.nodes)
+        self.worker.node_deadlines = Deadlines()
+
+    @precondition(lambda self: self.ghosts)
+    @rule(pick=PICK)
+    def a_dead_workers_write_arrives(self, pick: int) -> None:
+        ghost = self.ghosts.pop(pick % len(self.ghosts))
+        assert ghost.lease is not None
+        assert ghost.step is not None
+        if ghost.step.patch:
+            try:
+                self.land(ghost.lease, ghost.step, ghost.policy, ghost.entry)
+            except Conflict:
+                pass
+
+    @rule()
+    def the_pool_comes_to_rest(self) -> None:
+        """With every write arriving, a few passes later there is nothing left to do, and everyone knows why."""
+        for _ in range(60):
+            self.worker.watch()
+            decided = self.worker.run_once(self.world(), self.now)
+            if not (decided.grants or decided.changes or self.worker.writes):
+                break
+            for write in list(self.worker.writes):
+                self.try_write(write, "arrives")
+        else:
+            raise AssertionError("the pool never comes to rest: writes without end")
+        state = self.worker.state
+        assert not state.busy
+        assert not state.entries
+        for lease in state.leases.values():
+            step = advance(lease, self.policy, self.seen_world(), self.now)
+            assert (step.patch, step.action) == ({}, ""), f"{lease.name} was forgotten: {step}"
+        self.everyone_waits_for_a_reason()
+
+    def everyone_waits_for_a_reason(self) -> None:
+        state = self.worker.state
+        waiting = 0
+        for _, uid in state.queue:
+            lease = state.leases[uid]
+            reason = lease.reason("Ready")
+            assert reason, f"{lease.name} waits and was not told why"
+            refusal = refusal_of(lease, self.policy, waiting)
+            if refusal is not None:
+                assert reason == refusal.reason
+                continue
+            waiting += 1
+            hold = self.worker.hold()
+            if hold is not None:
+                assert reason == hold.reason
+            elif not self.policy.strict_fifo or waiting == 1:
+                need = self.policy.vector(lease.request)
+                found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
+                assert found is None, f"{lease.name} fits and waits: {reason}"
+
+    def world(self) -> World:
+        return World(nodes=self.nodes, reports=self.reports, sessions=self.sessions)
+
+    def seen_world(self) -> World:
+        state = self.worker.state
+        return World(
+            nodes=self.nodes,
+            reports=self.reports,
+            sessions=self.sessions,
+            idle_since=state.idle_since(),
+            ends=self.worker.ends,
+            over_nodes=frozenset(state.table.over),
+        )
+
+    # --- writes ---
+
+    def try_write(self, write: Write, fate: str) -> None:
+        if write.entry is None:
+            self.try_change(write, fate)
+            return
+        made = self.worker.grant(write, self.world(), self.now)
+        if made is None:
+            self.worker.finish_grant(write)
+            return
+        try:
+            if fate == "lost":
+                raise Conflict
+            after = self.land(*made, self.policy, write.entry)
+            if fate == "answer lost":
+                raise Conflict
+        except Conflict:
+            self.worker.refresh(write.uid)
+            return
+        self.worker.state.observe(after)
+        self.worker.finish_grant(write)
+
+    def try_change(self, write: Write, fate: str) -> None:
+        lease, step = write.lease, write.step
+        assert lease is not None
+        assert step is not None
+        try:
+            if fate == "lost":
+                raise Conflict
+            if step.patch:
+                lease = self.land(lease, step, write.policy, None)
+            if step.action == "delete" and lease.uid in self.server.documents:
+                self.delete(lease.uid)
+            if step.action == "drop-finalizer":
+                document = self.server.documents.get(lease.uid)
+                if document is None or int(document["metadata"]["resourceVersion"]) != lease.version:
+                    raise Conflict
+                assert not lease.allocated
+                del self.server.documents[lease.uid]
+            if fate == "answer lost":
+                raise Conflict
+        except Conflict:
+            pass
+        self.worker.refresh(write.uid)
+        self.worker.finish_change(write)
+
+    def land(self, lease: Lease, step: Step, policy: PoolPolicy | None, entry: Entry | None) -> Lease:
+        """Let a write take effect, and hold it to what it must never do."""
+        assert policy is not None
+        before = self.server.documents.get(lease.uid)
+        was = None if before is None else lease_of(before)
+        after = self.server.patch(lease, step)
+        assert was is not None
+        if was.pending and after.allocated:
+            token = after.status["fencingToken"]
+            assert token not in self.server.tokens, "a token is given once"
+            assert entry is not None
+            assert token == entry.sequence <= self.server.sequence
+            self.server.tokens[token] = lease.uid
+        if not was.releasing and "release" in after.status and was.allocated:
+            self.nothing_ends_early(was, after, policy)
+        if was.allocated and not after.allocated:
+            assert after.finished
+        return after
+
+    def nothing_ends_early(self, was: Lease, after: Lease, policy: PoolPolicy) -> None:
+        cause = after.status["release"]["cause"]
+        began = after.instant("release", "startTime")
+        assert began is not None
+        asks_renewal = was.renew_time and was.renew_time != was.status.get("renewal", {}).get(
+            "observedRenewTime"
+        )
+        end, grace = was.deadline("expirationTime"), policy.grace
+        if cause in ("TermEnded", "MaximumReached"):
+            assert end is not None
+            assert began >= end + grace
+            assert policy.ends_leases
+            assert not asks_renewal
+            assert (cause == "MaximumReached") == (end == was.deadline("maxExpirationTime"))
+        elif cause == "HeartbeatLost":
+            assert was.liveness != "None"
+            missed = was.deadline("heartbeatTime")
+            assert began >= (missed or was.created) + grace
+            assert not (was.liveness == "Renew" and asks_renewal)
+        elif cause == "ClaimTimeout":
+            assert was.liveness != "None"
+            assert began >= (was.deadline("claimTime") or began + 1)
+        elif cause == "ReleaseRequested":
+            assert was.wants_release or was.deleting
+        elif cause in ("AdminRevoked", "PoolDraining", "CapacityLost"):
+            notice = was.deadline("revocationTime")
+            assert policy.grace == 0 or (notice is not None and began >= notice)
+            assert cause != "AdminRevoked" or was.revoke
+        else:
+            assert cause == "NodeLost", cause
+
+    # --- always ---
+
+    @invariant()
+    def nothing_is_lent_twice(self) -> None:
+        """What counts as lent never passes what a node may lend, unless the node itself has less than before."""
+        lent = self.server.committed()
+        for name in {*self.nodes, *(node for node, _ in lent)}:
+            node = self.nodes.get(name)
+            limit = (0,) * len(self.policy.names)
+            if node is not None:
+                limit = judge(node, self.reports.get(name), self.policy, self.now).limit
+            lends = dict(zip(self.policy.names, limit, strict=True))
+            for key in KEYS:
+                place_ = (name, key)
+                self.allowance[place_] = max(lends.get(key, 0), min(self.allowance[place_], lent[place_]))
+                if key not in lends:
+                    self.allowance[place_] = max(self.allowance[place_], lent[place_])
+                assert lent[place_] <= self.allowance[place_], f"{place_} lends more than it has"
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        assert self.worker.state.audit() == []
+
+    def teardown(self) -> None:
+        """Nobody does anything any more, and time goes on: what is due must be found without being told."""
+        for seconds in (0, 31, 31, 200, 700):
+            self.now += 1000 * seconds
+            self.the_pool_comes_to_rest()
+            self.nothing_is_lent_twice()
+
+
+TestPool = Pool.TestCase
+TestPool.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 17), st.integers(1, 3)), min_size=1, max_size=6),
+    st.sampled_from(["BestFit", "Spread", "LeastUsed", "FirstFit"]),
+)
+@settings(max_examples=60, derandomize=True, deadline=None)
+def test_release_undoes_grant_exactly(requests: list[tuple[int, int, int]], strategy: str) -> None:
+    nodes = [make_node("a", cpu="20"), make_node("b")]
+    leases = [
+        make_lease(f"l{i}", cpu=str(cpu), memory=f"{memory}Gi", count=count)
+        for i, (cpu, memory, count) in enumerate(requests)
+    ]
+    state = make_state(make_pool(strategy=strategy), nodes, leases)
+    state.table.settle()
+    empty = (copy.deepcopy(state.table.free), list(state.table.order))
+    decided = plan(state, make_world(nodes), NOON)
+    for i, grant in enumerate(decided.grants, start=1):
+        state.observe(granted(grant.lease, nodes=grant.nodes, token=i))
+    assert bool(decided.grants) == (len(state.ledger) > 0)
+    for grant in decided.grants:
+        given_back = edited(state.leases[grant.lease.uid], desiredState="Released")
+        state.observe(written(given_back, advance(given_back, state.policy, make_world(nodes), NOON)))
+    assert len(state.ledger) == 0
+    assert (state.table.free, state.table.order) == empty
+    assert state.audit() == []
