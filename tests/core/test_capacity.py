@@ -157,6 +157,7 @@ def test_nodes_are_found_by_their_labels() -> None:
     assert found.selected((("disk", "ssd"), ("zone", "x"))) == {0}
     assert found.selected((("rack", "1"),)) == frozenset()
     assert dict(found.domains("zone")) == {"x": {0, 1}, "y": {2}}
+    assert found.domains("zone") is found.domains("zone"), "worked out once"
     assert found.domains("rack") == {}
 
 

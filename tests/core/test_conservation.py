@@ -8,6 +8,7 @@ behind may still arrive after its successor took over.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 from typing import Any, NamedTuple
@@ -565,10 +566,8 @@ class Pool(RuleBasedStateMachine):
         assert ghost.lease is not None
         assert ghost.step is not None
         if ghost.step.patch:
-            try:
+            with contextlib.suppress(Conflict):
                 self.land(ghost.lease, ghost.step, ghost.policy, ghost.entry)
-            except Conflict:
-                pass
 
     @rule()
     def the_pool_comes_to_rest(self) -> None:
