@@ -1,0 +1,219 @@
+"""The cluster as last heard: what is older is ignored, what a list lacks is gone, and those concerned are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.adapters.fakes import lease_document, node_document, report_document
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster, Sessions
+from leasehold.core.selectors import Selector
+
+NOW = 1795374000000
+ALL = Selector((), ())
+
+
+class Listener:
+    """A worker that writes down what it is told."""
+
+    def __init__(self, *holds: str) -> None:
+        self.told: list[Any] = []
+        self.holds = holds
+
+    def holds_on(self, node: str) -> bool:
+        return node in self.holds
+
+    def leases_listed(self) -> None:
+        self.told.append("listed")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def note(what: Any) -> None:
+            self.told.append((name, getattr(what, "uid", getattr(what, "node", what))))
+
+        return note
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster(SteadyClock(lambda: NOW / 1000, lambda: 0.0))
+
+
+def stamped(document: dict[str, Any], version: int, uid: str = "u1") -> dict[str, Any]:
+    meta = {"uid": uid, "resourceVersion": str(version), "creationTimestamp": "2026-11-22T19:00:00Z"}
+    return {**document, "metadata": {**document["metadata"], **meta}}
+
+
+def lease(version: int, uid: str = "u1", pool: str = "ci", **spec: Any) -> dict[str, Any]:
+    return stamped(lease_document(f"l-{uid}", pool, **spec), version, uid)
+
+
+def test_a_node_that_did_not_change_in_what_matters_tells_nobody(cluster: Cluster) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    cluster.node_seen(stamped(node_document(), 5))
+    cluster.node_seen(stamped(node_document(), 6))
+    assert pool.told == [("node_changed", "n1")]
+    cluster.node_seen(stamped(node_document(cpu="8"), 7))
+    assert len(pool.told) == 2
+
+
+def test_an_older_node_is_ignored_and_one_made_anew_is_not(cluster: Cluster) -> None:
+    cluster.node_seen(stamped(node_document(cpu="8"), 7))
+    cluster.node_seen(stamped(node_document(cpu="4"), 6))
+    assert cluster.nodes["n1"].allocatable["cpu"] == 8000
+    cluster.node_seen(stamped(node_document(cpu="2"), 6, uid="u2"))
+    assert cluster.nodes["n1"].allocatable["cpu"] == 2000
+
+
+def test_a_node_or_report_that_cannot_be_read_is_passed_over(cluster: Cluster) -> None:
+    broken = node_document("odd")
+    broken["status"]["conditions"][0] |= {"status": "False", "lastTransitionTime": "yesterday"}
+    cluster.node_seen(stamped(broken, 5))
+    assert cluster.nodes == {}
+    report = report_document("n1", at=NOW)
+    report["status"]["reportTime"] = "soon"
+    cluster.report_seen(stamped(report, 5))
+    cluster.report_seen({"metadata": {"name": "empty"}})
+    assert cluster.reports == {}
+
+
+def test_a_list_of_nodes_drops_what_it_lacks_but_not_what_is_newer(cluster: Cluster) -> None:
+    cluster.node_seen(stamped(node_document("gone"), 5))
+    cluster.node_seen(stamped(node_document("kept"), 6))
+    cluster.node_seen(stamped(node_document("newer"), 50))
+    cluster.nodes_listed(["kept"], 40)
+    assert cluster.nodes.keys() == {"kept", "newer"}
+
+
+def test_reports_tell_the_pools_of_their_node_and_those_that_hold_there(cluster: Cluster) -> None:
+    mine, holder, other = Listener(), Listener("n1"), Listener()
+    cluster.pool_joined("mine", mine, Selector((("team", "a"),), ()))
+    cluster.pool_joined("holder", holder, Selector((("team", "b"),), ()))
+    cluster.pool_joined("other", other, Selector((("team", "c"),), ()))
+    cluster.node_seen(stamped(node_document("n1", team="a"), 5))
+    for told in (mine, holder, other):
+        told.told.clear()
+    cluster.report_seen(stamped(report_document("n1", at=NOW), 6))
+    cluster.report_seen(stamped(report_document("n1", at=NOW - 5000), 5))
+    assert mine.told == holder.told == [("report_changed", "n1")]
+    cluster.report_gone("n1")
+    cluster.report_gone("n1")
+    assert mine.told[-1] == ("node_changed", "n1")
+    assert len(mine.told) == 2
+    assert other.told == []
+
+
+def test_a_node_that_leaves_a_pool_tells_it_and_the_holders(cluster: Cluster) -> None:
+    left, holder = Listener(), Listener("n1")
+    cluster.pool_joined("left", left, Selector((("team", "a"),), ()))
+    cluster.pool_joined("holder", holder, Selector((("team", "x"),), ()))
+    cluster.node_seen(stamped(node_document("n1", team="a"), 5))
+    cluster.node_seen(stamped(node_document("n1", team="b"), 6))
+    assert left.told == [("node_changed", "n1")] * 2
+    assert holder.told == [("node_changed", "n1")] * 2
+    assert "n1" not in cluster.membership
+    cluster.node_gone("n1")
+    cluster.node_gone("n1")
+    assert holder.told == [("node_changed", "n1")] * 3
+
+
+def test_a_lease_is_told_once_for_each_version_whoever_brings_it(cluster: Cluster) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    cluster.changed("ADDED", lease(5))
+    cluster.changed("MODIFIED", lease(5))
+    cluster.changed("MODIFIED", lease(4))
+    cluster.changed("MODIFIED", lease(6))
+    assert pool.told == [("lease_seen", "u1")] * 2
+
+
+def test_a_late_answer_does_not_bring_a_deleted_lease_back(cluster: Cluster) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    cluster.changed("ADDED", lease(5))
+    cluster.changed("DELETED", lease(6))
+    cluster.changed("MODIFIED", lease(7))
+    assert pool.told == [("lease_seen", "u1"), ("lease_gone", "u1")]
+    assert cluster.is_gone("u1")
+    assert cluster.find("u1") is None
+
+
+def test_a_relist_removes_what_it_lacks_but_not_what_was_seen_later(cluster: Cluster) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    for version, uid in ((5, "old"), (6, "kept"), (99, "newer")):
+        cluster.changed("ADDED", lease(version, uid))
+    cluster.listed([lease(6, "kept")], 50)
+    assert cluster.leases["ci"].keys() == {"kept", "newer"}
+    assert pool.told[-2:] == [("lease_gone", "old"), "listed"]
+
+
+def test_a_listed_lease_that_cannot_be_read_stays_what_it_was(cluster: Cluster) -> None:
+    cluster.changed("ADDED", lease(5))
+    broken = {"metadata": lease(7)["metadata"], "spec": {}}
+    cluster.listed([broken], 10)
+    cluster.changed("MODIFIED", broken)
+    found = cluster.find("u1")
+    assert found is not None
+    assert found.version == 5
+
+
+def test_leases_without_a_pool_wait_for_whoever_looks_after_them(cluster: Cluster) -> None:
+    cluster.changed("ADDED", lease(5, "a", pool="none"))
+    assert cluster.homeless == {"a"}
+    assert cluster.homeless_news.is_set()
+    cluster.homeless.clear()
+    cluster.pool_joined("ci", Listener(), ALL)
+    cluster.changed("ADDED", lease(6, "b", pool="ci"))
+    assert cluster.homeless == set()
+    cluster.pool_left("ci")
+    assert cluster.homeless == {"b"}
+    cluster.pool_left("never there")
+
+
+def test_the_memory_of_deleted_leases_is_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leasehold.adapters.cluster._REMEMBERED", 3)
+    for number in range(5):
+        cluster.lease_gone(f"u{number}")
+    assert [cluster.is_gone(f"u{n}") for n in range(5)] == [False, False, True, True, True]
+
+
+def test_a_new_lease_shows_that_its_namespace_was_made_anew(cluster: Cluster) -> None:
+    cluster.changed("ADDED", lease(5, "before"))
+    cluster.gone_namespaces = frozenset({"team", "other"})
+    cluster.changed("MODIFIED", lease(6, "before"))
+    assert "team" in cluster.gone_namespaces
+    cluster.changed("ADDED", lease(7, "after"))
+    assert cluster.gone_namespaces == {"other"}
+
+
+def session(version: int, seconds: object = 15) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "team", "name": "w", "resourceVersion": str(version)},
+        "spec": {"leaseDurationSeconds": seconds},
+    }
+
+
+def test_sessions_are_renewed_when_they_change_and_when_we_see_it(cluster: Cluster) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    sessions = Sessions(cluster)
+    sessions.listed([session(5)], 5)
+    sessions.changed("MODIFIED", session(5))
+    sessions.changed("MODIFIED", session(6, None))
+    key = ("team", "w")
+    assert pool.told == [("session_changed", key)] * 2
+    assert cluster.sessions[key].renewed_at == NOW
+    assert cluster.sessions[key].duration is None
+    sessions.changed("DELETED", session(7))
+    sessions.changed("DELETED", session(7))
+    assert pool.told == [("session_changed", key)] * 3
+    sessions.changed("ADDED", session(8, 15))
+    assert cluster.sessions[key].duration == 15_000
+    sessions.listed([], 9)
+    assert cluster.sessions == {}

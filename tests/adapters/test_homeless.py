@@ -1,0 +1,117 @@
+"""Leases whose pool does not exist."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.adapters.fakes import FakeKube, failing, lease_document, lease_path, reason, status
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.homeless import HomelessWorker
+from leasehold.adapters.kube.errors import Conflict, Refused, Unknown
+
+
+class House:
+    def __init__(self) -> None:
+        self.kube = FakeKube()
+        self.clock = SteadyClock()
+        self.cluster = Cluster(self.clock)
+        self.kube.watchers.append(self.cluster.changed)
+        self.pools: set[str] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[HomelessWorker]:
+        worker = HomelessWorker(self.kube, self.clock, self.cluster, lambda: self.pools)  # type: ignore[arg-type]
+        task = asyncio.create_task(worker.run())
+        yield worker
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def ask(self, name: str = "a", *, held: bool = False, **more: object) -> None:
+        document = lease_document(name, "none", **more)
+        if held:
+            slices = [{"index": 0, "nodeName": "n1", "resources": {"cpu": "1"}}]
+            document["status"] = {
+                "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+                "fencingToken": 1,
+                "allocation": {"ledgerSequence": 1, "slices": slices},
+            }
+        self.kube.add(lease_path(name), document)
+
+    async def until(self, test: object, seconds: float = 3) -> None:
+        async with asyncio.timeout(seconds):
+            while not test():  # type: ignore[operator]
+                await asyncio.sleep(0.002)
+
+    def lease(self, name: str = "a") -> dict[str, object]:
+        return self.kube.objects[lease_path(name)]
+
+
+async def test_a_waiting_lease_hears_it_once() -> None:
+    house = House()
+    house.ask()
+    async with house.running():
+        await house.until(lambda: reason(house.lease(), "Accepted") == "PoolNotFound")
+        await asyncio.sleep(0.05)
+        house.kube.touch(lease_path("a"), {"metadata": {"labels": {"a": "b"}}})
+        await asyncio.sleep(0.05)
+    assert len(house.kube.writes(lease_path("a"))) == 1
+
+
+async def test_a_lease_that_held_something_is_ended_and_removed_in_time() -> None:
+    house = House()
+    house.ask(held=True, ttlSecondsAfterFinished=0)
+    async with house.running():
+        await house.until(lambda: lease_path("a") not in house.kube.objects)
+
+
+async def test_a_lease_is_kept_for_its_ttl() -> None:
+    house = House()
+    house.ask(held=True, ttlSecondsAfterFinished=1)
+    async with house.running():
+        await house.until(lambda: status(house.lease(), "Finished") == "True")
+        assert lease_path("a") in house.kube.objects
+        await house.until(lambda: lease_path("a") not in house.kube.objects)
+
+
+async def test_a_deleted_lease_may_go() -> None:
+    house = House()
+    house.ask()
+    async with house.running():
+        house.kube.touch(lease_path("a"), {"metadata": {"deletionTimestamp": "2026-11-22T19:00:00Z"}})
+        await house.until(lambda: lease_path("a") not in house.kube.objects)
+
+
+async def test_a_pool_that_appears_takes_its_leases_over() -> None:
+    house = House()
+    house.pools = {"none"}
+    house.ask()
+    async with house.running():
+        await asyncio.sleep(0.05)
+    assert house.kube.requests == []
+
+
+async def test_what_fails_is_tried_again_and_holds_up_nobody() -> None:
+    house = House()
+    for name, error in (("a", Conflict("409", 409)), ("b", Refused("422", 422)), ("c", Unknown("504", 504))):
+        house.kube.faults.append(failing(error, times=2, path=lease_path(name)))
+        house.ask(name)
+    house.ask("d")
+    async with house.running() as worker:
+        for name in "abcd":
+            await house.until(lambda name=name: reason(house.lease(name), "Accepted") == "PoolNotFound")
+        assert len(house.kube.writes(lease_path("b"))) == 3
+        await house.until(lambda: len(worker.pauses) == 0)
+
+
+async def test_a_lease_that_is_gone_is_forgotten() -> None:
+    house = House()
+    house.ask()
+    house.kube.watchers.clear()
+    house.kube.remove(lease_path("a"))
+    async with house.running():
+        await house.until(lambda: not house.cluster.leases["none"])

@@ -1,0 +1,113 @@
+"""Metrics: parseable, in base units, and gone with the pool they are about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.adapters.fakes import Scene, lease_document
+
+from leasehold.adapters.metrics import Metrics, PoolGauges
+from leasehold.core.lease import lease_of
+from leasehold.core.lifecycle import Notice
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[str]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(metrics.page().decode())
+        for sample in family.samples
+    }
+
+
+def lease(cause: str = "", *, starting: bool = False, **status: Any) -> Any:
+    document = lease_document("a")
+    document["metadata"] |= {"uid": "u", "creationTimestamp": "2026-11-22T19:00:00Z"}
+    release = {"cause": cause} if cause else {}
+    if starting:
+        release["startTime"] = "2026-11-22T19:01:00Z"
+    allocation = {"allocationTime": "2026-11-22T19:00:10Z", "slices": []}
+    conditions = [{"type": "Allocated", "status": "True"}]
+    document["status"] = {"release": release, "allocation": allocation, "conditions": conditions, **status}
+    return lease_of(document)
+
+
+DUE = {"deadlines": {"next": {"time": "2026-11-22T19:01:00Z", "cause": "Revocation"}}}
+NOW = 1795374060000 + 250
+
+
+@pytest.mark.parametrize(
+    ("before", "cause", "delay"),
+    [
+        (lease(**DUE), "TermEnded", 0.25),
+        (lease(**DUE), "HeartbeatLost", 0.25),
+        (lease(**DUE), "ReleaseRequested", None),
+        (lease(**DUE), "NodeLost", None),
+        (lease("ReleaseRequested", starting=True, **DUE), "ReleaseRequested", 0.25),
+        (lease(), "TermEnded", None),
+        (lease(deadlines={"next": {"time": "2026-11-22T20:00:00Z"}}), "Idle", None),
+    ],
+    ids=["term", "heartbeat", "given back", "node lost", "cooled down", "no deadline", "not yet due"],
+)
+def test_the_delay_counts_from_the_deadline_that_ended_the_lease(
+    before: Any, cause: str, delay: float | None
+) -> None:
+    metrics = Metrics()
+    after = lease(cause, release={"cause": cause, "finishTime": "2026-11-22T19:01:00Z"})
+    metrics.released("ci", before, after, NOW)
+    found = samples(metrics)
+    assert found["leasehold_lease_ends_total", frozenset({"ci", cause})] == 1
+    assert found["leasehold_lease_hold_seconds_sum", frozenset({"ci"})] == 50
+    assert found.get(("leasehold_lease_reclaim_delay_seconds_sum", frozenset({"ci"}))) == delay
+
+
+def test_a_pool_that_is_gone_leaves_nothing() -> None:
+    metrics = Metrics()
+    for pool in ("ci", "other"):
+        metrics.granted(pool, waited=1500)
+        metrics.noticed(pool, Notice("Granted", ""))
+        metrics.released(pool, lease(**DUE), lease("TermEnded"), NOW)
+        with metrics.planning(pool):
+            pass
+        for counter in (metrics.conflicts, metrics.refusals, metrics.missed, metrics.mismatches):
+            counter.labels(pool=pool).inc()
+    assert samples(metrics)["leasehold_lease_wait_seconds_sum", frozenset({"ci"})] == 1.5
+    metrics.forget("ci")
+    left = [labels for _, labels in samples(metrics) if labels]
+    assert all("other" in labels and "ci" not in labels for labels in left)
+    assert left
+    metrics.forget("ci")
+
+
+def test_a_clock_that_runs_behind_the_servers_waits_no_negative_time() -> None:
+    metrics = Metrics()
+    metrics.granted("ci", waited=-700)
+    assert samples(metrics)["leasehold_lease_wait_seconds_sum", frozenset({"ci"})] == 0
+
+
+def test_writes_are_timed_whether_they_succeed_or_not() -> None:
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="x"), metrics.request("lease"):
+        raise ValueError("x")
+    assert samples(metrics)["leasehold_write_seconds_count", frozenset({"lease"})] == 1
+
+
+async def test_gauges_are_in_base_units_and_read_when_asked() -> None:
+    async with Scene() as scene:
+        scene.metrics.registry.register(PoolGauges(scene.metrics, scene.cluster))
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="1500m")
+        scene.ask("big", cpu="64")
+        await scene.granted("a")
+        await scene.until(lambda: scene.worker.state.ledger.count("held") == 1)
+        found = samples(scene.metrics)
+        assert found["leasehold_pool_capacity", frozenset({"ci", "cpu", "allocated"})] == 1.5
+        assert found["leasehold_pool_capacity", frozenset({"ci", "memory", "total"})] == 8 * 2**30
+        assert found["leasehold_pool_nodes", frozenset({"ci", "Grantable"})] == 1
+        assert found["leasehold_pool_leases", frozenset({"ci", "Held"})] == 1
+        assert found["leasehold_pool_leases", frozenset({"ci", "Pending"})] == 1
+        assert found["leasehold_pool_queue_age_seconds", frozenset({"ci"})] > 0
+        assert found["leasehold_pool_report_age_seconds", frozenset({"ci"})] < 10
+        scene.cluster.report_gone("n1")
+        assert ("leasehold_pool_report_age_seconds", frozenset({"ci"})) not in samples(scene.metrics)
