@@ -1,0 +1,356 @@
+"""The composition root: order of the start, parts that fail, exit codes, sweeps, and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+from tests.adapters.fakes import (
+    FakeKube,
+    failing,
+    lease_document,
+    lease_path,
+    node_document,
+    pool_document,
+    report_document,
+    status,
+)
+
+from leasehold import controller as module
+from leasehold.adapters.http import HealthServer
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import NotFound, Unknown
+from leasehold.controller import Controller, main
+from leasehold.settings import BadSetting, Settings
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> str:
+    named = {"cluster": {"server": "http://127.0.0.1:1"}, "name": "x"}
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        json.dumps(
+            {
+                "clusters": [named],
+                "users": [{"name": "x", "user": {"token": "t"}}],
+                "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+                "current-context": "x",
+            }
+        )
+    )
+    return str(path)
+
+
+class Server(FakeKube):
+    """A fake API server with the rest of a client's port."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = "http://127.0.0.1:1"
+        self.silent = 0
+
+    async def server_time(self) -> int:
+        if self.silent:
+            self.silent -= 1
+            raise Unknown("away")
+        return 10**15
+
+
+class Desk:
+    """A controller on a fake API server; its framework is not run."""
+
+    def __init__(self, kubeconfig: str, **settings: Any) -> None:
+        self.controller = Controller(Settings(kubeconfig=kubeconfig, http_port=0, **settings))
+        self.session = self.controller.client.session
+        self.kube = Server()
+        self.controller.client = self.kube  # type: ignore[assignment]
+        self.controller.tools.client = self.kube  # type: ignore[assignment]
+        self.kube.add(f"{paths.NODES}/n1", node_document())
+        self.kube.add(paths.report("n1"), report_document(at=self.controller.clock.now()))
+        self.kube.add("/api/v1/namespaces/team", {"metadata": {"name": "team"}})
+        self.kube.watchers.append(self.hear)
+
+    def hear(self, kind: str, document: dict[str, Any]) -> None:
+        if document.get("kind") == "CapacityLease":
+            self.controller.cluster.changed(kind, document)
+        elif document.get("kind") == "CapacityPool":
+            told = self.controller.pool_gone if kind == "DELETED" else self.controller.pool_seen
+            told(document)
+
+    async def begin(self) -> None:
+        for informer in self.controller.informers.values():
+            informer.synced.set()
+            informer.last_event = self.controller.clock.now()
+        await self.controller._begin()
+
+    async def close(self) -> None:
+        self.session_closed = await self.session.close()
+        self.controller.client = type("Closed", (), {"session": self.session})()  # type: ignore[assignment]
+        await self.controller._cleanup()
+
+    async def until(self, test: Any, seconds: float = 3) -> None:
+        async with asyncio.timeout(seconds):
+            while not test():
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def desk(kubeconfig: str) -> Any:
+    made = Desk(kubeconfig)
+    yield made
+    await made.close()
+
+
+async def test_pools_are_led_once_every_list_is_complete(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    assert desk.controller.workers == {}
+    assert "not every list" in desk.controller._not_ready()
+    await desk.begin()
+    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
+    assert desk.controller._not_ready() == ""
+    desk.kube.add(paths.pool("later"), pool_document("later"))
+    assert "not leading yet: later" in desk.controller._not_ready()
+    await desk.until(lambda: desk.controller.workers["later"][0].ready)
+
+
+async def test_lists_that_fail_are_waited_for(desk: Desk) -> None:
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.NODES))
+    await desk.begin()
+    assert desk.controller.started.is_set()
+    assert "n1" in desk.controller.cluster.nodes
+
+
+async def test_the_first_word_is_waited_for_and_the_clock_follows_the_server(
+    desk: Desk, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.kube.silent = 1
+    await desk.controller._first_word()
+    assert "waiting for the API server" in caplog.text
+
+    async def behind() -> int:
+        return desk.controller.clock.now() - 3_600_000
+
+    monkeypatch.setattr(desk.kube, "server_time", behind)
+    before = desk.controller.clock.now()
+    await desk.controller._first_word()
+    assert desk.controller.clock.now() < before - 3_500_000
+    assert "ahead of the API server's" in caplog.text
+
+
+async def test_a_pool_made_anew_under_an_old_name_is_another_pool(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    first = desk.controller.workers["ci"]
+    desk.kube.watchers.clear()  # its end is not heard of
+    desk.kube.objects.pop(paths.pool("ci"))
+    anew = desk.kube.add(paths.pool("ci"), pool_document())
+    desk.controller.pool_seen(anew)
+    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
+    assert desk.controller.workers["ci"][0] is not first[0]
+    assert first[1].cancelled()
+    desk.controller.pool_gone(first[0].pool)  # a late word about the old one
+    assert "ci" in desk.controller.workers
+
+
+async def test_an_older_word_about_a_pool_changes_nothing(desk: Desk) -> None:
+    old = dict(desk.kube.add(paths.pool("ci"), pool_document()))
+    await desk.begin()
+    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
+    desk.controller.pool_seen(old)
+    assert desk.controller._pools["ci"] is not old
+
+
+async def test_a_pool_that_is_gone_before_it_was_taken_over(desk: Desk) -> None:
+    desk.kube.faults.append(failing(NotFound("gone", 404), path=paths.pool("ci")))
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    await desk.until(lambda: not desk.controller.workers)
+    assert desk.controller.failure == ""
+
+
+async def test_a_part_that_fails_stops_the_process(desk: Desk) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    desk.controller._watch(broken(), "a part")
+    await desk.until(desk.controller.stop.is_set)
+    assert desk.controller.failure == "a part: a bug"
+    assert desk.controller._wrong() == "a part: a bug"
+    assert desk.controller._not_ready() == "a part: a bug"
+
+
+async def test_a_loop_that_is_late_is_unhealthy(desk: Desk) -> None:
+    assert desk.controller._wrong() == ""
+    desk.controller.lag.lag = 11.0
+    assert "11.0 s late" in desk.controller._wrong()
+
+
+async def test_one_watch_that_is_silent_makes_it_unready(desk: Desk) -> None:
+    await desk.begin()
+    assert desk.controller._not_ready() == ""
+    desk.controller.informers["sessions"].last_event -= 200_000
+    assert "silent for 200 s" in desk.controller._not_ready()
+
+
+async def test_a_sweep_finds_namespaces_and_nodes_that_went(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    await desk.begin()
+    await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Allocated") == "True")
+    desk.kube.remove("/api/v1/namespaces/team")
+    desk.kube.remove(f"{paths.NODES}/n1")
+    await desk.controller.sweep("ci")
+    assert desk.controller.cluster.nodes == {}
+    await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Finished") == "True")
+
+
+async def test_a_namespace_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+
+    def made_meanwhile(method: str, path: str, body: Any) -> None:
+        if path == paths.NAMESPACES:
+            desk.kube.faults.clear()
+            fresh = lease_document("b")
+            fresh["metadata"]["namespace"] = "fresh"
+            desk.kube.add(paths.lease("fresh", "b"), fresh)
+
+    desk.kube.faults.append(made_meanwhile)
+    await desk.controller.sweep("ci")
+    assert desk.controller.cluster.gone_namespaces == frozenset()
+
+
+async def test_a_node_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+
+    def made_meanwhile(method: str, path: str, body: Any) -> None:
+        if path == paths.NODES:
+            desk.kube.faults.clear()
+            desk.controller.cluster.node_seen(desk.kube.add(f"{paths.NODES}/n2", node_document("n2")))
+
+    desk.kube.faults.append(made_meanwhile)
+    await desk.controller.sweep("ci")
+    assert desk.controller.cluster.nodes.keys() == {"n1", "n2"}
+
+
+async def test_pools_that_are_swept_together_look_at_the_world_once(desk: Desk) -> None:
+    for name in ("a", "b"):
+        desk.kube.add(paths.pool(name), pool_document(name))
+    await desk.begin()
+    desk.kube.requests.clear()
+    for name in ("a", "b", "never there"):
+        await desk.controller.sweep(name)
+    assert sum(path == paths.NODES for _, path, _ in desk.kube.requests) == 1
+
+
+async def test_a_sweep_that_fails_is_told_and_done_again(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST"))
+    await desk.controller.sweep("ci")
+    assert "sweep of pool ci" in caplog.text
+
+
+async def test_reporters_are_asked_only_where_the_pool_wants_to_know(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document(leasePolicy={"verification": "NodeReport"}))
+    await desk.begin()
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    uid = desk.kube.objects[lease_path("a")]["metadata"]["uid"]
+    await desk.until(lambda: desk.controller._asking() == {"n1": {uid}})
+    desk.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"verification": "None"}}})
+    await desk.until(lambda: desk.controller._asking() == {})
+
+
+# --- the process ---
+
+
+async def test_a_framework_that_fails_is_exit_code_one(
+    kubeconfig: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a watch failed")
+
+    monkeypatch.setattr(kopf, "run_tasks", fails)
+
+    async def no_tasks(**_: Any) -> list[Any]:
+        return []
+
+    monkeypatch.setattr(kopf, "spawn_tasks", no_tasks)
+    controller = Controller(Settings(kubeconfig=kubeconfig, http_port=0))
+    assert await controller.run() == 1
+    assert controller.failure == "a watch failed"
+    assert controller.client.session.closed
+
+
+async def test_a_stop_before_the_api_server_answers_is_exit_code_zero(kubeconfig: str) -> None:
+    controller = Controller(Settings(kubeconfig=kubeconfig, http_port=0))
+    asyncio.get_running_loop().call_later(0.3, controller.stop.set)
+    async with asyncio.timeout(3):
+        assert await controller.run() == 0
+
+
+async def test_a_port_that_is_taken_is_said_plainly(kubeconfig: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = HealthServer("127.0.0.1", 0, bytes, str, str)
+    await taken.start()
+    controller = Controller(Settings(kubeconfig=kubeconfig, http_port=taken.port))
+    with pytest.raises(BadSetting, match="LEASEHOLD_HTTP_PORT"):
+        await controller.run()
+    assert controller.client.session.closed
+    await taken.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kubeconfig", "/nowhere"], "no kubeconfig at /nowhere"),
+        (["--http-port", "99999"], "LEASEHOLD_HTTP_PORT"),
+    ],
+)
+def test_a_bad_start_is_one_line_and_exit_code_two(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logs, "set_up", lambda *_: None)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("leasehold operator: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_it_runs_with_and_without_uvloop(
+    kubeconfig: str, monkeypatch: pytest.MonkeyPatch, *, uvloop: bool
+) -> None:
+    seen: list[str] = []
+
+    async def run(self: Controller) -> int:
+        seen.append(type(asyncio.get_running_loop()).__module__)
+        await self.client.close()
+        return 0
+
+    monkeypatch.setattr(Controller, "run", run)
+    monkeypatch.setattr(module.logs, "set_up", lambda *_: None)
+    if not uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert main(["--kubeconfig", kubeconfig, "--http-port", "0"]) == 0
+    assert seen[0].startswith("uvloop" if uvloop else "asyncio")
+
+
+def test_help_names_every_option() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "leasehold.cli.main", "operator", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for option in ("--kubeconfig", "--http-host", "--http-port", "--log-format", "--log-level"):
+        assert option in done.stdout
