@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.builders import (
     NOON,
     check_lease_status,
+    condition,
     edited,
     granted,
     lease_document,
@@ -36,6 +37,7 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.core.course import Step, World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.lease import Lease, lease_of
+from leasehold.core.ledger import HELD
 from leasehold.core.lifecycle import advance
 from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
@@ -162,8 +164,13 @@ class Worker:
                 self.writes.append(Write(entry.uid, entry, adopted=True))
 
     def watch(self) -> None:
-        """Hear everything that happened."""
-        self.state.replace(self.server.leases(), self.server.version)
+        """Hear of everything that changed, and of nothing else: what is due must be found by the deadlines."""
+        for lease in self.server.leases():
+            known = self.state.leases.get(lease.uid)
+            if known is None or known.version < lease.version:
+                self.state.observe(lease)
+        for uid in self.state.leases.keys() - self.server.documents.keys():
+            self.state.forget(uid)
 
     def respec(self, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
         before, self.policy = self.state, policy
@@ -223,11 +230,28 @@ class Worker:
             self.state.deadlines.put(uid, wake_at)
         for change in decided.changes:
             assert change.lease.uid not in self.state.busy, "one write at a time for a lease"
+            self.nodes_gave_their_word(change.lease, change.step, world)
             self.state.busy.add(change.lease.uid)
             self.writes.append(Write(change.lease.uid, None, False, change.lease, change.step, self.policy))
         if decided.grants:
             self.commit(decided)
         return decided
+
+    def nodes_gave_their_word(self, lease: Lease, step: Step, world: World) -> None:
+        """A lease that waits for its nodes to confirm leaves that state by their word alone, or by force."""
+        if condition(lease, "Released") not in ("False/VerificationPending", "False/Quarantined"):
+            return
+        after = apply_patch(lease.status, step.patch)
+        told = next(c for c in after["conditions"] if c["type"] == "Released")
+        if told["reason"] not in ("Verified", "CoolingDown") or not self.policy.verifies_release:
+            return
+        began = lease.instant("release", "startTime")
+        assert began is not None
+        for part in lease.slices:
+            if part.node in world.nodes:
+                report = world.reports[part.node]
+                assert report.leases[lease.uid].gone
+                assert report.time > began
 
     def hold(self) -> Any:
         return hold_of(self.policy, deleting=False, consistent=True, nodes=len(self.state.table.rows))
@@ -236,11 +260,13 @@ class Worker:
         server = self.server
         assert server.epoch == self.epoch
         entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(decided.grants, start=1)]
+        before = self.sequence
         self.sequence = server.sequence = self.sequence + len(entries)
         for uid in self.settled:
             server.in_flight.pop(uid, None)
         self.settled.clear()
         for entry in entries:
+            assert entry.sequence > before, "a token is larger than all before it"
             assert entry.uid not in server.in_flight, "one commitment at a time for a lease"
             assert entry.uid not in self.state.busy, "one write at a time for a lease"
             server.in_flight[entry.uid] = entry
@@ -519,6 +545,7 @@ class Pool(RuleBasedStateMachine):
         document = self.server.history[-1 - pick % min(5, len(self.server.history))]
         if document["metadata"]["uid"] in self.worker.state.leases:
             self.worker.state.observe(lease_of(document))
+            self.run_worker()
 
     def the_worker_hears_the_news(self) -> None:
         self.worker.watch()
@@ -588,6 +615,23 @@ class Pool(RuleBasedStateMachine):
             step = advance(lease, self.policy, self.seen_world(), self.now)
             assert (step.patch, step.action) == ({}, ""), f"{lease.name} was forgotten: {step}"
         self.everyone_waits_for_a_reason()
+        self.nobody_holds_beyond_the_end()
+
+    def nobody_holds_beyond_the_end(self) -> None:
+        session = self.sessions.get(SESSION)
+        live = session is not None and self.now < session.renewed_at + 60_000
+        for lease in self.worker.state.leases.values():
+            if not lease.allocated or lease.releasing:
+                continue
+            end, grace = lease.deadline("expirationTime"), self.policy.grace
+            assert end is not None
+            if self.policy.ends_leases:
+                assert self.now < end + grace, f"{lease.name} is held beyond its end"
+            if lease.liveness == "Session" and lease.is_true("Claimed") and not live:
+                since = lease.deadline("heartbeatTime")
+                assert since is not None
+                assert since <= self.now < since + grace
+                assert session is None or since <= session.renewed_at + 60_000
 
     def everyone_waits_for_a_reason(self) -> None:
         state = self.worker.state
@@ -686,6 +730,8 @@ class Pool(RuleBasedStateMachine):
             self.nothing_ends_early(was, after, policy)
         if was.allocated and not after.allocated:
             assert after.finished
+        end, maximum = after.deadline("expirationTime"), after.deadline("maxExpirationTime")
+        assert maximum is None or (end is not None and end <= maximum)
         return after
 
     def nothing_ends_early(self, was: Lease, after: Lease, policy: PoolPolicy) -> None:
@@ -748,6 +794,8 @@ class Pool(RuleBasedStateMachine):
             self.now += 1000 * seconds
             self.the_pool_comes_to_rest()
             self.nothing_is_lent_twice()
+        if self.policy.stop == "HoldAndDrain":
+            assert self.worker.state.ledger.count(HELD) == 0, "a drained pool is empty in the end"
 
 
 TestPool = Pool.TestCase
