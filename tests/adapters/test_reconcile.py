@@ -148,6 +148,24 @@ async def test_an_api_server_that_is_away_in_the_middle_of_a_grant() -> None:
         await scene.granted("a")
 
 
+async def test_a_lease_that_asks_for_another_place_after_the_commit_is_decided_anew() -> None:
+    async with Scene(nodes=2) as scene:
+        await scene.until(lambda: scene.worker.ready)
+
+        def moved(method: str, path: str, body: Any) -> Any:
+            if path == POOL_STATUS and method == "PATCH" and body["status"].get("ledger", {}).get("inFlight"):
+                scene.kube.faults.clear()
+                scene.kube.touch(lease_path("a"), {"spec": {"placement": {"nodeSelector": {"disk": "fast"}}}})
+
+        scene.kube.touch(f"{paths.NODES}/n2", {"metadata": {"labels": {"disk": "fast"}}})
+        scene.cluster.node_seen(scene.kube.objects[f"{paths.NODES}/n2"])
+        scene.kube.faults.append(moved)
+        scene.ask("a")
+        await scene.granted("a")
+        assert [row["nodeName"] for row in scene.lease("a")["status"]["allocation"]["slices"]] == ["n2"]
+        assert scene.lease("a")["status"]["fencingToken"] == 2
+
+
 async def test_a_grant_that_is_refused_is_undone_and_its_lease_put_aside() -> None:
     refused_grants = [0]
 

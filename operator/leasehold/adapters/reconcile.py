@@ -653,6 +653,7 @@ class PoolWorker:
     def _still_wanted(self, lease: Lease, entry: Entry) -> bool:
         """A commitment holds for the request it was made for; anything else is decided anew."""
         same = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
+        same = same and entry.generation in (0, lease.generation)
         return same and not lease.deleting and not lease.wants_release
 
     async def _add_finalizer(self, lease: Lease) -> Lease:

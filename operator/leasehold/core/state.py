@@ -21,7 +21,10 @@ from leasehold.core.policy import PoolPolicy
 
 
 class Entry(NamedTuple):
-    """A grant that is committed in the pool and not yet known to be written to its lease."""
+    """A grant that is committed in the pool and not yet known to be written to its lease.
+
+    `generation` is the lease's at the commit; 0 for a commitment that was inherited, whose generation nobody kept.
+    """
 
     uid: str
     namespace: str
@@ -29,6 +32,7 @@ class Entry(NamedTuple):
     sequence: int
     amounts: Mapping[str, int]
     nodes: tuple[str, ...]
+    generation: int = 0
 
 
 class PoolState:
