@@ -40,10 +40,29 @@ async def test_a_grant_is_one_commit_and_one_write() -> None:
         await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
         leases = scene.kube.writes(lease_path("a"))
         commits = [body["status"]["ledger"] for body in scene.kube.writes(POOL_STATUS)]
-    assert len(leases) == 1
+    commits = [
+        ledger for ledger in commits if ledger["inFlight"]
+    ]  # without those that publish and drop entries
+    assert (len(leases), len(commits)) == (1, 1)
     assert leases[0]["metadata"]["resourceVersion"]
     assert [row["name"] for row in commits[0]["inFlight"]] == ["a"]
     assert commits[0]["sequence"] == leases[0]["status"]["fencingToken"] == 1
+
+
+async def test_a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        away = failing(Unknown("away"), path=lease_path("a"))
+        scene.kube.faults.append(away)
+        scene.ask("a")
+        await scene.until(lambda: scene.worker.state.entries)
+        scene.ask("b")
+        await scene.granted("b")
+        await scene.until(lambda: scene.worker._settled == set())
+        assert [row["name"] for row in scene.pool()["status"]["ledger"]["inFlight"]] == ["a"]
+        scene.kube.faults.remove(away)
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+        assert status(scene.lease("a"), "Allocated") == "True"
 
 
 async def test_the_epoch_is_raised_before_the_leases_are_listed() -> None:

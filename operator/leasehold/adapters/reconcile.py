@@ -546,7 +546,6 @@ class PoolWorker:
             return False
         except ApiError as error:
             if not await self._swapped_after_all(error, entries):
-                self._publish_due = True
                 self.mark()
                 return False
         else:
