@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
@@ -320,12 +321,12 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
 
     terms = st.fixed_dictionaries(
         {
-            "gracePeriodSeconds": st.sampled_from([0, 30]),
+            "gracePeriodSeconds": st.sampled_from([0, 30, 30]),
             "cooldownSeconds": st.sampled_from([0, 0, 45]),
             "claimTimeoutSeconds": st.sampled_from([0, 120]),
             "maxDurationSeconds": st.sampled_from([600, 600, 300]),
             "defaultDurationSeconds": st.just(300),
-            "maxTotalSeconds": st.sampled_from([None, 700]),
+            "maxTotalSeconds": st.sampled_from([None, 350]),
             "warnBeforeSeconds": st.sampled_from([[], [60, 200]]),
             "capacityLossAction": st.sampled_from(["Keep", "Revoke"]),
             "expirationAction": st.sampled_from(["Release", "Release", "NotifyOnly"]),
@@ -338,7 +339,7 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
             "queue": st.sampled_from(["BestEffortFIFO", "BestEffortFIFO", "StrictFIFO"]),
             "max_pending": st.sampled_from([3, 10_000]),
             "on_stale": st.sampled_from(["Hold", "Ignore"]),
-            "stop": st.sampled_from(["None"] * 8 + ["Hold", "HoldAndDrain"]),
+            "stop": st.sampled_from(["None"] * 12 + ["Hold", "HoldAndDrain"]),
         }
     )
     return st.builds(build, cpu, memory, terms, how, st.booleans(), st.sampled_from([1, 2, 2, 2]))
@@ -352,7 +353,7 @@ REQUESTS = st.fixed_dictionaries(
         "count": st.sampled_from([1, 1, 1, 2, 3]),
         "mode": st.sampled_from(["Any", "Any", "SameNode", "DistinctNodes", "SameDomain"]),
         "priority": st.sampled_from([0, 0, 5]),
-        "liveness": st.sampled_from(["None", "Renew", "Session"]),
+        "liveness": st.sampled_from(["None", "Renew", "Renew", "Session"]),
         "duration": st.sampled_from([None, 60, 300, 600]),
     }
 )
@@ -481,6 +482,10 @@ class Pool(RuleBasedStateMachine):
         self.policy = policy
         self.worker.respec(policy, self.nodes)
 
+    @rule(stop=st.sampled_from(["None", "None", "Hold", "HoldAndDrain"]))
+    def an_administrator_brakes(self, stop: str) -> None:
+        self.the_pool_is_changed(replace(self.policy, stop=stop))
+
     # --- nodes ---
 
     @rule(
@@ -543,8 +548,12 @@ class Pool(RuleBasedStateMachine):
     @rule(pick=PICK)
     def old_news_arrives(self, pick: int) -> None:
         document = self.server.history[-1 - pick % min(5, len(self.server.history))]
-        if document["metadata"]["uid"] in self.worker.state.leases:
+        known = self.worker.state.leases.get(document["metadata"]["uid"])
+        if known is not None:
             self.worker.state.observe(lease_of(document))
+            assert self.worker.state.leases[known.uid].version >= known.version, (
+                "what is known is not unlearned"
+            )
             self.run_worker()
 
     def the_worker_hears_the_news(self) -> None:
@@ -800,7 +809,7 @@ class Pool(RuleBasedStateMachine):
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
