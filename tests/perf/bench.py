@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=OUT, help=f"where the results go (default {OUT})")
     parser.add_argument("parts", nargs="*", help="planning, throughput, reporter (default: all)")
     given = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     parts = given.parts or ["planning", "throughput", "reporter"]
     found = collect(parts, quick=given.quick, say=lambda line: console.print(f"[dim]{line}[/dim]"))
     show(console, found)
