@@ -214,7 +214,9 @@ def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int)
 def entry_of(grant: Grant, sequence: int) -> Entry:
     """Return what the pool's commit says about a grant."""
     lease = grant.lease
-    return Entry(lease.uid, lease.namespace, lease.name, sequence, dict(lease.request), grant.nodes, lease.generation)
+    return Entry(
+        lease.uid, lease.namespace, lease.name, sequence, dict(lease.request), grant.nodes, lease.generation
+    )
 
 
 def grant_step(
