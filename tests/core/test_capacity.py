@@ -155,6 +155,7 @@ def test_nodes_are_found_by_their_labels() -> None:
     assert found.selected(()) is None
     assert found.selected((("zone", "x"),)) == {0, 1}
     assert found.selected((("disk", "ssd"), ("zone", "x"))) == {0}
+    assert found.selected((("disk", "ssd"), ("zone", "x"))) == {0}
     assert found.selected((("rack", "1"),)) == frozenset()
     assert dict(found.domains("zone")) == {"x": {0, 1}, "y": {2}}
     assert found.domains("zone") is found.domains("zone"), "worked out once"

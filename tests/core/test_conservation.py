@@ -803,8 +803,11 @@ class Pool(RuleBasedStateMachine):
             self.now += 1000 * seconds
             self.the_pool_comes_to_rest()
             self.nothing_is_lent_twice()
-        if self.policy.stop == "HoldAndDrain":
-            assert self.worker.state.ledger.count(HELD) == 0, "a drained pool is empty in the end"
+        self.an_administrator_brakes("HoldAndDrain")
+        for seconds in (0, 31):
+            self.now += 1000 * seconds
+            self.the_pool_comes_to_rest()
+        assert self.worker.state.ledger.count(HELD) == 0, "a drained pool is empty in the end"
 
 
 TestPool = Pool.TestCase
