@@ -276,7 +276,9 @@ class Rejection(Model):
     """One reason why nodes were passed over."""
 
     reason: str = Field(min_length=1, max_length=32, description="Why, such as Insufficient or NodeNotReady.")
-    nodes: Count = Field(description="How many nodes, each counted under its first reason.")
+    nodes: Count = Field(
+        description="How many nodes. A node that lacks several resources counts under each of them."
+    )
     resource: str | None = Field(
         default=None, max_length=NAME_LENGTH, description="The resource in question, where there is one."
     )

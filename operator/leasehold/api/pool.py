@@ -318,9 +318,8 @@ class PoolPlacement(Model):
         default=None,
         ge=1,
         le=100,
-        description="A node whose measured use of any resource asked for is above this share of its total"
-        " gets no new"
-        " leases. Unset: use does not matter here.",
+        description="A node whose measured use of any of the pool's resources is above this share of its total"
+        " gets no new leases. Unset: use does not matter here.",
     )
 
 
