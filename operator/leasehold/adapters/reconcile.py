@@ -472,7 +472,7 @@ class PoolWorker:
             for change in decided.changes:
                 self._start_change(change)
             if decided.grants:
-                await self._commit(decided.grants, world)
+                await self._commit(decided.grants)
             more = decided.more and self._batch() > 0
             await asyncio.sleep(0)
         await self._publish()
@@ -521,7 +521,7 @@ class PoolWorker:
 
     # --- step 4: commit ---
 
-    async def _commit(self, grants: tuple[Grant, ...], world: World) -> None:
+    async def _commit(self, grants: tuple[Grant, ...]) -> None:
         """Swap the pool's ledger: the grants' sequence numbers and in-flight entries go in, finished ones go out.
 
         When the swap fails nothing was granted, and the next pass decides anew on what is then true.
