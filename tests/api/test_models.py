@@ -67,8 +67,8 @@ def test_what_was_read_is_written_again() -> None:
 
 
 def test_fields_of_a_newer_version_are_ignored() -> None:
-    lease = CapacityLease.model_validate({**LEASE, "spec": {**LEASE["spec"], "mode": "DryRun"}})
-    assert "mode" not in lease.to_wire()["spec"]
+    lease = CapacityLease.model_validate({**LEASE, "spec": {**LEASE["spec"], "share": "Half"}})
+    assert "share" not in lease.to_wire()["spec"]
 
 
 def test_initialisms_keep_their_capitals() -> None:

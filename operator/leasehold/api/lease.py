@@ -7,9 +7,12 @@ from pydantic import ConfigDict, Field
 from leasehold.api import names
 from leasehold.api.meta import (
     AGE,
+    INT32_MAX,
     MAX_RESOURCES,
     MAX_SLICES,
     NAME_LENGTH,
+    ORDERED,
+    UID_LENGTH,
     Amount,
     Column,
     Conditions,
@@ -29,19 +32,23 @@ from leasehold.api.meta import (
     rules,
 )
 from leasehold.api.names import (
+    CounterOfferKind,
     DeadlineCause,
     DesiredState,
     LeaseCondition,
+    LeaseMode,
     LeasePhase,
     Liveness,
     PlacementMode,
 )
-from leasehold.api.pool import YEAR, LabelValue
+from leasehold.api.pool import DAY, YEAR, LabelSelector, LabelValue, TenantName
 
 HIGHEST_PRIORITY: Final = 1_000_000_000
 MAX_REJECTIONS: Final = 16
+MAX_VICTIMS: Final = 64
 
 _FORBIDDEN: Final = "FieldValueForbidden"
+_KEY_LENGTH: Final = 63 + len("/") + NAME_LENGTH
 
 
 class PoolRef(Model):
@@ -112,6 +119,16 @@ class Placement(Model):
     )
 
 
+def _fixed(name: str) -> Rule:
+    """Return the rule that an optional field of the spec is neither changed, added nor removed."""
+    return Rule(
+        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+        f"{name} cannot be changed; create a new lease instead",
+        field_path=f".{name}",
+        reason=_FORBIDDEN,
+    )
+
+
 class LeaseSpec(Model):
     """What is asked for, and whether it is still wanted."""
 
@@ -125,6 +142,25 @@ class LeaseSpec(Model):
                 field_path=".liveness",
             ),
             Rule(
+                "has(self.poolRef) || has(self.poolSelector)",
+                "name a pool in poolRef, or set poolSelector to let the operator choose one",
+                field_path=".poolRef",
+            ),
+            Rule(
+                "oldSelf.hasValue() || !has(self.poolRef) || !has(self.poolSelector)",
+                "poolRef and poolSelector must not both be set; keep one",
+                field_path=".poolSelector",
+                optional_old_self=True,
+            ),
+            Rule(
+                "!has(oldSelf.poolRef) || (has(self.poolRef) && self.poolRef == oldSelf.poolRef)",
+                "the pool of a lease cannot be changed; create a new lease instead",
+                field_path=".poolRef",
+                reason=_FORBIDDEN,
+            ),
+            _fixed("poolSelector"),
+            _fixed("startTime"),
+            Rule(
                 "!has(oldSelf.desiredState) || oldSelf.desiredState != 'Released'"
                 " || (has(self.desiredState) && self.desiredState == 'Released')",
                 "desiredState Released is final; create a new lease instead",
@@ -134,15 +170,15 @@ class LeaseSpec(Model):
         )
     )
 
-    pool_ref: PoolRef = Field(
-        json_schema_extra=rules(
-            Rule(
-                "self == oldSelf",
-                "the pool of a lease cannot be changed; create a new lease instead",
-                reason=_FORBIDDEN,
-            )
-        ),
-        description="The pool to borrow from. Cannot be changed.",
+    pool_ref: PoolRef | None = Field(
+        default=None,
+        description="The pool to borrow from. Cannot be changed. Either this or poolSelector is given; with"
+        " poolSelector the operator writes the pool it chose here, once.",
+    )
+    pool_selector: LabelSelector | None = Field(
+        default=None,
+        description="The pools that will do, by the labels of the CapacityPools; {} is every pool. The operator"
+        " takes the one where the lease starts first. Cannot be changed.",
     )
     resources: dict[str, PositiveQuantity] = Field(
         min_length=1,
@@ -168,8 +204,8 @@ class LeaseSpec(Model):
         default=0,
         ge=-HIGHEST_PRIORITY,
         le=HIGHEST_PRIORITY,
-        description="Higher is granted sooner, before age. Held leases are never taken away for a higher"
-        " priority.",
+        description="Higher is granted sooner, before age. Held leases are taken away for a higher priority only"
+        " where the pool's spec.preemption says so.",
     )
     holder: Holder | None = Field(
         default=None, description="Who uses the capacity. Cannot be changed once granted."
@@ -183,6 +219,41 @@ class LeaseSpec(Model):
         le=YEAR,
         description="The term, in seconds from the grant, and again from each renewal. Unset: the pool's"
         " defaultDurationSeconds. A change counts from the next renewal.",
+    )
+    start_time: Timestamp | None = Field(
+        default=None,
+        description="Reserve the capacity from this time on instead of now. A time that has passed is now. Cannot"
+        " be changed.",
+    )
+    start_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=YEAR,
+        description="A lease that is not granted within so many seconds, from startTime or else from its creation,"
+        " ends (StartDeadlineExceeded). Unset: it waits as long as it takes.",
+    )
+    tenant: TenantName | None = Field(
+        default=None,
+        description="The tenant of the pool that this lease counts for. Needed only where the namespace belongs to"
+        " several. Cannot be changed once granted.",
+    )
+    mode: LeaseMode = Field(
+        default=LeaseMode.RESERVE,
+        json_schema_extra=rules(
+            Rule(
+                "self == oldSelf",
+                "mode cannot be changed; create a new lease instead",
+                reason=_FORBIDDEN,
+            )
+        ),
+        description=choice(LeaseMode, "What is asked for.") + " Cannot be changed.",
+    )
+    defer_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=DAY,
+        description="Extra time the holder asks for, in seconds beside the grace period, when its lease is ended for"
+        " another one. Granted up to the pool's maxDeferSeconds.",
     )
     renew_time: TimeText | None = Field(
         default=None,
@@ -244,6 +315,7 @@ class NextDeadline(Model):
 class Deadlines(Model):
     """Absolute times, by the operator's clock. A lease never ends before them, and may end a little after."""
 
+    start_time: Timestamp | None = Field(default=None, description="The promised start.")
     claim_time: Timestamp | None = Field(default=None, description="The holder must show up before.")
     heartbeat_time: Timestamp | None = Field(default=None, description="The next heartbeat must come before.")
     expiration_time: Timestamp | None = Field(default=None, description="The term ends. Renewal moves it.")
@@ -301,6 +373,117 @@ class Release(Model):
     )
 
 
+class QueuePlace(Model):
+    """Where a waiting lease stands. Updated only when it moves materially."""
+
+    approximate_position: int | None = Field(
+        default=None, ge=1, le=INT32_MAX, description="Its place in the queue, about; 1 is next."
+    )
+    estimated_start_time: Timestamp | None = Field(
+        default=None,
+        description="When it starts if every lease runs to its end and none of a higher turn comes. Absent: cannot be"
+        " told.",
+    )
+
+
+class Reservation(Model):
+    """A promised start. The room is kept for this lease from startTime on; nothing is held before."""
+
+    ledger_sequence: Serial = Field(description="The commit in the pool's ledger that made the promise.")
+    start_time: Timestamp = Field(description="When the lease starts.")
+    end_time: Timestamp = Field(description="When its room is free again if it is not renewed.")
+    slices: list[Slice] = Field(
+        max_length=MAX_SLICES,
+        json_schema_extra=keyed_by("index"),
+        description="The parts that are promised, by index.",
+    )
+
+
+class CounterOffer(Model):
+    """What could be had instead. Nothing of it is kept: ask for it with a new lease."""
+
+    kind: CounterOfferKind = Field(
+        description=choice(CounterOfferKind, "How it differs from what was asked for.")
+    )
+    resources: dict[str, Amount] | None = Field(
+        default=None, max_length=MAX_RESOURCES, description="What one slice would hold, where that is less."
+    )
+    count: int | None = Field(
+        default=None, ge=1, le=MAX_SLICES, description="How many slices, where they are fewer."
+    )
+    pool: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=NAME_LENGTH,
+        description="The pool that has it, where another does.",
+    )
+    start_time: Timestamp | None = Field(default=None, description="From when on, where that is later.")
+
+
+class Quote(Model):
+    """The answer to a lease of mode DryRun that can be granted, now or later. Nothing of it is kept."""
+
+    pool: str = Field(min_length=1, max_length=NAME_LENGTH, description="The pool that would give it.")
+    start_time: Timestamp = Field(description="When it would start.")
+    nodes: list[Annotated[str, Field(max_length=NAME_LENGTH)]] = Field(
+        max_length=MAX_SLICES,
+        json_schema_extra=ORDERED,
+        description="The node of each slice, by slice index.",
+    )
+    victims: list[Annotated[str, Field(max_length=_KEY_LENGTH)]] | None = Field(
+        default=None,
+        max_length=MAX_VICTIMS,
+        json_schema_extra=ORDERED,
+        description="The leases that would be ended for it, as namespace/name.",
+    )
+
+
+class Revocation(Model):
+    """The notice to a holder whose lease is ended for another one."""
+
+    preemptor_uid: str | None = Field(
+        default=None,
+        validation_alias="preemptorUID",
+        serialization_alias="preemptorUID",
+        min_length=1,
+        max_length=UID_LENGTH,
+        description="The metadata.uid of the lease that needs the room.",
+    )
+    notice_time: Timestamp = Field(description="When the holder was told.")
+    defer_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=DAY,
+        description="The extra time the holder got, in seconds beside the grace period.",
+    )
+
+
+class ResourceUse(Model):
+    """One resource, reserved and used."""
+
+    name: str = Field(min_length=1, max_length=NAME_LENGTH, description="The resource.")
+    reserved: Amount = Field(description="What the lease held, all slices together.")
+    used: Amount = Field(
+        description="What its workload used of that: the mean over the time in which it was observed."
+    )
+    used_percent: Count = Field(description="The same in percent of what was reserved.")
+
+
+class Accounting(Model):
+    """What was reserved and what was used. Written once, when the lease is over."""
+
+    held_seconds: Count = Field(description="How long the capacity was held, in seconds.")
+    observed_seconds: Count = Field(
+        description="For how much of that time reporters said what the workload used, in seconds."
+    )
+    resources: list[ResourceUse] | None = Field(
+        default=None,
+        max_length=MAX_RESOURCES,
+        json_schema_extra=keyed_by("name"),
+        description="Reserved and used, by resource. Absent where nothing was observed.",
+    )
+
+
 class LeaseStatus(Model):
     """What the operator decided. Written by the operator only."""
 
@@ -339,6 +522,14 @@ class LeaseStatus(Model):
         " refuses any token"
         " smaller than the largest it has seen.",
     )
+    tenant: Annotated[str, Field(max_length=63)] | None = Field(
+        default=None,
+        description="The tenant of the pool that this lease counts for. Absent: the pool has none.",
+    )
+    queue: QueuePlace | None = Field(default=None, description="Where a waiting lease stands.")
+    reservation: Reservation | None = Field(
+        default=None, description="The promised start of a lease with spec.startTime."
+    )
     allocation: Allocation | None = Field(default=None, description="The grant: which slices on which nodes.")
     deadlines: Deadlines | None = Field(default=None, description="When and why the lease will end.")
     renewal: Renewal | None = Field(default=None, description="The record of renewals.")
@@ -348,7 +539,19 @@ class LeaseStatus(Model):
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
         description="Why a waiting lease is not granted, most nodes first.",
     )
+    quote: Quote | None = Field(
+        default=None, description="Where, when and at whose cost a lease of mode DryRun would be granted."
+    )
+    counter_offer: CounterOffer | None = Field(
+        default=None, description="What could be had instead of what was asked for."
+    )
+    revocation: Revocation | None = Field(
+        default=None, description="The notice to a holder whose lease is ended for another one."
+    )
     release: Release | None = Field(default=None, description="How the lease ends.")
+    accounting: Accounting | None = Field(
+        default=None, description="What was reserved and what was used, once the lease is over."
+    )
 
 
 _GRANTED: Final = "has(oldSelf.status) && has(oldSelf.status.allocation)"
@@ -385,6 +588,14 @@ class CapacityLease(Resource):
                 " && (!has(self.spec.holder) || self.spec.holder == oldSelf.spec.holder))",
                 "holder cannot be changed once the lease is granted; create a new lease instead",
                 field_path=".spec.holder",
+                reason=_FORBIDDEN,
+            ),
+            Rule(
+                "(has(self.spec.tenant) == has(oldSelf.spec.tenant)"
+                " && (!has(self.spec.tenant) || self.spec.tenant == oldSelf.spec.tenant))"
+                f" || !({_GRANTED})",
+                "tenant cannot be changed once the lease is granted; create a new lease instead",
+                field_path=".spec.tenant",
                 reason=_FORBIDDEN,
             ),
             Rule(

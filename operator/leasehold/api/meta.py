@@ -41,20 +41,28 @@ class Rule:
     """One CEL rule of ``x-kubernetes-validations``: what must be true, and what the user reads if it is not.
 
     ``field_path`` points the message at one field (``.spec.count``) instead of the object that carries the
-    rule; ``reason`` is the kind of error, ``FieldValueInvalid`` unless set.
+    rule; ``reason`` is the kind of error, ``FieldValueInvalid`` unless set. With ``optional_old_self`` the rule
+    runs at creation too, and ``oldSelf`` is an optional value.
     """
 
-    KEYS: ClassVar = ("rule", "message", "fieldPath", "reason")
+    KEYS: ClassVar = ("rule", "message", "fieldPath", "reason", "optionalOldSelf")
 
     rule: str
     message: str
     field_path: str = ""
     reason: str = ""
+    optional_old_self: bool = False
 
-    def to_wire(self) -> dict[str, str]:
+    def to_wire(self) -> dict[str, str | bool]:
         """Return the rule as the CRD writes it."""
-        texts = (self.rule, self.message, self.field_path, self.reason)
-        return {key: text for key, text in zip(self.KEYS, texts, strict=True) if text}
+        parts: tuple[str | bool, ...] = (
+            self.rule,
+            self.message,
+            self.field_path,
+            self.reason,
+            self.optional_old_self,
+        )
+        return {key: part for key, part in zip(self.KEYS, parts, strict=True) if part}
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class ConditionStatus(Named):
 
 
 class SelectorOperator(Named):
-    """How one label of a node is compared."""
+    """How one label is compared."""
 
     IN = "In", "the label's value is one of values"
     NOT_IN = "NotIn", "the label is absent, or its value is none of values"
@@ -122,6 +122,48 @@ class QueueStrategy(Named):
 
     STRICT_FIFO = "StrictFIFO", "priority, then age; a lease that does not fit holds back all behind it"
     BEST_EFFORT_FIFO = "BestEffortFIFO", "priority, then age; a lease that does not fit is passed over"
+    BACKFILL = (
+        "Backfill",
+        "priority, then age; the first lease that does not fit has the earliest start it can have reserved, and"
+        " others may jump it only if they do not delay it",
+    )
+
+
+class Fairness(Named):
+    """What ranks the tenants of a pool."""
+
+    DOMINANT_SHARE = (
+        "DominantShare",
+        "the largest share of any resource that a tenant holds, divided by its weight; the lowest goes first",
+    )
+    DOMINANT_SHARE_AND_WASTE = (
+        "DominantShareAndWaste",
+        "the same, and what a tenant held and did not use counts too",
+    )
+
+
+class PromiseConflictAction(Named):
+    """What happens to a renewal that would run into a promised start."""
+
+    CUT = "Cut", "the new term ends where the promise begins"
+    REFUSE = "Refuse", "there is no new term"
+
+
+class WithinTenant(Named):
+    """Whether a lease may take room from leases of its own tenant."""
+
+    NEVER = "Never", "no lease is ended for another of its tenant"
+    LOWER_PRIORITY = "LowerPriority", "leases of lower priority are ended for one that does not fit"
+
+
+class Borrowers(Named):
+    """Whether a tenant may take back what others borrowed of its guarantee."""
+
+    NEVER = "Never", "what is borrowed stays until its lease ends"
+    RECLAIM = (
+        "Reclaim",
+        "leases of tenants above their guarantee are ended for a tenant that stays within its own",
+    )
 
 
 class PlacementStrategy(Named):
@@ -175,6 +217,24 @@ class DesiredState(Named):
     RELEASED = "Released", "to give it back; there is no way back to Held"
 
 
+class LeaseMode(Named):
+    """Whether a lease asks for capacity or for an answer."""
+
+    RESERVE = "Reserve", "capacity"
+    DRY_RUN = (
+        "DryRun",
+        "an answer in the status: where, when and at whose cost it would be granted; nothing is committed",
+    )
+
+
+class CounterOfferKind(Named):
+    """What could be had instead of what was asked for."""
+
+    SMALLER = "Smaller", "less of it, now"
+    OTHER_POOL = "OtherPool", "the same from another pool"
+    LATER = "Later", "the same, from a later time on"
+
+
 class ReportState(Named):
     """Whether a node may lend."""
 
@@ -193,6 +253,7 @@ class LeasePhase(Named):
     """One word for people, derived from the conditions. No code may decide by it."""
 
     PENDING = "Pending", "waiting for capacity"
+    SCHEDULED = "Scheduled", "promised; it starts at status.reservation.startTime"
     BOUND = "Bound", "granted, and its holder has not shown up yet"
     ACTIVE = "Active", "granted and in use"
     DRAINING = "Draining", "ending; its holder has until status.deadlines.revocationTime"
@@ -202,11 +263,13 @@ class LeasePhase(Named):
     EXPIRED = "Expired", "ended by time, silence or idleness"
     REVOKED = "Revoked", "taken back"
     FAILED = "Failed", "can never be granted"
+    DRY_RUN_COMPLETE = "DryRunComplete", "the question of a lease with mode DryRun is answered"
 
 
 class DeadlineCause(Named):
     """What happens at ``status.deadlines.next``."""
 
+    START = "Start", "the promised start"
     CLAIM = "Claim", "the holder must have shown up"
     HEARTBEAT = "Heartbeat", "the holder must have renewed"
     EXPIRATION = "Expiration", "the term ends"
@@ -252,7 +315,27 @@ class LeaseReason(Named):
 
     # Accepted
     POLICY_MET = "PolicyMet", "The request is within the pool's policy."
+    POOL_CHOSEN = (
+        "PoolChosen",
+        "One of the pools of spec.poolSelector was chosen; the message says which and why.",
+    )
     POOL_NOT_FOUND = "PoolNotFound", "No such pool. Correct spec.poolRef.name, or create the pool."
+    NO_MATCHING_POOL = (
+        "NoMatchingPool",
+        "No pool that spec.poolSelector matches can lend this. Correct its labels, or ask for less.",
+    )
+    NAMESPACE_NOT_ALLOWED = (
+        "NamespaceNotAllowed",
+        "The namespace belongs to no tenant of the pool. Use another pool, or ask its administrator.",
+    )
+    TENANT_AMBIGUOUS = (
+        "TenantAmbiguous",
+        "The namespace belongs to several tenants of the pool. Name one of them in spec.tenant.",
+    )
+    EXCEEDS_TENANT_LIMIT = (
+        "ExceedsTenantLimit",
+        "It is more than its tenant may ever hold. Ask for less.",
+    )
     DURATION_TOO_LONG = (
         "DurationTooLong",
         "Longer than the pool's maxDurationSeconds. Ask for less, and renew.",
@@ -277,7 +360,29 @@ class LeaseReason(Named):
         "WaitingForFreshReports",
         "Nodes that would fit have no fresh report. See NodeReports.",
     )
-    BLOCKED_BY_HEAD = "BlockedByHead", "The pool is StrictFIFO and an earlier lease waits."
+    BLOCKED_BY_HEAD = (
+        "BlockedByHead",
+        "An earlier lease waits, and the pool lets none past it (StrictFIFO), or none that would delay it"
+        " (Backfill).",
+    )
+    WAITING_FOR_QUOTA = (
+        "WaitingForQuota",
+        "Its tenant is at its limit. It is granted when leases of the tenant give back.",
+    )
+    WAITING_FOR_VICTIMS = (
+        "WaitingForVictims",
+        "Leases are being ended to make room; it is granted when they have given back.",
+    )
+    WAITING_FOR_FAIR_SHARE = (
+        "WaitingForFairShare",
+        "Another tenant waits below its guarantee; until it is served nobody may borrow.",
+    )
+    START_TIME_NOT_REACHED = "StartTimeNotReached", "It starts at spec.startTime, which is still to come."
+    ROOM_PROMISED = (
+        "RoomPromised",
+        "It fits now, but the room is promised to others before it would end. Ask for a shorter term.",
+    )
+    DRY_RUN = "DryRun", "Only an answer was asked for; nothing is committed."
     NO_MATCHING_NODES = (
         "NoMatchingNodes",
         "No node of the pool matches spec.placement. Correct the labels asked for.",
@@ -313,6 +418,10 @@ class LeaseReason(Named):
     EXPIRATION = "Expiration", "The term ends soon. Renew, or finish."
     MAXIMUM = "Maximum", "The pool's maxTotalSeconds ends soon. It cannot be renewed further."
     IDLE = "Idle", "The capacity is hardly used. Use it or give it back."
+    PROMISED_START = (
+        "PromisedStart",
+        "The room is promised to another lease from then on. It cannot be renewed further.",
+    )
     CLAIM = "Claim", "The holder has not shown up and the claim deadline is near."
     HEARTBEAT = "Heartbeat", "The heartbeat is late and its deadline is near."
     NOT_SOON = "NotSoon", "No end is near."
@@ -324,6 +433,12 @@ class LeaseReason(Named):
     POOL_DRAINING = "PoolDraining", "An administrator drains the pool, or deletes it."
     NODE_LOST = "NodeLost", "One of its nodes was deleted, or not ready for the pool's nodeLossSeconds."
     CAPACITY_LOST = "CapacityLost", "The pool shrank below what is held."
+    PREEMPTED = "Preempted", "A lease of higher priority of the same tenant needs the room."
+    TENANT_RECLAIM = "TenantReclaim", "The tenant it borrowed from needs its guarantee."
+    START_DEADLINE_EXCEEDED = (
+        "StartDeadlineExceeded",
+        "It was not granted within spec.startDeadlineSeconds. Ask again, with more time or for less.",
+    )
     ADMIN_REVOKED = "AdminRevoked", "An administrator revoked it; the message carries their reason."
     RELEASE_REQUESTED = "ReleaseRequested", "The holder gave it back, or deleted it."
     NAMESPACE_GONE = "NamespaceGone", "The lease's namespace is being deleted."
@@ -357,8 +472,9 @@ class LeaseReason(Named):
     EXPIRED = "Expired", "Ended by time, by silence of its holder, or by idleness."
     REVOKED = (
         "Revoked",
-        "Taken back by an administrator, or with a node, a namespace, or capacity that was lost.",
+        "Taken back by an administrator, for another lease, or with a node, a namespace, or capacity that was lost.",
     )
+    DRY_RUN_COMPLETE = "DryRunComplete", "The question was answered; see status.quote or status.counterOffer."
     FAILED = "Failed", "It can never be granted as it was asked for."
     IN_PROGRESS = "InProgress", "Not over."
 
@@ -402,6 +518,10 @@ class PoolCondition(Named):
     )
     DRAINING = "Draining", "held leases are being revoked"
     DEGRADED = "Degraded", "some nodes cannot lend"
+    TENANTS_VALID = (
+        "TenantsValid",
+        "the pool's tenants can be told apart, and what they are guaranteed is there",
+    )
 
 
 class PoolReason(Named):
@@ -452,6 +572,18 @@ class PoolReason(Named):
     NODES_PRESSURED = "NodesPressured", "Some nodes are used too much to lend more."
     HEALTHY = "Healthy", "Nothing is wrong."
 
+    # TenantsValid
+    VALID = "Valid", "Every namespace belongs to one tenant at most, and all guarantees can be met together."
+    TENANTS_OVERLAP = (
+        "TenantsOverlap",
+        "A namespace belongs to several tenants; the message names them. Correct their namespaceSelector.",
+    )
+    GUARANTEES_EXCEED_CAPACITY = (
+        "GuaranteesExceedCapacity",
+        "The tenants are guaranteed more than the pool may lend; the message names the resource. Guarantee less,"
+        " or add nodes.",
+    )
+
 
 class ReportCondition(Named):
     """Condition types of a NodeReport, as the reporter on that node sees them."""
@@ -490,9 +622,13 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
             # Ready=False repeats the reason of the condition in the way.
             LeaseCondition.READY: {_TRUE: (_L.HELD,), _FALSE: ()},
             LeaseCondition.ACCEPTED: {
-                _TRUE: (_L.POLICY_MET,),
+                _TRUE: (_L.POLICY_MET, _L.POOL_CHOSEN),
                 _FALSE: (
                     _L.POOL_NOT_FOUND,
+                    _L.NO_MATCHING_POOL,
+                    _L.NAMESPACE_NOT_ALLOWED,
+                    _L.TENANT_AMBIGUOUS,
+                    _L.EXCEEDS_TENANT_LIMIT,
                     _L.DURATION_TOO_LONG,
                     _L.EXCEEDS_POOL_MAXIMUM,
                     _L.UNIT_VIOLATION,
@@ -507,6 +643,12 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.WAITING_FOR_CAPACITY,
                     _L.WAITING_FOR_FRESH_REPORTS,
                     _L.BLOCKED_BY_HEAD,
+                    _L.WAITING_FOR_QUOTA,
+                    _L.WAITING_FOR_VICTIMS,
+                    _L.WAITING_FOR_FAIR_SHARE,
+                    _L.START_TIME_NOT_REACHED,
+                    _L.ROOM_PROMISED,
+                    _L.DRY_RUN,
                     _L.NO_MATCHING_NODES,
                     _L.FRAGMENTED,
                     _L.POOL_HELD,
@@ -525,7 +667,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                 _UNKNOWN: (_L.NOT_REQUIRED, _L.OPERATOR_RECOVERING),
             },
             LeaseCondition.EXPIRING_SOON: {
-                _TRUE: (_L.EXPIRATION, _L.MAXIMUM, _L.IDLE, _L.CLAIM, _L.HEARTBEAT),
+                _TRUE: (_L.EXPIRATION, _L.MAXIMUM, _L.IDLE, _L.PROMISED_START, _L.CLAIM, _L.HEARTBEAT),
                 _FALSE: (_L.NOT_SOON,),
             },
             LeaseCondition.DISRUPTION_TARGET: {
@@ -539,6 +681,9 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.POOL_DRAINING,
                     _L.NODE_LOST,
                     _L.CAPACITY_LOST,
+                    _L.PREEMPTED,
+                    _L.TENANT_RECLAIM,
+                    _L.START_DEADLINE_EXCEEDED,
                     _L.ADMIN_REVOKED,
                     _L.RELEASE_REQUESTED,
                     _L.NAMESPACE_GONE,
@@ -561,7 +706,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                 ),
             },
             LeaseCondition.FINISHED: {
-                _TRUE: (_L.RELEASED, _L.EXPIRED, _L.REVOKED, _L.FAILED),
+                _TRUE: (_L.RELEASED, _L.EXPIRED, _L.REVOKED, _L.FAILED, _L.DRY_RUN_COMPLETE),
                 _FALSE: (_L.IN_PROGRESS,),
             },
         }
@@ -598,6 +743,10 @@ POOL_REASONS: Final[Mapping[PoolCondition, Mapping[ConditionStatus, tuple[PoolRe
             PoolCondition.DEGRADED: {
                 _TRUE: (_P.NODES_NOT_READY, _P.NODES_CONFLICTING, _P.NODES_PRESSURED),
                 _FALSE: (_P.HEALTHY,),
+            },
+            PoolCondition.TENANTS_VALID: {
+                _TRUE: (_P.VALID,),
+                _FALSE: (_P.TENANTS_OVERLAP, _P.GUARANTEES_EXCEED_CAPACITY),
             },
         }
     )

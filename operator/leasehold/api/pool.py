@@ -24,6 +24,7 @@ from leasehold.api.meta import (
     Resource,
     Rule,
     Serial,
+    Timestamp,
     at_most,
     choice,
     keyed_by,
@@ -31,26 +32,41 @@ from leasehold.api.meta import (
     rules,
 )
 from leasehold.api.names import (
+    Borrowers,
     CapacityLossAction,
     CapacitySource,
     ExpirationAction,
+    Fairness,
     IdlePolicy,
     PlacementStrategy,
+    PromiseConflictAction,
     QueueStrategy,
     SelectorOperator,
     StalePolicy,
     StopPolicy,
     Verification,
+    WithinTenant,
 )
 
 MAX_IN_FLIGHT: Final = 128
 """Most commitments a ledger may carry at once; a batch of the planner stays below it."""
+
+MAX_TENANTS: Final = 64
 
 DAY: Final = 86_400
 WEEK: Final = 7 * DAY
 YEAR: Final = 365 * DAY
 
 LabelValue = Annotated[str, Field(max_length=63)]
+TenantName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+
+
+_RESOURCE_NAMES: Final = rules(
+    Rule(
+        f"self.all(name, size(name) <= {NAME_LENGTH})",
+        f"a resource name must be at most {NAME_LENGTH} characters long",
+    )
+)
 
 
 class SelectorRequirement(Model):
@@ -78,8 +94,8 @@ class SelectorRequirement(Model):
     )
 
 
-class NodeSelector(Model):
-    """Which nodes, by their labels. Every condition must hold; an empty selector is every node."""
+class LabelSelector(Model):
+    """Which objects, by their labels. Every condition must hold; an empty selector is every object."""
 
     match_labels: dict[str, LabelValue] | None = Field(
         default=None,
@@ -291,6 +307,26 @@ class LeasePolicy(Model):
         default=CapacityLossAction.KEEP,
         description=choice(CapacityLossAction, "What happens when nodes have less than leases hold."),
     )
+    guaranteed_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=YEAR,
+        description="A lease is not ended for another one (spec.preemption) before it is this old, in seconds from"
+        " its grant.",
+    )
+    max_defer_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=DAY,
+        description="Longest extra time, in seconds beside the grace period, that a holder may ask for"
+        " (spec.deferSeconds of its lease) when its lease is ended for another one. 0: none.",
+    )
+    promise_conflict_action: PromiseConflictAction = Field(
+        default=PromiseConflictAction.CUT,
+        description=choice(
+            PromiseConflictAction, "What happens to a renewal that would run into a promised start."
+        ),
+    )
 
 
 class Queueing(Model):
@@ -304,6 +340,80 @@ class Queueing(Model):
         ge=1,
         le=100_000,
         description="Most leases that may wait. Further ones are refused (QueueFull).",
+    )
+    fairness: Fairness = Field(
+        default=Fairness.DOMINANT_SHARE, description=choice(Fairness, "What ranks tenants.")
+    )
+    usage_half_life_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=YEAR,
+        description="What a tenant used in the past counts towards its rank, half as much for every so many seconds"
+        " that have passed. 0: only what it holds now counts.",
+    )
+
+
+class Tenant(Model):
+    """A share of the pool for the leases of some namespaces."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.guaranteed) || !has(self.limit) || self.guaranteed.all(name,"
+                f" !(name in self.limit) || ({at_most('self.guaranteed[name]', 'self.limit[name]')}))",
+                "guaranteed must not be more than limit in any resource; lower the one or raise the other",
+                field_path=".guaranteed",
+            )
+        )
+    )
+
+    name: TenantName = Field(
+        description="The tenant's name, which leases may write in spec.tenant: lower case letters, digits and"
+        " hyphens.",
+    )
+    namespace_selector: LabelSelector = Field(
+        description="The tenant's namespaces, by label; {} is every namespace. A namespace of several tenants is an"
+        " error (TenantsOverlap) unless its leases name one of them in spec.tenant.",
+    )
+    guaranteed: dict[str, Quantity] | None = Field(
+        default=None,
+        max_length=MAX_RESOURCES,
+        json_schema_extra=_RESOURCE_NAMES,
+        description="What the tenant can always have, by resource. While it does not use it others may borrow it."
+        " A resource that is not named: nothing.",
+    )
+    limit: dict[str, Quantity] | None = Field(
+        default=None,
+        max_length=MAX_RESOURCES,
+        json_schema_extra=_RESOURCE_NAMES,
+        description="The most the tenant may hold, by resource. A resource that is not named: no limit.",
+    )
+    weight: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="A tenant of weight 2 ranks as one of weight 1 that holds half as much.",
+    )
+    max_leases: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Most leases the tenant may hold at once. Unset: no limit.",
+    )
+
+
+class Preemption(Model):
+    """When held leases are ended early to make room for a waiting one. Such a lease gets its grace period."""
+
+    within_tenant: WithinTenant = Field(
+        default=WithinTenant.NEVER,
+        description=choice(WithinTenant, "Whether a lease may take room from leases of its own tenant."),
+    )
+    borrowers: Borrowers = Field(
+        default=Borrowers.NEVER,
+        description=choice(
+            Borrowers, "Whether a tenant may take back what others borrowed of its guarantee."
+        ),
     )
 
 
@@ -347,7 +457,7 @@ def _default_resources() -> list[PoolResource]:
 class PoolSpec(Model):
     """What the platform team decides: nodes, resources and terms."""
 
-    node_selector: NodeSelector = Field(
+    node_selector: LabelSelector = Field(
         description="The pool's nodes, by label; {} is every node. A node selected by two pools is lent by"
         " neither, and"
         " both pools say so (Degraded, NodesConflicting).",
@@ -366,6 +476,14 @@ class PoolSpec(Model):
     queueing: Queueing = nested(Queueing, "The order in which waiting leases are granted.")
     placement: PoolPlacement = nested(PoolPlacement, "How nodes are chosen.")
     freshness: Freshness = nested(Freshness, "How old a node's figures may be.")
+    tenants: list[Tenant] | None = Field(
+        default=None,
+        max_length=MAX_TENANTS,
+        json_schema_extra=keyed_by("name"),
+        description="Who shares the pool. None: all namespaces share it as one tenant without limit. Else a"
+        " namespace of no tenant is refused (NamespaceNotAllowed).",
+    )
+    preemption: Preemption = nested(Preemption, "When held leases are ended early for a waiting one.")
     stop_policy: StopPolicy = Field(
         default=StopPolicy.NONE, description=choice(StopPolicy, "An administrator's brake.")
     )
@@ -408,10 +526,36 @@ class LeaseCounts(Model):
     held: Count = Field(description="Granted, and not ending.")
     releasing: Count = Field(description="Ended, and their capacity not free yet.")
     quarantined: Count = Field(description="Ended, and a node did not confirm in time.")
+    scheduled: Count | None = Field(
+        default=None, description="Of those that wait, the ones with a promised start (status.reservation)."
+    )
+
+
+class TenantUsage(Model):
+    """What one tenant holds and waits for, and its rank."""
+
+    name: TenantName = Field(description="The tenant.")
+    allocated: dict[str, Amount] = Field(
+        max_length=MAX_RESOURCES, description="What its leases hold now, by resource."
+    )
+    leases: Count = Field(description="How many leases it holds.")
+    pending: Count = Field(description="How many of its leases wait.")
+    share_permille: Count = Field(
+        description="What it holds now of the resource it holds most of, in thousandths of what the pool may lend,"
+        " divided by its weight. The lowest goes first.",
+    )
+    usage_permille: Count | None = Field(
+        default=None,
+        description="The same of what it held in the past, which counts less the longer ago. Absent without"
+        " usageHalfLifeSeconds.",
+    )
+    waste_permille: Count | None = Field(
+        default=None, description="The share of what it held that it did not use, in thousandths."
+    )
 
 
 class InFlightEntry(Model):
-    """A grant that is committed here and may not be written to its lease yet. It counts as held."""
+    """A grant or a promise that is committed here and may not be written to its lease yet. A grant counts as held."""
 
     uid: str = Field(min_length=1, max_length=UID_LENGTH, description="The lease's metadata.uid.")
     namespace: str = Field(min_length=1, max_length=63, description="The lease's namespace.")
@@ -422,6 +566,17 @@ class InFlightEntry(Model):
         max_length=MAX_SLICES,
         json_schema_extra=ORDERED,
         description="The node of each slice, by slice index.",
+    )
+    start_time: Timestamp | None = Field(
+        default=None, description="The entry promises a start at this time instead of granting."
+    )
+    end_time: Timestamp | None = Field(
+        default=None, description="When the room that is promised is free for others again."
+    )
+    not_after_time: Timestamp | None = Field(
+        default=None,
+        description="The lease jumped the queue and may not be renewed beyond this time, at which another needs the"
+        " room.",
     )
 
 
@@ -448,7 +603,7 @@ class PoolStatus(Model):
     )
     conditions: Conditions | None = Field(
         default=None,
-        description="Ready, CapacityKnown, Overcommitted, LedgerConsistent, Draining and Degraded.",
+        description="Ready, CapacityKnown, Overcommitted, LedgerConsistent, Draining, Degraded and TenantsValid.",
     )
     capacity: list[PoolCapacity] | None = Field(
         default=None,
@@ -458,6 +613,12 @@ class PoolStatus(Model):
     )
     nodes: NodeCounts | None = Field(default=None, description="How many nodes are in which state.")
     leases: LeaseCounts | None = Field(default=None, description="How many leases are in which state.")
+    tenants: list[TenantUsage] | None = Field(
+        default=None,
+        max_length=MAX_TENANTS,
+        json_schema_extra=keyed_by("name"),
+        description="What each tenant holds and waits for.",
+    )
     ledger: Ledger | None = Field(default=None, description="The order of commits. Never edit it by hand.")
 
 
