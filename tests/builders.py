@@ -31,6 +31,7 @@ from leasehold.core.nodes import Node, Report, judge, node_of, report_of
 from leasehold.core.planning import grant_step
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
+from leasehold.core.selectors import Selector
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import amounts_document, apply_patch
 from leasehold.core.times import format_time, parse_time
@@ -70,6 +71,10 @@ def make_pool(
     strategy: str = "BestFit",
     queue: str = "BestEffortFIFO",
     max_pending: int = 10_000,
+    fairness: str = "DominantShare",
+    half_life: int = 0,
+    tenants: Iterable[Json] = (),
+    preemption: Json | None = None,
     max_usage: int | None = None,
     on_stale: str = "Hold",
     max_age: int = 660,
@@ -78,13 +83,22 @@ def make_pool(
 ) -> PoolPolicy:
     """A pool of cpu and memory as the Node objects tell them, with terms of one hour and 30 s of grace.
 
-    `terms` are fields of `spec.leasePolicy` as on the wire: `gracePeriodSeconds=0`.
+    `terms` are fields of `spec.leasePolicy` as on the wire: `gracePeriodSeconds=0`. So are `tenants`, except that
+    one without a `namespaceSelector` has the namespaces with the label `team` of its own name.
     """
+    shares = [{"namespaceSelector": {"matchLabels": {"team": row["name"]}}, **row} for row in tenants]
     spec = {
         "nodeSelector": {"matchLabels": dict(selector)} if selector else {},
         "resources": [dict(resource) for resource in resources or CPU_AND_MEMORY],
         "leasePolicy": terms,
-        "queueing": {"strategy": queue, "maxPending": max_pending},
+        "queueing": {
+            "strategy": queue,
+            "maxPending": max_pending,
+            "fairness": fairness,
+            "usageHalfLifeSeconds": half_life,
+        },
+        "tenants": shares,
+        "preemption": dict(preemption or {}),
         "placement": {
             "strategy": strategy,
             **({} if max_usage is None else {"maxUsagePercent": max_usage}),
@@ -112,10 +126,12 @@ def lease_document(
     generation: int = 1,
     status: Json | None = None,
     namespace: str = "team-a",
-    pool: str = "ci",
+    pool: str | None = "ci",
     **spec: Any,
 ) -> dict[str, Any]:
     """A CapacityLease as the API server sends it; `spec` are its further fields as on the wire."""
+    if pool is not None:
+        spec = {"poolRef": {"name": pool}, **spec}
     if resources is None:
         resources = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
     meta: dict[str, Any] = {
@@ -135,7 +151,7 @@ def lease_document(
         "apiVersion": "leasehold.dev/v1alpha1",
         "kind": "CapacityLease",
         "metadata": meta,
-        "spec": {"poolRef": {"name": pool}, "resources": dict(resources), **spec},
+        "spec": {"resources": dict(resources), **spec},
     }
     if status is not None:
         document["status"] = status
@@ -177,7 +193,6 @@ def document_of(lease: Lease) -> dict[str, Any]:
     if lease.session:
         holder["sessionRef"] = {"name": lease.session}
     spec: dict[str, Any] = {
-        "poolRef": {"name": lease.pool},
         "resources": amounts_document(lease.request),
         "count": lease.count,
         "placement": placement,
@@ -186,12 +201,33 @@ def document_of(lease: Lease) -> dict[str, Any]:
         "liveness": lease.liveness,
         "desiredState": "Released" if lease.wants_release else "Held",
         "ttlSecondsAfterFinished": lease.ttl // 1000,
+        "mode": "DryRun" if lease.is_dry_run else "Reserve",
+        "deferSeconds": lease.deferral // 1000,
     }
-    if lease.duration is not None:
-        spec["durationSeconds"] = lease.duration // 1000
-    if lease.renew_time:
-        spec["renewTime"] = lease.renew_time
+    optional = {
+        "poolRef": {"name": lease.pool} if lease.pool else None,
+        "poolSelector": selector_document(lease.pool_selector),
+        "startTime": None if lease.start_time is None else format_time(lease.start_time),
+        "startDeadlineSeconds": None if lease.start_deadline is None else lease.start_deadline // 1000,
+        "tenant": lease.tenant or None,
+        "durationSeconds": None if lease.duration is None else lease.duration // 1000,
+        "renewTime": lease.renew_time or None,
+    }
+    spec.update({name: value for name, value in optional.items() if value is not None})
     return {"metadata": meta, "spec": spec, "status": dict(lease.status)}
+
+
+def selector_document(selector: Selector | None) -> dict[str, Any] | None:
+    """The LabelSelector a selector was read from, or None where there was none."""
+    if selector is None:
+        return None
+    rows = selector.requirements
+    return {
+        "matchLabels": dict(selector.labels),
+        "matchExpressions": [
+            {"key": row.key, "operator": row.operator, "values": sorted(row.values)} for row in rows
+        ],
+    }
 
 
 def edited(

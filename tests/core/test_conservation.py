@@ -657,7 +657,7 @@ class Pool(RuleBasedStateMachine):
             hold = self.worker.hold()
             if hold is not None:
                 assert reason == hold.reason
-            elif not self.policy.strict_fifo or waiting == 1:
+            elif self.policy.queue_strategy != "StrictFIFO" or waiting == 1:
                 need = self.policy.vector(lease.request)
                 found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
                 assert found is None, f"{lease.name} fits and waits: {reason}"

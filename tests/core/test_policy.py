@@ -18,7 +18,7 @@ def test_the_shortest_pool_has_the_defaults_that_the_api_promises() -> None:
     assert policy.ends_leases
     assert not policy.verifies_release
     assert not policy.revokes_on_loss
-    assert not policy.strict_fifo
+    assert policy.queue_strategy == "BestEffortFIFO"
     assert policy.holds_on_stale
     assert not policy.attributes_usage()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ from leasehold.api.names import (
     FORCE_RELEASE_VALUE,
     RELEASE_FINALIZER,
     REVOKE_ANNOTATION,
+    LeaseMode,
 )
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.quantity import QuantityError, amount
 from leasehold.core.errors import InvalidObject
+from leasehold.core.selectors import Selector, selector_of
 from leasehold.core.times import SECOND, parse_time
 
 Json = Mapping[str, Any]
@@ -27,9 +29,21 @@ class Slice(NamedTuple):
     amounts: Mapping[str, int]
 
 
+class Reservation(NamedTuple):
+    """A promised start, as the status tells it. `sequence` is the commit that made the promise; instants in ms."""
+
+    sequence: int
+    start: int
+    end: int
+    slices: tuple[Slice, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A CapacityLease at one resourceVersion. Durations and instants are milliseconds.
+
+    `pool` is "" until the operator chose one of the pools that `pool_selector` matches. `tenant` is the one the
+    holder names and `told_tenant` the one the lease counted for when its status was written; "" is none.
 
     `slices` is what the lease holds by its status: empty unless capacity counts against it, that is from
     `Allocated=True` until `Released=True`, and by nothing else.
@@ -44,6 +58,7 @@ class Lease:
     deleting: bool
     finalizers: tuple[str, ...]
     pool: str
+    pool_selector: Selector | None
     request: Mapping[str, int]
     count: int
     mode: str
@@ -54,6 +69,11 @@ class Lease:
     session: str
     liveness: str
     duration: int | None
+    start_time: int | None
+    start_deadline: int | None
+    tenant: str
+    is_dry_run: bool
+    deferral: int
     renew_time: str
     wants_release: bool
     ttl: int
@@ -62,6 +82,8 @@ class Lease:
     problem: str
     status: Json
     conditions: Mapping[str, Json]
+    told_tenant: str
+    reservation: Reservation | None
     slices: tuple[Slice, ...] = field(default=())
 
     @property
@@ -134,18 +156,23 @@ def lease_of(document: Json) -> Lease:
     """
     try:
         meta, spec = document["metadata"], document["spec"]
-        uid, pool = meta["uid"], spec["poolRef"]["name"]
+        uid, pool, pool_selector = meta["uid"], *_pools(spec)
     except (KeyError, TypeError) as error:
         raise InvalidObject(f"not a CapacityLease: {error} is missing") from error
     status: Json = document.get("status") or {}
     request, problem = _amounts(spec.get("resources") or {})
     if not problem and not (request and all(request.values())):
         problem = "spec.resources: write at least one amount greater than 0, and none of 0"
+    start_time = None
+    try:
+        start_time = parse_time(spec["startTime"]) if "startTime" in spec else None
+    except InvalidObject as error:
+        problem = problem or f"spec.startTime: {error}"
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
     holder = spec.get("holder") or {}
     placement = spec.get("placement") or {}
     annotations = meta.get("annotations") or {}
-    duration = spec.get("durationSeconds")
+    duration, start_deadline = spec.get("durationSeconds"), spec.get("startDeadlineSeconds")
     return Lease(
         uid=uid,
         namespace=meta["namespace"],
@@ -156,6 +183,7 @@ def lease_of(document: Json) -> Lease:
         deleting="deletionTimestamp" in meta,
         finalizers=tuple(meta.get("finalizers", ())),
         pool=pool,
+        pool_selector=pool_selector,
         request=request,
         count=spec.get("count", 1),
         mode=placement.get("mode", "Any"),
@@ -166,6 +194,11 @@ def lease_of(document: Json) -> Lease:
         session=(holder.get("sessionRef") or {}).get("name", ""),
         liveness=spec.get("liveness", "None"),
         duration=None if duration is None else duration * SECOND,
+        start_time=start_time,
+        start_deadline=None if start_deadline is None else start_deadline * SECOND,
+        tenant=spec.get("tenant", ""),
+        is_dry_run=spec.get("mode") == LeaseMode.DRY_RUN,
+        deferral=spec.get("deferSeconds", 0) * SECOND,
         renew_time=spec.get("renewTime", ""),
         wants_release=spec.get("desiredState", "Held") == "Released",
         ttl=spec.get("ttlSecondsAfterFinished", 3600) * SECOND,
@@ -174,7 +207,29 @@ def lease_of(document: Json) -> Lease:
         problem=problem,
         status=status,
         conditions=conditions,
+        told_tenant=status.get("tenant", ""),
+        reservation=_reservation(status),
         slices=_slices(status, conditions),
+    )
+
+
+def _pools(spec: Json) -> tuple[str, Selector | None]:
+    """Return the pool's name, "" where it is to be chosen, and the selector to choose by."""
+    selector = spec.get("poolSelector")
+    if selector is None:
+        return spec["poolRef"]["name"], None
+    return (spec.get("poolRef") or {}).get("name", ""), selector_of(selector)
+
+
+def _reservation(status: Json) -> Reservation | None:
+    found = status.get("reservation")
+    if found is None:
+        return None
+    return Reservation(
+        sequence=found["ledgerSequence"],
+        start=parse_time(found["startTime"]),
+        end=parse_time(found["endTime"]),
+        slices=_rows(found["slices"]),
     )
 
 
@@ -183,7 +238,10 @@ def _slices(status: Json, conditions: Mapping[str, Json]) -> tuple[Slice, ...]:
         return ()
     if conditions.get(C.RELEASED, {}).get("status") == "True":
         return ()
-    rows = status.get("allocation", {}).get("slices", ())
+    return _rows(status.get("allocation", {}).get("slices", ()))
+
+
+def _rows(rows: Iterable[Json]) -> tuple[Slice, ...]:
     return tuple(Slice(row["nodeName"], _amounts(row["resources"])[0]) for row in rows)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
-from leasehold.api.names import StopPolicy
+from leasehold.api.names import QueueStrategy, StopPolicy
 from leasehold.core.amounts import Vector
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
@@ -146,7 +146,8 @@ class _QueuePass:
             wait = None if busy else self._wait_of(lease)
             if wait is not None:
                 self._tell(lease, wait, keep_waiting(lease, wait, self.now))
-            if self.policy.strict_fifo and (wait is None or wait.reason != R.NO_MATCHING_NODES):
+            strict = self.policy.queue_strategy == QueueStrategy.STRICT_FIFO
+            if strict and (wait is None or wait.reason != R.NO_MATCHING_NODES):
                 # A request that no empty pool could meet would hold back the others for ever.
                 self.blocked = True
         return False

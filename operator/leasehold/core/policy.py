@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leasehold.api.names import (
+    Borrowers,
     CapacityLossAction,
     ExpirationAction,
     IdlePolicy,
-    QueueStrategy,
+    PromiseConflictAction,
     StalePolicy,
     Verification,
+    WithinTenant,
 )
 from leasehold.api.quantity import amount
 from leasehold.core.amounts import Vector
-from leasehold.core.selectors import Requirement, Selector
+from leasehold.core.selectors import Selector, selector_of
 from leasehold.core.times import SECOND
 
 if TYPE_CHECKING:
-    from leasehold.api.pool import PoolSpec
+    from leasehold.api.pool import PoolSpec, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,23 @@ class ResourceRule:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantRule:
+    """One tenant's part of a pool. Vectors lie in the pool's resource order; None in `limit` is no limit.
+
+    `unknown` are the resources the tenant's guarantee or limit names and the pool does not lend; they have no place
+    in the vectors.
+    """
+
+    name: str
+    selector: Selector
+    guaranteed: Vector
+    limit: tuple[int | None, ...]
+    weight: int
+    max_leases: int | None
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPolicy:
     """Everything a pool's author decided. Durations are milliseconds; None means the rule is off."""
 
@@ -74,8 +93,16 @@ class PoolPolicy:
     verification_timeout: int
     node_loss: int
     revokes_on_loss: bool
-    strict_fifo: bool
+    guaranteed_time: int
+    max_defer: int
+    cuts_renewals: bool
+    queue_strategy: str
     max_pending: int
+    fairness: str
+    usage_half_life: int
+    tenants: tuple[TenantRule, ...]
+    preempts_within: bool
+    reclaims: bool
     strategy: str
     max_usage_percent: int | None
     max_report_age: int
@@ -99,6 +126,10 @@ class PoolPolicy:
         """Return the term a lease gets, at its grant and at each renewal: never longer than the pool's longest."""
         return min(self.duration_of(asked), self.max_duration)
 
+    def span_of(self, asked: int | None) -> int:
+        """Return for how many milliseconds a grant takes room at most, if it is not renewed: term, grace, cool-down."""
+        return self.term_of(asked) + self.grace + self.cooldown
+
     def attributes_usage(self) -> bool:
         """Tell whether reporters must say what each lease uses or whether it is gone from the node."""
         return self.verifies_release or self.idle_policy != IdlePolicy.OFF
@@ -107,14 +138,9 @@ class PoolPolicy:
 def policy_of(spec: PoolSpec) -> PoolPolicy:
     """Translate a validated pool spec."""
     lease, idle = spec.lease_policy, spec.lease_policy.idle
+    names = tuple(resource.name for resource in spec.resources)
     return PoolPolicy(
-        selector=Selector(
-            labels=tuple(sorted((spec.node_selector.match_labels or {}).items())),
-            requirements=tuple(
-                Requirement(row.key, str(row.operator), frozenset(row.values or ()))
-                for row in spec.node_selector.match_expressions or ()
-            ),
-        ),
+        selector=selector_of(spec.node_selector.to_wire()),
         resources=tuple(_rule_of(resource) for resource in spec.resources),
         default_duration=lease.default_duration_seconds * SECOND,
         max_duration=lease.max_duration_seconds * SECOND,
@@ -132,8 +158,16 @@ def policy_of(spec: PoolSpec) -> PoolPolicy:
         verification_timeout=lease.verification_timeout_seconds * SECOND,
         node_loss=lease.node_loss_seconds * SECOND,
         revokes_on_loss=lease.capacity_loss_action == CapacityLossAction.REVOKE,
-        strict_fifo=spec.queueing.strategy == QueueStrategy.STRICT_FIFO,
+        guaranteed_time=lease.guaranteed_seconds * SECOND,
+        max_defer=lease.max_defer_seconds * SECOND,
+        cuts_renewals=lease.promise_conflict_action == PromiseConflictAction.CUT,
+        queue_strategy=str(spec.queueing.strategy),
         max_pending=spec.queueing.max_pending,
+        fairness=str(spec.queueing.fairness),
+        usage_half_life=spec.queueing.usage_half_life_seconds * SECOND,
+        tenants=tuple(_tenant_of(tenant, names) for tenant in spec.tenants or ()),
+        preempts_within=spec.preemption.within_tenant == WithinTenant.LOWER_PRIORITY,
+        reclaims=spec.preemption.borrowers == Borrowers.RECLAIM,
         strategy=str(spec.placement.strategy),
         max_usage_percent=spec.placement.max_usage_percent,
         max_report_age=spec.freshness.max_age_seconds * SECOND,
@@ -158,6 +192,23 @@ def _rule_of(resource: Any) -> ResourceRule:
         step=units(resource.step),
         high_percent=resource.high_percent,
         low_percent=resource.low_percent,
+    )
+
+
+def _tenant_of(tenant: Tenant, names: tuple[str, ...]) -> TenantRule:
+    # Both rounded down: a guarantee is capacity promised, and a limit above it stays above it.
+    def units(amounts: Mapping[str, str | int] | None) -> dict[str, int]:
+        return {name: amount(name, text, round_up=False) for name, text in (amounts or {}).items()}
+
+    guaranteed, limit = units(tenant.guaranteed), units(tenant.limit)
+    return TenantRule(
+        name=tenant.name,
+        selector=selector_of(tenant.namespace_selector.to_wire()),
+        guaranteed=tuple(guaranteed.get(name, 0) for name in names),
+        limit=tuple(limit.get(name) for name in names),
+        weight=tenant.weight,
+        max_leases=tenant.max_leases,
+        unknown=tuple(sorted((guaranteed.keys() | limit.keys()) - set(names))),
     )
 
 

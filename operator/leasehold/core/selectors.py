@@ -4,7 +4,7 @@ Semantics: https://kubernetes.io/docs/concepts/overview/working-with-objects/lab
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Labels = Mapping[str, str]
 
@@ -37,3 +37,14 @@ class Selector(NamedTuple):
         return all(labels.get(key) == value for key, value in self.labels) and all(
             requirement.matches(labels) for requirement in self.requirements
         )
+
+
+def selector_of(document: Mapping[str, Any]) -> Selector:
+    """Read a LabelSelector as it is written on the wire."""
+    return Selector(
+        labels=tuple(sorted((document.get("matchLabels") or {}).items())),
+        requirements=tuple(
+            Requirement(row["key"], row["operator"], frozenset(row.get("values") or ()))
+            for row in document.get("matchExpressions") or ()
+        ),
+    )
