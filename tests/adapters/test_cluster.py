@@ -8,7 +8,7 @@ import pytest
 from tests.adapters.fakes import lease_document, node_document, report_document
 
 from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster, Sessions
+from leasehold.adapters.cluster import Cluster, Namespaces, Sessions
 from leasehold.core.selectors import Selector
 
 NOW = 1795374000000
@@ -190,6 +190,121 @@ def test_a_new_lease_shows_that_its_namespace_was_made_anew(cluster: Cluster) ->
     assert "team" in cluster.gone_namespaces
     cluster.changed("ADDED", lease(7, "after"))
     assert cluster.gone_namespaces == {"other"}
+
+
+def test_a_lease_whose_pool_is_chosen_later_moves_to_it(cluster: Cluster) -> None:
+    first, second = Listener(), Listener()
+    cluster.pool_joined("a", first, ALL)
+    cluster.pool_joined("b", second, ALL)
+    cluster.changed("ADDED", lease(5, pool="a"))
+    cluster.changed("MODIFIED", lease(6, pool="b"))
+    assert first.told == [("lease_seen", "u1"), ("lease_gone", "u1")]
+    assert second.told == [("lease_seen", "u1")]
+    assert cluster.leases == {"a": {}, "b": {"u1": cluster.find("u1")}}
+    cluster.changed("MODIFIED", lease(5, pool="a"))
+    assert cluster.leases["a"] == {}, "an older word does not bring it back"
+    assert not cluster.is_gone("u1")
+
+
+# --- namespaces ---
+
+
+def namespace(name: str, *, going: bool = False, **labels: str) -> dict[str, Any]:
+    meta: dict[str, Any] = {"name": name, "resourceVersion": "5"}
+    if labels:
+        meta["labels"] = labels
+    if going:
+        meta["deletionTimestamp"] = "2026-11-22T19:00:00Z"
+    return {"metadata": meta}
+
+
+def test_pools_hear_of_namespaces_that_come_go_or_change_their_labels(cluster: Cluster) -> None:
+    pool, namespaces = Listener(), Namespaces(cluster)
+    cluster.pool_joined("ci", pool, ALL)
+    namespaces.listed([namespace("team", a="1"), namespace("plain"), namespace("off", going=True)], 9)
+    assert cluster.namespaces == {"team": {"a": "1"}, "plain": {}}
+    assert pool.told == [("namespace_changed", "team"), ("namespace_changed", "plain")]
+    pool.told.clear()
+    namespaces.changed("MODIFIED", namespace("team", a="1"))
+    assert pool.told == [], "something else about it changed"
+    namespaces.changed("MODIFIED", namespace("team", a="2"))
+    namespaces.changed("DELETED", namespace("plain"))
+    namespaces.changed("ADDED", namespace("late", b="1"))
+    assert pool.told == [("namespace_changed", name) for name in ("team", "plain", "late")]
+    assert cluster.namespaces == {"team": {"a": "2"}, "late": {"b": "1"}}
+    namespaces.listed([namespace("team", a="2")], 20)
+    assert cluster.namespaces == {"team": {"a": "2"}}
+
+
+@pytest.mark.parametrize("how", ["going", "deleted", "missing in a list"])
+def test_a_namespace_with_leases_that_goes_is_gone_at_once(cluster: Cluster, how: str) -> None:
+    pool, namespaces = Listener(), Namespaces(cluster)
+    cluster.pool_joined("ci", pool, ALL)
+    namespaces.listed([namespace("team"), namespace("empty")], 1)
+    cluster.changed("ADDED", lease(5))
+    pool.told.clear()
+    for name in ("team", "empty"):
+        if how == "going":
+            namespaces.changed("MODIFIED", namespace(name, going=True))
+        elif how == "deleted":
+            namespaces.changed("DELETED", namespace(name))
+    if how == "missing in a list":
+        namespaces.listed([], 9)
+    assert cluster.gone_namespaces == {"team"}
+    assert cluster.namespaces == {}
+    assert ("namespace_changed", "team") in pool.told
+
+
+def test_a_namespace_that_was_made_anew_is_not_gone(cluster: Cluster) -> None:
+    namespaces = Namespaces(cluster)
+    namespaces.listed([namespace("team")], 1)
+    cluster.changed("ADDED", lease(5))
+    namespaces.changed("DELETED", namespace("team"))
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    namespaces.changed("ADDED", namespace("team"))
+    assert cluster.gone_namespaces == frozenset()
+    assert ("namespace_changed", "team") in pool.told
+
+
+def test_a_gone_namespace_is_forgotten_with_its_last_lease(cluster: Cluster) -> None:
+    namespaces = Namespaces(cluster)
+    for uid in ("a", "b"):
+        cluster.changed("ADDED", lease(5, uid))
+    assert cluster.leases_in("team") == {"a", "b"}
+    namespaces.changed("DELETED", namespace("team"))
+    cluster.changed("DELETED", lease(6, "a"))
+    assert cluster.gone_namespaces == {"team"}
+    cluster.changed("DELETED", lease(6, "b"))
+    assert cluster.gone_namespaces == frozenset()
+    assert cluster.leases_in("team") == frozenset()
+    assert cluster.doubtful_namespaces() == frozenset()
+
+
+def test_a_namespace_that_no_watch_told_of_is_doubtful_until_a_list_says(cluster: Cluster) -> None:
+    for number, name in enumerate(("gone", "living", "heard")):
+        document = lease(5, f"u{number}")
+        document["metadata"]["namespace"] = name
+        cluster.changed("ADDED", document)
+    doubtful = cluster.doubtful_namespaces()
+    assert doubtful == {"gone", "living", "heard"}
+    cluster.namespace_seen("heard", {})  # while the list is on its way
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    cluster.namespaces_missed(doubtful, {"living"})
+    assert cluster.gone_namespaces == {"gone"}
+    assert pool.told == [("namespace_changed", "gone")]
+    cluster.namespaces_missed(doubtful, {"living", "gone"})
+    assert cluster.gone_namespaces == frozenset(), "it was made anew"
+
+
+def test_a_list_takes_back_no_end_that_was_heard_of_meanwhile(cluster: Cluster) -> None:
+    cluster.namespace_seen("team", {})
+    cluster.changed("ADDED", lease(5))
+    doubtful = cluster.doubtful_namespaces()
+    cluster.namespace_gone("team")
+    cluster.namespaces_missed(doubtful, {"team"})
+    assert cluster.gone_namespaces == {"team"}
 
 
 def session(version: int, seconds: object = 15) -> dict[str, Any]:

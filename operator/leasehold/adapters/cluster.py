@@ -1,5 +1,5 @@
-"""The cluster as last heard: nodes, reports, sessions, and every lease by its pool. It records and tells; it does
-not decide.
+"""The cluster as last heard: nodes, reports, sessions, namespaces, and every lease by its pool. It records and tells;
+it does not decide.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Protocol
 
 from leasehold.adapters.clock import SteadyClock
@@ -47,6 +47,9 @@ class Member(Protocol):
     def session_changed(self, key: tuple[str, str]) -> None:
         """Take in that a session was renewed, or is gone."""
 
+    def namespace_changed(self, name: str) -> None:
+        """Take in that a namespace came, went, or has other labels."""
+
     def holds_on(self, node: str) -> bool:
         """Tell whether the pool's leases hold something on a node."""
         ...
@@ -61,6 +64,7 @@ class Cluster:
         self.reports: dict[str, Report] = {}
         self.sessions: dict[tuple[str, str], Session] = {}
         self.leases: dict[str, dict[str, Lease]] = {}
+        self.namespaces: dict[str, Mapping[str, str]] = {}
         self.gone_namespaces: frozenset[str] = frozenset()
         self.selectors: dict[str, Selector] = {}
         self.membership: dict[str, Membership] = {}
@@ -70,6 +74,7 @@ class Cluster:
         self.last_event = clock.now()
         self.events_seen = 0
         self._pool_of: dict[str, str] = {}
+        self._by_namespace: dict[str, set[str]] = {}
         # An answer to our own write may come in after the watch said that the object is gone.
         self._gone: OrderedDict[str, None] = OrderedDict()
 
@@ -183,6 +188,48 @@ class Cluster:
         """Tell whether another pool's leases hold something on a node."""
         return any(worker.holds_on(node) for name, worker in self.workers.items() if name != pool)
 
+    # --- namespaces ---
+
+    def namespace_seen(self, name: str, labels: Mapping[str, str]) -> None:
+        """Take in a namespace that lives."""
+        known = self.namespaces.get(name)
+        self.namespaces[name] = labels
+        self._namespaces_gone(self.gone_namespaces - {name})
+        if known != labels:
+            self._tell_namespace(name)
+
+    def namespace_gone(self, name: str) -> None:
+        """Take in that a namespace was deleted, or is being deleted; what leases it has are to be given back."""
+        known = self.namespaces.pop(name, None)
+        if name in self._by_namespace:
+            self._namespaces_gone(self.gone_namespaces | {name})
+        if known is not None:
+            self._tell_namespace(name)
+
+    def doubtful_namespaces(self) -> frozenset[str]:
+        """Return the namespaces of leases that are not known to live: gone, or newer than the last word of them."""
+        return frozenset(self._by_namespace.keys() - self.namespaces.keys())
+
+    def namespaces_missed(self, doubtful: Set[str], living: Set[str]) -> None:
+        """Compare with a complete list, made after these were found doubtful, what lives: the others are gone."""
+        still = doubtful & self.doubtful_namespaces()
+        self._namespaces_gone(self.gone_namespaces - still | (still - living))
+
+    def leases_in(self, namespace: str) -> Set[str]:
+        """Return the uids of a namespace's leases, whatever their pool."""
+        return self._by_namespace.get(namespace, frozenset())
+
+    def _namespaces_gone(self, names: Set[str]) -> None:
+        before, self.gone_namespaces = self.gone_namespaces, frozenset(names)
+        for name in sorted(self.gone_namespaces - before):
+            log.warning("namespace %s is gone or going; its leases are given back", name)
+        for name in sorted(self.gone_namespaces ^ before):
+            self._tell_namespace(name)
+
+    def _tell_namespace(self, name: str) -> None:
+        for worker in self.workers.values():
+            worker.namespace_changed(name)
+
     # --- leases: the audience of the informer ---
 
     def listed(self, items: list[dict[str, Any]], version: int) -> None:
@@ -212,14 +259,17 @@ class Cluster:
 
     def lease_seen(self, lease: Lease) -> None:
         """Take in a lease, from a watch, a list or an answer to our own write, whichever comes first."""
-        known = self.leases.get(lease.pool, {}).get(lease.uid)
+        known = self.find(lease.uid)
         if lease.uid in self._gone or (known is not None and lease.version <= known.version):
             return
         if known is None and lease.namespace in self.gone_namespaces:
-            # Nothing can be created in a namespace that is going: it was made anew. The next look at them tells.
+            # Nothing can be created in a namespace that is going: it was made anew. The next look at it tells.
             self.gone_namespaces -= {lease.namespace}
+        if known is not None and known.pool != lease.pool:
+            self._leave_pool(known)
         self.leases.setdefault(lease.pool, {})[lease.uid] = lease
         self._pool_of[lease.uid] = lease.pool
+        self._by_namespace.setdefault(lease.namespace, set()).add(lease.uid)
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
@@ -244,13 +294,22 @@ class Cluster:
         self._gone[uid] = None
         if len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)
-        pool = self._pool_of.pop(uid, None)
-        if pool is None:
+        lease = self.find(uid)
+        if lease is None:
             return
-        self.leases[pool].pop(uid, None)
-        worker = self.workers.get(pool)
+        del self._pool_of[uid]
+        there = self._by_namespace[lease.namespace]
+        there.discard(uid)
+        if not there:
+            del self._by_namespace[lease.namespace]
+            self.gone_namespaces -= {lease.namespace}
+        self._leave_pool(lease)
+
+    def _leave_pool(self, lease: Lease) -> None:
+        del self.leases[lease.pool][lease.uid]
+        worker = self.workers.get(lease.pool)
         if worker is not None:
-            worker.lease_gone(uid)
+            worker.lease_gone(lease.uid)
 
     def read(self, item: dict[str, Any]) -> Lease | None:
         """Read a lease; one that cannot be read is logged, and stays what it was."""
@@ -304,6 +363,37 @@ class Sessions:
         if self.cluster.sessions.pop(key, None) is not None:
             for worker in self.cluster.workers.values():
                 worker.session_changed(key)
+
+
+class Namespaces:
+    """The audience of the informer for namespaces."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+        """Take in a complete list of namespaces."""
+        self.cluster.heard()
+        for item in items:
+            self._seen(item)
+        for name in self.cluster.namespaces.keys() - {item["metadata"]["name"] for item in items}:
+            self.cluster.namespace_gone(name)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a namespace."""
+        self.cluster.heard()
+        if kind == "DELETED":
+            self.cluster.namespace_gone(item["metadata"]["name"])
+        else:
+            self._seen(item)
+
+    def _seen(self, item: dict[str, Any]) -> None:
+        """One that is being deleted takes nothing in any more: it counts as gone."""
+        meta = item["metadata"]
+        if "deletionTimestamp" in meta:
+            self.cluster.namespace_gone(meta["name"])
+        else:
+            self.cluster.namespace_seen(meta["name"], meta.get("labels") or {})
 
 
 def _differs(before: Node, after: Node) -> bool:

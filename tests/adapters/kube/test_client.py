@@ -228,6 +228,16 @@ async def test_a_watch_puts_lines_together_however_they_are_cut() -> None:
         assert [event["n"] async for event in client.watch("/a", 5, resourceVersion="1")] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("metadata_only", [True, False])
+async def test_a_watch_asks_for_metadata_alone_where_that_is_enough(*, metadata_only: bool) -> None:
+    handler, seen = answering((200, '{"n": 1}\n'))
+    async with serving(handler) as client:
+        events = [event async for event in client.watch("/a", 5, metadata_only=metadata_only)]
+    assert events == [{"n": 1}]
+    assert ("as=PartialObjectMetadata;" in seen[0].headers["Accept"]) == metadata_only
+    assert dict(seen[0].query) == {"watch": "true"}
+
+
 async def test_a_watch_that_falls_silent_is_given_up() -> None:
     async with serving(streaming(b'{"n": 1}\n', hang=True)) as client:
         events = client.watch("/a", 0.1)

@@ -21,16 +21,19 @@ class Script:
         self.lists, self.watches = lists, watches
         self.asked: list[str] = []
         self.queries: list[dict[str, Any]] = []
+        self.only_metadata: list[bool] = []
         self.finished = asyncio.Event()
 
-    async def list(self, path: str, query: dict[str, str]) -> tuple[list[Any], str]:
+    async def list(self, path: str, query: dict[str, str], *, metadata_only: bool) -> tuple[list[Any], str]:
         self.asked.append("list")
+        self.only_metadata.append(metadata_only)
         found = self.lists.pop(0) if self.lists else ([], "999")
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def watch(self, path: str, idle: float, **query: Any) -> AsyncIterator[Any]:
+    async def watch(self, path: str, idle: float, *, metadata_only: bool, **query: Any) -> AsyncIterator[Any]:
+        self.only_metadata.append(metadata_only)
         self.asked.append(query["resourceVersion"])
         self.queries.append(query)
         if not self.watches:
@@ -66,9 +69,9 @@ def error(code: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running(script: Script) -> AsyncIterator[tuple[Informer, Heard]]:
+async def running(script: Script, **how: Any) -> AsyncIterator[tuple[Informer, Heard]]:
     heard = Heard()
-    informer = Informer(script, "/things", heard, lambda: 42, "label")  # type: ignore[arg-type]
+    informer = Informer(script, "/things", heard, lambda: 42, "label", **how)  # type: ignore[arg-type]
     task = asyncio.create_task(informer.run())
     async with asyncio.timeout(5):
         await script.finished.wait()
@@ -91,6 +94,13 @@ async def test_it_lists_and_then_tells_every_change() -> None:
         assert informer.last_event == 42
         assert script.asked == ["list", "10", "16"], "the next watch goes on where the last one ended"
         assert script.queries[0]["labelSelector"] == "label"
+
+
+@pytest.mark.parametrize("metadata_only", [True, False])
+async def test_lists_and_watches_ask_for_the_same_part_of_an_object(*, metadata_only: bool) -> None:
+    script = Script([([], "10")], [[bookmark(50)]])
+    async with running(script, metadata_only=metadata_only):
+        assert script.only_metadata == [metadata_only] * 3
 
 
 async def test_a_bookmark_moves_the_version_on() -> None:

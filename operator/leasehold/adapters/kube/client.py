@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_METADATA_ONLY_WATCH: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 FIELD_MANAGER: Final = "leasehold-operator"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _TRIES: Final = 5
@@ -128,7 +129,9 @@ class KubeClient:
             if not token:
                 return items, version
 
-    async def watch(self, path: str, idle_timeout: float, **query: str | int) -> AsyncGenerator[Json, None]:
+    async def watch(
+        self, path: str, idle_timeout: float, *, metadata_only: bool = False, **query: str | int
+    ) -> AsyncGenerator[Json, None]:
         """Yield watch events until the server ends the stream. A silent connection is given up after a while.
 
         Raises Unknown when the connection breaks or stays silent, and what an error answer means otherwise.
@@ -136,7 +139,10 @@ class KubeClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle_timeout)
         try:
             async with self.session.get(
-                self.server + path, params={"watch": "true", **query}, timeout=timeout
+                self.server + path,
+                params={"watch": "true", **query},
+                headers={"Accept": _METADATA_ONLY_WATCH if metadata_only else "application/json"},
+                timeout=timeout,
             ) as response:
                 if response.status >= 300:
                     payload = await response.read()

@@ -37,7 +37,10 @@ class Audience(Protocol):
 
 
 class Informer:
-    """Keeps an audience informed about one resource. `synced` is set after the first complete list."""
+    """Keeps an audience informed about one resource. `synced` is set after the first complete list.
+
+    With `metadata_only` the audience is told of metadata and of nothing else.
+    """
 
     def __init__(
         self,
@@ -46,12 +49,15 @@ class Informer:
         audience: Audience,
         now: Callable[[], int],
         label_selector: str = "",
+        *,
+        metadata_only: bool = False,
     ) -> None:
         self.client = client
         self.path = path
         self.audience = audience
         self.now = now
         self.query = {"labelSelector": label_selector} if label_selector else {}
+        self.metadata_only = metadata_only
         self.synced = asyncio.Event()
         self.last_event = 0
         self.relists = 0
@@ -68,6 +74,7 @@ class Informer:
                 events = self.client.watch(
                     self.path,
                     _SILENCE_SECONDS,
+                    metadata_only=self.metadata_only,
                     resourceVersion=version,
                     allowWatchBookmarks="true",
                     timeoutSeconds=_WATCH_SECONDS + random.randrange(20),
@@ -89,7 +96,7 @@ class Informer:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _list(self) -> str:
-        items, version = await self.client.list(self.path, self.query)
+        items, version = await self.client.list(self.path, self.query, metadata_only=self.metadata_only)
         self.audience.listed(items, int(version or 0))
         self.relists += 1
         self.last_event = self.now()
