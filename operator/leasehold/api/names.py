@@ -326,11 +326,12 @@ class LeaseReason(Named):
     )
     NAMESPACE_NOT_ALLOWED = (
         "NamespaceNotAllowed",
-        "The namespace belongs to no tenant of the pool. Use another pool, or ask its administrator.",
+        "The namespace is in no tenant of the pool, or not in the one of spec.tenant. Correct spec.tenant, or ask"
+        " the pool's administrator.",
     )
     TENANT_AMBIGUOUS = (
         "TenantAmbiguous",
-        "The namespace belongs to several tenants of the pool. Name one of them in spec.tenant.",
+        "The namespace is in several tenants of the pool. Name one of them in spec.tenant.",
     )
     EXCEEDS_TENANT_LIMIT = (
         "ExceedsTenantLimit",
@@ -573,10 +574,11 @@ class PoolReason(Named):
     HEALTHY = "Healthy", "Nothing is wrong."
 
     # TenantsValid
-    VALID = "Valid", "Every namespace belongs to one tenant at most, and all guarantees can be met together."
+    VALID = "Valid", "Every namespace is in one tenant at most, and all guarantees can be met together."
     TENANTS_OVERLAP = (
         "TenantsOverlap",
-        "A namespace belongs to several tenants; the message names them. Correct their namespaceSelector.",
+        "A namespace is in several tenants; the message names them. Correct their namespaceSelector, or name a tenant"
+        " in each lease.",
     )
     GUARANTEES_EXCEED_CAPACITY = (
         "GuaranteesExceedCapacity",

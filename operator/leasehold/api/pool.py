@@ -372,8 +372,8 @@ class Tenant(Model):
         " hyphens.",
     )
     namespace_selector: LabelSelector = Field(
-        description="The tenant's namespaces, by label; {} is every namespace. A namespace of several tenants is an"
-        " error (TenantsOverlap) unless its leases name one of them in spec.tenant.",
+        description="The tenant's namespaces, by label; {} is every namespace. Leases of a namespace in several"
+        " tenants must name one of them in spec.tenant, and the pool says so (TenantsValid, TenantsOverlap).",
     )
     guaranteed: dict[str, Quantity] | None = Field(
         default=None,
@@ -527,7 +527,7 @@ class LeaseCounts(Model):
     releasing: Count = Field(description="Ended, and their capacity not free yet.")
     quarantined: Count = Field(description="Ended, and a node did not confirm in time.")
     scheduled: Count | None = Field(
-        default=None, description="Of those that wait, the ones with a promised start (status.reservation)."
+        default=None, description="With a promised start that is still to come (status.reservation)."
     )
 
 
@@ -546,8 +546,8 @@ class TenantUsage(Model):
     )
     usage_permille: Count | None = Field(
         default=None,
-        description="The same of what it held in the past, which counts less the longer ago. Absent without"
-        " usageHalfLifeSeconds.",
+        description="The same of what it held in the past, which counts less the longer ago"
+        " (usageHalfLifeSeconds).",
     )
     waste_permille: Count | None = Field(
         default=None, description="The share of what it held that it did not use, in thousandths."
