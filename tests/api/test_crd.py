@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from leasehold.api import crd
+from leasehold.api.lease import CapacityLease
 from leasehold.api.meta import RULES, KindInfo, Model, Resource, choice
 from leasehold.api.names import Presence
 
@@ -132,6 +133,19 @@ def test_columns_fit_a_terminal_and_name_fields_that_exist(kind: type[Resource])
     paths = [column["jsonPath"] for column in columns if not column["jsonPath"].startswith(".metadata")]
     paths += [field["jsonPath"] for field in version.get("selectableFields", ())]
     assert [path for path in paths if re.sub(r"\[.*?\)\]", "", path) not in known] == []
+
+
+def test_only_a_rule_that_asks_for_it_runs_without_an_old_value() -> None:
+    (lone,) = (
+        rule
+        for rule in crd.schema(CapacityLease)["properties"]["spec"][RULES]
+        if "oldSelf.hasValue()" in rule["rule"]
+    )
+    assert lone["optionalOldSelf"] is True
+    for kind in crd.KINDS:
+        for _, node in walk(crd.schema(kind)):
+            for rule in node.get(RULES, ()):
+                assert rule.get("optionalOldSelf", False) == ("oldSelf.hasValue()" in rule["rule"])
 
 
 def test_the_names_of_the_kinds() -> None:

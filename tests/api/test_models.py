@@ -37,6 +37,11 @@ def test_the_shortest_pool_has_the_defaults_a_user_would_expect() -> None:
     assert spec.placement.strategy == "BestFit"
     assert spec.freshness.max_age_seconds == 660
     assert spec.stop_policy is StopPolicy.NONE
+    assert (spec.lease_policy.guaranteed_seconds, spec.lease_policy.max_defer_seconds) == (0, 0)
+    assert spec.lease_policy.promise_conflict_action == "Cut"
+    assert (spec.queueing.fairness, spec.queueing.usage_half_life_seconds) == ("DominantShare", 0)
+    assert (spec.preemption.within_tenant, spec.preemption.borrowers) == ("Never", "Never")
+    assert spec.tenants is None
 
 
 def test_the_shortest_lease_has_the_defaults_a_user_would_expect() -> None:
@@ -45,6 +50,29 @@ def test_the_shortest_lease_has_the_defaults_a_user_would_expect() -> None:
     assert spec.liveness is Liveness.NONE
     assert spec.placement.mode == "Any"
     assert spec.ttl_seconds_after_finished == 3600
+    assert (spec.mode, spec.defer_seconds) == ("Reserve", 0)
+    assert (spec.pool_selector, spec.start_time, spec.start_deadline_seconds, spec.tenant) == (None,) * 4
+
+
+def test_a_lease_may_leave_the_pool_to_the_operator() -> None:
+    selector = {"matchLabels": {"site": "north"}}
+    spec = {"poolSelector": selector, "resources": {"cpu": "2"}}
+    wire = CapacityLease.model_validate({**LEASE, "spec": spec}).to_wire()["spec"]
+    assert wire["poolSelector"] == selector
+    assert "poolRef" not in wire
+
+
+def test_a_tenant_counts_once_unless_it_says_otherwise() -> None:
+    tenant = {"name": "build", "namespaceSelector": {}, "guaranteed": {"cpu": 0}, "limit": {"cpu": "2"}}
+    pool = CapacityPool.model_validate({**POOL, "spec": {**POOL["spec"], "tenants": [tenant]}})
+    assert pool.to_wire()["spec"]["tenants"] == [{**tenant, "weight": 1}]
+
+
+@pytest.mark.parametrize("name", ["", "Build", "-build", "build-", "a.b", "b" * 64])
+def test_a_tenant_is_named_like_a_label(name: str) -> None:
+    tenant = {"name": name, "namespaceSelector": {}}
+    with pytest.raises(ValidationError, match=r"tenants\.0\.name"):
+        CapacityPool.model_validate({**POOL, "spec": {**POOL["spec"], "tenants": [tenant]}})
 
 
 def test_python_names_and_wire_names_are_both_read() -> None:
@@ -81,6 +109,12 @@ def test_initialisms_keep_their_capitals() -> None:
     wire = report.to_wire()
     assert wire["spec"]["leaseUIDs"] == ["a"]
     assert wire["status"] == {"bootID": "b"}
+    revocation = {"preemptorUID": "u", "noticeTime": "2026-01-01T00:00:00.000000Z"}
+    lease = CapacityLease.model_validate({**LEASE, "status": {"revocation": revocation}})
+    assert lease.status is not None
+    assert lease.status.revocation is not None
+    assert lease.status.revocation.preemptor_uid == "u"
+    assert lease.to_wire()["status"]["revocation"] == revocation
 
 
 def test_times_are_written_in_utc_with_microseconds() -> None:

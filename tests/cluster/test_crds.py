@@ -35,6 +35,14 @@ def lease(**spec: Any) -> Object:
     return _object("CapacityLease", {"poolRef": {"name": "ci"}, "resources": {"cpu": "2"}, **spec})
 
 
+def any_pool(selector: Object, **spec: Any) -> Object:
+    return _object("CapacityLease", {"poolSelector": selector, "resources": {"cpu": "2"}, **spec})
+
+
+def tenant(**fields: Any) -> Object:
+    return pool(tenants=[{"name": "build", "namespaceSelector": {}, **fields}])
+
+
 def report(**spec: Any) -> Object:
     return _object("NodeReport", spec)
 
@@ -142,7 +150,42 @@ GOOD = {
             "idle": {"policy": "Warn"},
         }
     ),
+    "tenants": pool(
+        tenants=[
+            {"name": "build", "namespaceSelector": {}, "guaranteed": {"cpu": "1500m"}, "limit": {"cpu": 2}},
+            {
+                "name": "test-2",
+                "namespaceSelector": {"matchLabels": {"team": "test"}},
+                "guaranteed": {"cpu": "1", "memory": "4Gi"},
+                "limit": {"cpu": "1000m", "vendor.example/gpu": 0},
+                "weight": 1000,
+                "maxLeases": 1,
+            },
+        ],
+        preemption={"withinTenant": "LowerPriority", "borrowers": "Reclaim"},
+        queueing={"strategy": "Backfill", "fairness": "DominantShareAndWaste", "usageHalfLifeSeconds": 60},
+        leasePolicy={"guaranteedSeconds": 60, "maxDeferSeconds": 60, "promiseConflictAction": "Refuse"},
+    ),
+    "as many tenants as there may be": pool(
+        tenants=[
+            {
+                "name": f"tenant-{index}",
+                "namespaceSelector": {},
+                **{
+                    part: {f"vendor.example/{number}": f"{size}{'0' * 20}n" for number in range(16)}
+                    for part, size in (("guaranteed", 1), ("limit", 2))
+                },
+            }
+            for index in range(64)
+        ]
+    ),
     "the shortest lease": lease(),
+    "any pool that matches": any_pool(
+        {"matchExpressions": [{"key": "site", "operator": "In", "values": ["north", "south"]}]}
+    ),
+    "any pool at all": any_pool({}),
+    "a reservation": lease(startTime="2026-01-01T00:00:00Z", startDeadlineSeconds=60, tenant="build"),
+    "a question": lease(mode="DryRun", deferSeconds=60),
     "amounts as numbers": lease(resources={"cpu": 2, "memory": "4Gi", "vendor.example/gpu": 1}),
     "a session": lease(liveness="Session", holder={"identity": "me", "sessionRef": {"name": "s"}}),
     "one domain": lease(count=3, placement={"mode": "SameDomain", "topologyKey": "zone"}),
@@ -205,8 +248,53 @@ BAD = {
         "defaultDurationSeconds (3600 unless set) must not be more than maxDurationSeconds; set both",
     ),
     "a warning twice": (pool(leasePolicy={"warnBeforeSeconds": [60, 60]}), "Duplicate value: 60"),
+    "a tenant twice": (
+        pool(tenants=[{"name": "a", "namespaceSelector": {}}, {"name": "a", "namespaceSelector": {}}]),
+        "spec.tenants[1]: Duplicate value",
+    ),
+    "a tenant of no namespaces": (
+        pool(tenants=[{"name": "a"}]),
+        "spec.tenants[0].namespaceSelector: Required value",
+    ),
+    "a tenant's name that is no label": (
+        tenant(name="Build"),
+        "spec.tenants[0].name in body should match",
+    ),
+    "a guarantee beyond the limit": (
+        tenant(guaranteed={"memory": "1Gi", "cpu": "2001m"}, limit={"cpu": 2}),
+        "spec.tenants[0].guaranteed: Invalid value: guaranteed must not be more than limit in any resource; lower the"
+        " one or raise the other",
+    ),
+    "a malformed guarantee": (
+        tenant(guaranteed={"cpu": "some"}),
+        f'spec.tenants[0].guaranteed[cpu]: Invalid value: "some": {ANY}',
+    ),
+    "a negative limit": (
+        tenant(limit={"cpu": "-1"}),
+        f'spec.tenants[0].limit[cpu]: Invalid value: "-1": {ANY}',
+    ),
+    "a limit of a name beyond bounds": (
+        tenant(limit={"r" * 254: 1}),
+        "spec.tenants[0].limit: Invalid value: a resource name must be at most 253 characters long",
+    ),
+    "a tenant without weight": (tenant(weight=0), "should be greater than or equal to 1"),
+    "an order that does not exist": (pool(queueing={"strategy": "Lottery"}), '"BestEffortFIFO", "Backfill"'),
     # Leases
-    "no pool": (_object("CapacityLease", {"resources": {"cpu": 1}}), "spec.poolRef: Required value"),
+    "no pool": (
+        _object("CapacityLease", {"resources": {"cpu": 1}}),
+        "spec.poolRef: Invalid value: name a pool in poolRef, or set poolSelector to let the operator choose one",
+    ),
+    "a pool and a choice of pools": (
+        lease(poolSelector={}),
+        "spec.poolSelector: Invalid value: poolRef and poolSelector must not both be set; keep one",
+    ),
+    "a pool label beyond bounds": (
+        any_pool({"matchLabels": {"k" * 318: "v"}}),
+        "spec.poolSelector.matchLabels: Invalid value: a label key must be at most 317 characters long",
+    ),
+    "a start that is no time": (lease(startTime="soon"), "spec.startTime in body must be of type date-time"),
+    "a tenant that no pool can have": (lease(tenant="Build"), "spec.tenant in body should match"),
+    "an unknown mode": (lease(mode="Maybe"), 'supported values: "Reserve", "DryRun"'),
     "nothing asked for": (lease(resources={}), "spec.resources in body should have at least 1 properties"),
     "a malformed amount": (
         lease(resources={"cpu": "2 cores"}),
@@ -263,7 +351,14 @@ def test_the_shortest_pool_gets_its_defaults(server: Server) -> None:
     assert spec["leasePolicy"]["idle"] == {"policy": "Off", "belowPercent": 5, "periodSeconds": 1800}
     assert spec["leasePolicy"]["warnBeforeSeconds"] == []
     assert spec["freshness"] == {"maxAgeSeconds": 660, "onStale": "Hold"}
-    assert spec["queueing"] == {"strategy": "BestEffortFIFO", "maxPending": 10_000}
+    assert spec["queueing"] == {
+        "strategy": "BestEffortFIFO",
+        "maxPending": 10_000,
+        "fairness": "DominantShare",
+        "usageHalfLifeSeconds": 0,
+    }
+    assert spec["preemption"] == {"withinTenant": "Never", "borrowers": "Never"}
+    assert "tenants" not in spec
 
 
 def test_the_server_and_the_models_have_the_same_defaults(server: Server) -> None:
@@ -272,7 +367,7 @@ def test_the_server_and_the_models_have_the_same_defaults(server: Server) -> Non
         assert server.create(obj)["spec"] == model.to_wire()["spec"]
 
 
-@pytest.mark.parametrize("field", ["tenant", "mode", "startTime", "preemption"])
+@pytest.mark.parametrize("field", ["tenants", "until", "deadlineSeconds", "preemption"])
 def test_fields_that_do_not_exist_are_refused(server: Server, field: str) -> None:
     assert f'unknown field "spec.{field}"' in refusal(lambda: server.create(lease(**{field: "x"})))
 
@@ -302,6 +397,8 @@ def test_a_short_text_cannot_keep_the_server_busy(server: Server, stored: Store)
     refusal(lambda: server.create(pool_of(reserved=SLOW, min=SLOW, max=SLOW, step=SLOW)))
     refusal(lambda: server.create(pool_of(min=SLOW, max="1")))
     refusal(lambda: server.create(pool_of(min="1", max=SLOW)))
+    refusal(lambda: server.create(tenant(guaranteed={"cpu": SLOW}, limit={"cpu": "1"})))
+    refusal(lambda: server.create(tenant(guaranteed={"cpu": "1"}, limit={"cpu": SLOW})))
     refusal(lambda: server.change(granted, {"spec": {"resources": {"cpu": SLOW}}}))
     refusal(
         lambda: server.change(
@@ -334,6 +431,31 @@ GRANTED: Object = {
     },
 }
 OVER: Object = {**GRANTED, "conditions": [condition("Released"), condition("Finished")]}
+SLICE: Object = {"index": 0, "nodeName": "node-1", "resources": {"cpu": "2"}}
+PROMISED: Object = {
+    "phase": "Scheduled",
+    "tenant": "build",
+    "queue": {"approximatePosition": 1, "estimatedStartTime": TIME},
+    "reservation": {"ledgerSequence": 7, "startTime": TIME, "endTime": TIME, "slices": [SLICE]},
+    "deadlines": {"startTime": TIME, "next": {"time": TIME, "cause": "Start"}},
+}
+LAST_WORDS: Object = {
+    "quote": {"pool": "ci", "startTime": TIME, "nodes": ["node-1", "node-1"], "victims": ["team-a/build"]},
+    "counterOffer": {
+        "kind": "Smaller",
+        "resources": {"cpu": "1"},
+        "count": 1,
+        "pool": "other",
+        "startTime": TIME,
+    },
+    "revocation": {"preemptorUID": "u", "noticeTime": TIME, "deferSeconds": 30},
+    "accounting": {
+        "heldSeconds": 60,
+        "observedSeconds": 50,
+        "resources": [{"name": "cpu", "reserved": "2", "used": "1500m", "usedPercent": 75}],
+    },
+}
+NORTH: Object = {"matchLabels": {"site": "north"}}
 ASKED = lease(
     count=2, resources={"cpu": "2", "memory": "4Gi"}, holder={"identity": "me"}, placement={"mode": "Any"}
 )
@@ -382,6 +504,18 @@ ALLOWED = {
         ASKED, GRANTED, spec(resources={"cpu": "2000m", "memory": "4096Mi"})
     ),
     "priority after the grant": Change(ASKED, GRANTED, spec(priority=9)),
+    "another tenant before the grant": Change(lease(tenant="a"), {"phase": "Pending"}, spec(tenant=None)),
+    "the same tenant after the grant": Change(
+        lease(tenant="a"), GRANTED, spec(tenant="a", deferSeconds=60, startDeadlineSeconds=60)
+    ),
+    "the pool that was chosen": Change(
+        any_pool(NORTH), {"phase": "Pending"}, spec(poolRef={"name": "north-1"})
+    ),
+    "the same start written otherwise": Change(
+        lease(startTime="2026-01-01T00:00:00Z"), None, spec(startTime="2026-01-01T02:00:00+02:00")
+    ),
+    "a promised start": Change(lease(startTime=TIME), {"phase": "Pending"}, status(**PROMISED)),
+    "what is known of a lease that is over": Change(ASKED, OVER, status(**LAST_WORDS)),
     "giving back": Change(ASKED, GRANTED, spec(desiredState="Released")),
     "giving back what is over": Change(ASKED, OVER, spec(desiredState="Released")),
     "the grant itself": Change(ASKED, {"phase": "Pending"}, status(**GRANTED)),
@@ -395,6 +529,33 @@ ALLOWED = {
         ASKED, {"conditions": [condition("Accepted", "False")]}, status(conditions=[condition("Accepted")])
     ),
     "a ledger that moves on": Change(pool(), LEDGER, status(ledger={"epoch": 4, "sequence": 12})),
+    "a promise in the ledger, and tenants": Change(
+        tenant(),
+        LEDGER,
+        status(
+            ledger={
+                "inFlight": [
+                    {
+                        "uid": "u",
+                        "namespace": "team-a",
+                        "name": "build",
+                        "sequence": 10,
+                        "resources": {"cpu": "2"},
+                        "nodes": ["node-1"],
+                        **dict.fromkeys(("startTime", "endTime", "notAfterTime"), TIME),
+                    }
+                ]
+            },
+            tenants=[
+                {
+                    "name": "build",
+                    "allocated": {"cpu": "2"},
+                    **dict.fromkeys(("leases", "pending", "sharePermille"), 1),
+                    **dict.fromkeys(("usagePermille", "wastePermille"), 1),
+                }
+            ],
+        ),
+    ),
     "a report that moves on": Change(report(), MEASURED, status(sequence=6)),
     "a report after a restart": Change(report(), MEASURED, status(bootID="b", sequence=1)),
 }
@@ -417,6 +578,56 @@ REFUSED = {
         spec(poolRef={"name": "other"}),
         "spec.poolRef: Forbidden: the pool of a lease cannot be changed; create a new lease instead",
     ),
+    "no pool any more": Change(
+        ASKED,
+        None,
+        spec(poolRef=None, poolSelector=NORTH),
+        "spec.poolRef: Forbidden: the pool of a lease cannot be changed; create a new lease instead",
+    ),
+    "neither pool nor choice of pools": Change(ASKED, None, spec(poolRef=None), "name a pool in poolRef"),
+    "a choice of pools besides the pool": Change(
+        ASKED,
+        None,
+        spec(poolSelector=NORTH),
+        "spec.poolSelector: Forbidden: poolSelector cannot be changed; create a new lease instead",
+    ),
+    "a pool instead of the choice": Change(
+        any_pool(NORTH),
+        None,
+        spec(poolRef={"name": "ci"}, poolSelector=None),
+        "poolSelector cannot be changed",
+    ),
+    "other pools to choose from": Change(
+        any_pool(NORTH),
+        None,
+        spec(poolSelector={"matchLabels": {"site": "south"}}),
+        "poolSelector cannot be changed",
+    ),
+    "another start": Change(
+        lease(startTime=TIME),
+        None,
+        spec(startTime="2026-01-01T00:00:01Z"),
+        "spec.startTime: Forbidden: startTime cannot be changed; create a new lease instead",
+    ),
+    "a start after all": Change(ASKED, None, spec(startTime=TIME), "startTime cannot be changed"),
+    "no start after all": Change(
+        lease(startTime=TIME), None, spec(startTime=None), "startTime cannot be changed"
+    ),
+    "another mode": Change(
+        lease(mode="DryRun"),
+        None,
+        spec(mode="Reserve"),
+        "spec.mode: Forbidden: mode cannot be changed; create a new lease instead",
+    ),
+    "no mode": Change(lease(mode="DryRun"), None, spec(mode=None), "mode cannot be changed"),
+    "another tenant": Change(
+        lease(tenant="a"),
+        GRANTED,
+        spec(tenant="b"),
+        "spec.tenant: Forbidden: tenant cannot be changed once the lease is granted; create a new lease instead",
+    ),
+    "a tenant after all": Change(lease(), GRANTED, spec(tenant="b"), "tenant cannot be changed"),
+    "no tenant any more": Change(lease(tenant="a"), GRANTED, spec(tenant=None), "tenant cannot be changed"),
     "wanting back what was given back": Change(
         lease(desiredState="Released"),
         None,
