@@ -4,6 +4,7 @@ import pytest
 from tests.builders import (
     GIB,
     at,
+    check_lease_status,
     clock,
     document_of,
     edited,
@@ -14,7 +15,7 @@ from tests.builders import (
 )
 
 from leasehold.core.errors import InvalidObject
-from leasehold.core.lease import lease_of
+from leasehold.core.lease import Reservation, Slice, lease_of
 
 
 def test_the_shortest_lease_has_the_defaults_that_the_api_promises() -> None:
@@ -25,6 +26,10 @@ def test_the_shortest_lease_has_the_defaults_that_the_api_promises() -> None:
     assert not lease.wants_release
     assert lease.key == "team-a/build"
     assert lease.pending
+    assert (lease.pool, lease.pool_selector, lease.tenant, lease.told_tenant) == ("ci", None, "", "")
+    assert (lease.start_time, lease.start_deadline, lease.deferral) == (None, None, 0)
+    assert not lease.is_dry_run
+    assert lease.reservation is None
 
 
 def test_every_field_of_the_spec_is_read() -> None:
@@ -38,6 +43,11 @@ def test_every_field_of_the_spec_is_read() -> None:
         renewTime="2026-11-22T12:00:00Z",
         desiredState="Released",
         ttlSecondsAfterFinished=10,
+        startTime=clock("2h"),
+        startDeadlineSeconds=90,
+        tenant="build",
+        mode="DryRun",
+        deferSeconds=45,
         annotations={"leasehold.dev/revoke": "maintenance", "leasehold.dev/force-release": "true"},
         deleted="5m",
     )
@@ -47,6 +57,62 @@ def test_every_field_of_the_spec_is_read() -> None:
     assert (lease.duration, lease.ttl) == (span("1m"), span("10s"))
     assert (lease.revoke, lease.force_release, lease.deleting) == ("maintenance", True, True)
     assert lease.wants_release
+    assert (lease.start_time, lease.start_deadline) == (at("2h"), span("90s"))
+    assert (lease.tenant, lease.is_dry_run, lease.deferral) == ("build", True, span("45s"))
+    assert lease.problem == ""
+
+
+GPU_POOLS = {
+    "matchLabels": {"site": "north"},
+    "matchExpressions": [{"key": "kind", "operator": "In", "values": ["gpu", "any"]}],
+}
+
+
+def test_a_lease_may_leave_the_pool_to_the_operator() -> None:
+    lease = make_lease(pool=None, poolSelector=GPU_POOLS)
+    assert lease.pool == ""
+    assert lease.pool_selector is not None
+    assert lease.pool_selector.matches({"site": "north", "kind": "gpu"})
+    assert not lease.pool_selector.matches({"site": "north", "kind": "cpu"})
+
+
+def test_the_chosen_pool_stands_beside_the_selector() -> None:
+    lease = make_lease(pool="north-1", poolSelector={})
+    assert lease.pool == "north-1"
+    assert lease.pool_selector is not None
+    assert lease.pool_selector.matches({})
+
+
+def test_a_start_time_that_cannot_be_read_is_noted_and_does_not_raise() -> None:
+    lease = make_lease(startTime="tomorrow")
+    assert lease.start_time is None
+    assert lease.problem.startswith("spec.startTime: 'tomorrow' is not an RFC 3339 time")
+
+
+def test_of_two_problems_the_request_s_comes_first() -> None:
+    assert make_lease(resources={}, startTime="tomorrow").problem.startswith("spec.resources")
+
+
+def test_a_promised_start_is_read_from_the_status() -> None:
+    status = {
+        "tenant": "build",
+        "reservation": {
+            "ledgerSequence": 12,
+            "startTime": clock("1h"),
+            "endTime": clock("2h"),
+            "slices": [
+                {"index": 0, "nodeName": "node-1", "resources": {"cpu": "2"}},
+                {"index": 1, "nodeName": "node-2", "resources": {"cpu": "1500m"}},
+            ],
+        },
+    }
+    check_lease_status(status)
+    lease = make_lease(status=status)
+    assert lease.told_tenant == "build"
+    assert lease.reservation == Reservation(
+        12, at("1h"), at("2h"), (Slice("node-1", {"cpu": 2000}), Slice("node-2", {"cpu": 1500}))
+    )
+    assert lease.slices == (), "what is promised is not held"
 
 
 @pytest.mark.parametrize("value", ["", "false", "True", "yes"])
@@ -56,6 +122,23 @@ def test_only_the_exact_word_true_forces_a_release(value: str) -> None:
 
 def test_a_lease_survives_being_written_down_and_read_again() -> None:
     lease = granted(make_lease(count=2, liveness="Renew"), nodes=("node-1", "node-2"))
+    assert lease_of(document_of(lease)) == lease
+
+
+def test_a_lease_with_every_choice_survives_being_written_down_and_read_again() -> None:
+    lease = make_lease(
+        pool=None,
+        poolSelector=GPU_POOLS,
+        startTime=clock("1h"),
+        startDeadlineSeconds=60,
+        tenant="build",
+        mode="DryRun",
+        deferSeconds=30,
+        durationSeconds=60,
+        renewTime=clock(),
+        holder={"identity": "me"},
+        status={"tenant": "build"},
+    )
     assert lease_of(document_of(lease)) == lease
 
 
@@ -74,6 +157,16 @@ def test_what_is_no_lease_at_all_is_refused(broken: str) -> None:
     del document[broken]
     with pytest.raises(InvalidObject, match="not a CapacityLease"):
         lease_of(document)
+
+
+def test_a_lease_of_no_pool_and_no_choice_of_pools_is_no_lease() -> None:
+    with pytest.raises(InvalidObject, match="'poolRef' is missing"):
+        make_lease(pool=None)
+
+
+def test_a_pool_selector_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(InvalidObject, match="'key' is missing"):
+        make_lease(pool=None, poolSelector={"matchExpressions": [{"operator": "Exists"}]})
 
 
 def test_capacity_counts_from_allocated_until_released_and_by_nothing_else() -> None:

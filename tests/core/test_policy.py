@@ -21,6 +21,10 @@ def test_the_shortest_pool_has_the_defaults_that_the_api_promises() -> None:
     assert policy.queue_strategy == "BestEffortFIFO"
     assert policy.holds_on_stale
     assert not policy.attributes_usage()
+    assert (policy.guaranteed_time, policy.max_defer, policy.cuts_renewals) == (0, 0, True)
+    assert (policy.fairness, policy.usage_half_life, policy.tenants) == ("DominantShare", 0, ())
+    assert not policy.preempts_within
+    assert not policy.reclaims
 
 
 def test_a_claim_timeout_of_zero_is_no_claim_timeout() -> None:
@@ -36,6 +40,76 @@ def test_a_term_is_what_was_asked_else_the_default_and_never_beyond_the_longest(
     assert policy.term_of(None) == span("10m")
     assert policy.term_of(span("1m")) == span("1m")
     assert policy.term_of(span("1h")) == span("20m")
+
+
+def test_a_grant_takes_room_for_its_term_its_grace_and_its_cool_down() -> None:
+    policy = make_pool(
+        defaultDurationSeconds=600, maxDurationSeconds=1200, gracePeriodSeconds=30, cooldownSeconds=5
+    )
+    assert policy.span_of(None) == span("10m35s")
+    assert policy.span_of(span("1m")) == span("1m35s")
+    assert policy.span_of(span("1h")) == span("20m35s")
+
+
+def test_the_terms_of_taking_back_and_of_promises_are_kept() -> None:
+    policy = make_pool(
+        guaranteedSeconds=600,
+        maxDeferSeconds=90,
+        promiseConflictAction="Refuse",
+        preemption={"withinTenant": "LowerPriority", "borrowers": "Reclaim"},
+    )
+    assert (policy.guaranteed_time, policy.max_defer) == (span("10m"), span("90s"))
+    assert not policy.cuts_renewals
+    assert policy.preempts_within
+    assert policy.reclaims
+
+
+def test_the_order_and_the_rank_of_tenants_are_kept() -> None:
+    policy = make_pool(queue="Backfill", fairness="DominantShareAndWaste", half_life=3600)
+    assert policy.queue_strategy == "Backfill"
+    assert (policy.fairness, policy.usage_half_life) == ("DominantShareAndWaste", span("1h"))
+
+
+def test_a_tenant_is_guaranteed_nothing_and_limited_by_nothing_unless_it_says_so() -> None:
+    (tenant,) = make_pool(tenants=[{"name": "build"}]).tenants
+    assert (tenant.name, tenant.weight, tenant.max_leases) == ("build", 1, None)
+    assert (tenant.guaranteed, tenant.limit, tenant.unknown) == ((0, 0), (None, None), ())
+    assert tenant.selector.matches({"team": "build"})
+    assert not tenant.selector.matches({"team": "test"})
+
+
+def test_a_tenant_s_vectors_lie_in_the_order_of_the_pool() -> None:
+    everyone: dict[str, object] = {}
+    build, test = make_pool(
+        tenants=[
+            {
+                "name": "build",
+                "namespaceSelector": everyone,
+                "guaranteed": {"memory": "8Gi"},
+                "limit": {"memory": "16Gi", "cpu": "4"},
+                "weight": 3,
+                "maxLeases": 5,
+            },
+            {"name": "test", "guaranteed": {"cpu": "500m"}},
+        ]
+    ).tenants
+    assert (build.guaranteed, build.limit) == ((0, 8 * GIB), (4000, 16 * GIB))
+    assert (build.weight, build.max_leases) == (3, 5)
+    assert build.selector.matches({})
+    assert (test.guaranteed, test.limit) == ((500, 0), (None, None))
+
+
+def test_resources_that_the_pool_does_not_lend_are_named_and_left_out_of_the_vectors() -> None:
+    tenant = {"name": "build", "guaranteed": {"gpu": 1, "cpu": 1}, "limit": {"disk": 1, "gpu": 2}}
+    (rule,) = make_pool(tenants=[tenant]).tenants
+    assert (rule.guaranteed, rule.limit) == ((1000, 0), (None, None))
+    assert rule.unknown == ("disk", "gpu")
+
+
+def test_no_tenant_is_guaranteed_more_than_it_was_said_because_an_amount_is_inexact() -> None:
+    tenant = {"name": "build", "guaranteed": {"memory": "1.5"}, "limit": {"memory": "2.5"}}
+    (rule,) = make_pool(tenants=[tenant]).tenants
+    assert (rule.guaranteed[1], rule.limit[1]) == (1, 2)
 
 
 @pytest.mark.parametrize("terms", [{"verification": "NodeReport"}, {"idle": {"policy": "Warn"}}])

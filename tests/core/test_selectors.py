@@ -1,6 +1,6 @@
 import pytest
 
-from leasehold.core.selectors import Requirement, Selector
+from leasehold.core.selectors import Requirement, Selector, selector_of
 
 NODE = {"zone": "a", "disk": "ssd"}
 
@@ -38,3 +38,25 @@ def test_requirements_mean_what_kubernetes_means(
     assert (
         Selector((("zone", "a"),), (Requirement(key, operator, frozenset(values)),)).matches(NODE) is matches
     )
+
+
+def test_a_selector_is_read_as_it_is_written_on_the_wire() -> None:
+    document = {
+        "matchLabels": {"zone": "a", "disk": "ssd"},
+        "matchExpressions": [
+            {"key": "rack", "operator": "In", "values": ["1", "2"]},
+            {"key": "spot", "operator": "DoesNotExist"},
+        ],
+    }
+    assert selector_of(document) == Selector(
+        (("disk", "ssd"), ("zone", "a")),
+        (
+            Requirement("rack", "In", frozenset({"1", "2"})),
+            Requirement("spot", "DoesNotExist", frozenset()),
+        ),
+    )
+
+
+@pytest.mark.parametrize("document", [{}, {"matchLabels": None, "matchExpressions": None}])
+def test_a_selector_without_conditions_takes_everything(document: dict[str, None]) -> None:
+    assert selector_of(document).matches(NODE)
