@@ -213,6 +213,8 @@ async def test_a_sweep_finds_namespaces_and_nodes_that_went(desk: Desk) -> None:
 async def test_a_namespace_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
     await desk.begin()
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    assert desk.controller.cluster.doubtful_namespaces() == {"team"}
 
     def made_meanwhile(method: str, path: str, body: Any) -> None:
         if path == paths.NAMESPACES:
@@ -223,7 +225,29 @@ async def test_a_namespace_that_is_newer_than_the_list_is_not_gone(desk: Desk) -
 
     desk.kube.faults.append(made_meanwhile)
     await desk.controller.sweep("ci")
+    assert desk.kube.faults == [], "the namespaces were listed"
     assert desk.controller.cluster.gone_namespaces == frozenset()
+
+
+async def test_namespaces_that_are_known_to_live_are_not_listed_again(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    desk.controller.cluster.namespace_seen("team", {})
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    desk.kube.requests.clear()
+    await desk.controller.sweep("ci")
+    assert paths.NODES in [path for _, path, _ in desk.kube.requests]
+    assert paths.NAMESPACES not in [path for _, path, _ in desk.kube.requests]
+
+
+async def test_leases_of_a_namespace_that_went_while_nobody_looked_are_given_back(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    desk.kube.remove("/api/v1/namespaces/team")
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.NAMESPACES))
+    await desk.begin()
+    assert desk.controller.cluster.gone_namespaces == {"team"}
+    await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Finished") == "True")
 
 
 async def test_a_node_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> None:
@@ -268,6 +292,47 @@ async def test_reporters_are_asked_only_where_the_pool_wants_to_know(desk: Desk)
     await desk.until(lambda: desk.controller._asking() == {"n1": {uid}})
     desk.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"verification": "None"}}})
     await desk.until(lambda: desk.controller._asking() == {})
+
+
+async def test_who_waits_can_be_looked_up(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    for name, spec in (("big", {"cpu": "4"}), ("second", {"priority": 5}), ("third", {})):
+        desk.kube.add(lease_path(name), lease_document(name, **spec))
+        await desk.until(lambda name=name: status(desk.kube.objects[lease_path(name)], "Allocated"))
+    desk.kube.add(lease_path("refused"), lease_document("refused", resources={"fpga": "1"}))
+    elsewhere = lease_document("elsewhere")
+    elsewhere["metadata"]["namespace"] = "other"
+    desk.kube.add(paths.lease("other", "elsewhere"), elsewhere)
+    await desk.until(
+        lambda: status(desk.kube.objects[paths.lease("other", "elsewhere")], "Allocated") == "False"
+    )
+    await desk.until(lambda: status(desk.kube.objects[lease_path("refused")], "Accepted") == "False")
+    find = desk.controller._waiting_rows
+    rows = list(find("ci", 0, 10, "") or ())
+    assert [(row["position"], row["name"]) for row in rows] == [(1, "second"), (2, "third"), (3, "elsewhere")]
+    assert rows[0] == {
+        "position": 1,
+        "namespace": "team",
+        "name": "second",
+        "uid": desk.kube.objects[lease_path("second")]["metadata"]["uid"],
+        "tenant": "",
+        "priority": 5,
+        "resources": {"cpu": "1"},
+        "count": 1,
+        "reason": "WaitingForCapacity",
+        "estimatedStartTime": None,
+    }
+    assert [row["name"] for row in find("ci", 1, 1, "") or ()] == ["third"]
+    assert [row["name"] for row in find("ci", 0, 10, "other") or ()] == ["elsewhere"]
+    assert find("never there", 0, 10, "") is None
+    begun = iter(find("ci", 0, 10, "") or ())
+    next(begun)
+    desk.kube.remove(lease_path("third"))
+    assert [row["name"] for row in begun] == ["third", "elsewhere"], "as it was when it was asked for"
+    (pool,) = desk.controller._pool_rows()
+    assert (pool["name"], pool["ready"], pool["held"]) == ("ci", True, 1)
+    assert pool["waiting"] == 3, "the refused one is pending too"
 
 
 # --- the process ---

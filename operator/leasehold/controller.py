@@ -9,7 +9,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, cast
 
 import kopf
@@ -17,10 +18,10 @@ import kopf
 from leasehold import __version__
 from leasehold.adapters import logs
 from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster, Sessions
+from leasehold.adapters.cluster import Cluster, Namespaces, Sessions
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
-from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag
+from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
 from leasehold.adapters.kube.informer import Informer
@@ -29,8 +30,12 @@ from leasehold.adapters.metrics import Metrics, PoolGauges, ProcessGauges
 from leasehold.adapters.reconcile import PoolWorker, Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
-from leasehold.api.names import SESSION_LABEL
+from leasehold.api.names import SESSION_LABEL, LeaseCondition
 from leasehold.core.errors import LeaseholdError
+from leasehold.core.lease import Lease
+from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
+from leasehold.core.state import PoolState
+from leasehold.core.status import amounts_document
 from leasehold.core.times import SECOND
 from leasehold.settings import BadSetting, Settings
 
@@ -56,6 +61,9 @@ class Controller:
             "sessions": Informer(
                 self.client, paths.SESSIONS, Sessions(self.cluster), self.clock.now, SESSION_LABEL
             ),
+            "namespaces": Informer(
+                self.client, paths.NAMESPACES, Namespaces(self.cluster), self.clock.now, metadata_only=True
+            ),
         }
         self.tools = Tools(
             self.client,
@@ -67,7 +75,12 @@ class Controller:
             settings.debounce_milliseconds / 1000,
         )
         self.server = HealthServer(
-            settings.http_host, settings.http_port, self.metrics.page, self._wrong, self._not_ready
+            settings.http_host,
+            settings.http_port,
+            self.metrics.page,
+            self._wrong,
+            self._not_ready,
+            QueuePages(self.clock.now, self._pool_rows, self._waiting_rows),
         )
         self.metrics.registry.register(PoolGauges(self.metrics, self.cluster))
         self.metrics.registry.register(
@@ -158,9 +171,10 @@ class Controller:
 
     async def _begin(self) -> None:
         """Start the pools once every list was complete: kopf tells no such moment, so each is listed here."""
-        await self._list_world()
+        await self._patiently(self._list_world)
         for informer in self.informers.values():
             await informer.synced.wait()
+        await self._patiently(self._look_for_namespaces)
         self._listed = True
         for document in list(self._pools.values()):
             self._lead(document)
@@ -168,19 +182,20 @@ class Controller:
         self._watch(homeless.run(), "homeless leases")
         self.started.set()
 
-    async def _list_world(self) -> None:
+    async def _patiently(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         pause = 0.2
         while True:
             try:
-                nodes, _ = await self.client.list(paths.NODES)
-                reports, _ = await self.client.list(paths.REPORTS)
-                pools, _ = await self.client.list(paths.POOLS)
-                await self._list_namespaces()
-                break
+                return await work()
             except ApiError as error:
                 log.warning("listing the cluster: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5)
+
+    async def _list_world(self) -> None:
+        nodes, _ = await self.client.list(paths.NODES)
+        reports, _ = await self.client.list(paths.REPORTS)
+        pools, _ = await self.client.list(paths.POOLS)
         for node in nodes:
             self.cluster.node_seen(node)
         for report in reports:
@@ -188,20 +203,14 @@ class Controller:
         for pool in pools:
             self.pool_seen(pool)
 
-    async def _list_namespaces(self) -> None:
-        """Find the namespaces of leases that are gone or going."""
+    async def _look_for_namespaces(self) -> None:
+        """Find out whether namespaces that have leases and that no watch told of are gone."""
         # Named before the list is made: the namespace of a lease that is seen meanwhile may be newer than the list.
-        named = {lease.namespace for leases in self.cluster.leases.values() for lease in leases.values()}
-        namespaces, _ = await self.client.list(paths.NAMESPACES, metadata_only=True)
-        living = {i["metadata"]["name"] for i in namespaces if "deletionTimestamp" not in i["metadata"]}
-        gone = frozenset(named - living)
-        for name in gone - self.cluster.gone_namespaces:
-            log.warning("namespace %s is gone or going; its leases are given back", name)
-        if gone != self.cluster.gone_namespaces:
-            self.cluster.gone_namespaces = gone
-            for worker, _ in self.workers.values():
-                worker.state.touch_all()
-                worker.mark()
+        doubtful = self.cluster.doubtful_namespaces()
+        if doubtful:
+            items, _ = await self.client.list(paths.NAMESPACES, metadata_only=True)
+            living = {i["metadata"]["name"] for i in items if "deletionTimestamp" not in i["metadata"]}
+            self.cluster.namespaces_missed(doubtful, living)
 
     async def _cleanup(self, **_: Any) -> None:
         tasks = [task for _, task in self.workers.values()] + self._tasks
@@ -289,7 +298,7 @@ class Controller:
         if now < self._world_swept + self.settings.sweep_seconds * SECOND // 2:
             return
         self._world_swept = now
-        await self._list_namespaces()
+        await self._look_for_namespaces()
         nodes, version = await self.client.list(paths.NODES, metadata_only=True)
         self.cluster.nodes_listed((node["metadata"]["name"] for node in nodes), int(version))
 
@@ -301,6 +310,24 @@ class Controller:
                 for node in worker.state.ledger.nodes():
                     asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
         return {node: frozenset(uids) for node, uids in asked.items()}
+
+    # --- who waits, for the endpoint ---
+
+    def _pool_rows(self) -> Iterable[Mapping[str, Any]]:
+        for name, (worker, _) in sorted(self.workers.items()):
+            ledger = worker.state.ledger
+            yield {
+                "name": name,
+                "ready": worker.ready,
+                "waiting": len(worker.state.queue),
+                **{state: ledger.count(state) for state in (HELD, RELEASING, QUARANTINED)},
+            }
+
+    def _waiting_rows(
+        self, pool: str, offset: int, limit: int, namespace: str
+    ) -> Iterable[Mapping[str, Any]] | None:
+        led = self.workers.get(pool)
+        return None if led is None else _rows_of(led[0].state, offset, limit, namespace)
 
     # --- health ---
 
@@ -320,6 +347,34 @@ class Controller:
             return f"not leading yet: {', '.join(waiting[:10])}"
         silent = (self.clock.now() - min(i.last_event for i in self.informers.values())) / SECOND
         return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
+
+
+def _rows_of(state: PoolState, offset: int, limit: int, namespace: str) -> Iterable[Mapping[str, Any]]:
+    """Return who waits in a pool now, in turn: accepted leases only, from `offset` on among those of a namespace."""
+    accepted = (lease for _, uid in state.queue if not _refused(lease := state.leases[uid]))
+    numbered = enumerate(accepted, start=1)
+    wanted = (row for row in numbered if namespace in ("", row[1].namespace))
+    settled = list(islice(wanted, offset, offset + limit))
+    return (_row_of(position, lease) for position, lease in settled)
+
+
+def _row_of(position: int, lease: Lease) -> Mapping[str, Any]:
+    return {
+        "position": position,
+        "namespace": lease.namespace,
+        "name": lease.name,
+        "uid": lease.uid,
+        "tenant": lease.told_tenant,
+        "priority": lease.priority,
+        "resources": amounts_document(lease.request),
+        "count": lease.count,
+        "reason": lease.reason(LeaseCondition.ALLOCATED),
+        "estimatedStartTime": lease.status.get("queue", {}).get("estimatedStartTime"),
+    }
+
+
+def _refused(lease: Lease) -> bool:
+    return lease.conditions.get(LeaseCondition.ACCEPTED, {}).get("status") == "False"
 
 
 def _older(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
@@ -366,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--kubeconfig", default=None, help="cluster to serve (default: the pod's service account)"
     )
-    parser.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz")
+    parser.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz, /pools")
     parser.add_argument("--http-port", type=int, default=None, help="their port; 0 takes a free one")
     parser.add_argument("--log-format", choices=("json", "text"), default=None)
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=None)

@@ -231,6 +231,7 @@ class Scene:
             self.cluster.report_seen(
                 self.kube.add(paths.report(name), report_document(name, at=self.clock.now()))
             )
+        self.cluster.namespace_seen("team", {})
         self.kube.watchers.append(self.hear)
         self.add_pool(pool or pool_document())
 

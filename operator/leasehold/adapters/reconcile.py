@@ -236,6 +236,11 @@ class PoolWorker:
                 self.state.attention.add(uid)
                 self.mark()
 
+    def namespace_changed(self, name: str) -> None:
+        """Take in that a namespace came, went, or has other labels: its leases look up."""
+        self.state.attention |= self.tools.cluster.leases_in(name) & self.state.leases.keys()
+        self.mark()
+
     def _by_session(self, key: tuple[str, str]) -> list[str]:
         return [uid for uid in self.state.sessions.get(key, ()) if uid in self.state.leases]
 
