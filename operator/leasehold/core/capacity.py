@@ -10,12 +10,13 @@ rarely looks at more than a few. Changing one node moves it in that order; nothi
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from leasehold.core.amounts import Vector, zero
 from leasehold.core.nodes import Verdict
+from leasehold.core.request import NEVER
 
 CLOSED = -(1 << 100)
 """The free amount of a node that gets no new grants: below any debt a node can have."""
@@ -23,6 +24,43 @@ CLOSED = -(1 << 100)
 _SCALE = 1 << 40
 _PATIENCE = 256
 _REMEMBERED = 256
+_GROWTHS = 512
+
+
+class Growth:
+    """Where room was given back lately, so that what fitted nowhere is tried again only there.
+
+    `version` rises with every give-back; `since` names the nodes that grew after one.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._log: deque[tuple[int, int]] = deque(maxlen=_GROWTHS)
+        self._floor = 0
+
+    def note(self, i: int) -> None:
+        """Note that a node has more room than before."""
+        self.version += 1
+        if len(self._log) == _GROWTHS:
+            self._floor = self._log[0][0]
+        self._log.append((self.version, i))
+
+    def forget(self) -> None:
+        """Note that anything may have changed anywhere."""
+        self.version += 1
+        self._log.clear()
+        self._floor = self.version
+
+    def since(self, version: int) -> list[int] | None:
+        """Return the nodes that grew after a version, or None for "anywhere"."""
+        if version < self._floor:
+            return None
+        found: dict[int, None] = {}
+        for at, i in reversed(self._log):
+            if at <= version:
+                break
+            found[i] = None
+        return list(found)
 
 
 class Row(NamedTuple):
@@ -69,6 +107,9 @@ class NodeTable:
         self.closed: Counter[str] = Counter()
         self.order: list[tuple[int, int]] = []
         self.weights: Vector = zero(size)
+        self.capacity: Vector = zero(size)
+        self.growth = Growth()
+        self.rebuilds = 0
         self._rebuild = True
         self._shapes: Counter[Vector] = Counter()
         self._labels: Counter[str] = Counter()
@@ -110,6 +151,8 @@ class NodeTable:
         if not self._rebuild:
             return
         self._rebuild = False
+        self.rebuilds += 1
+        self.growth.forget()
         self.names = sorted(self.rows)
         self.index = {name: i for i, name in enumerate(self.names)}
         rows = [self.rows[name] for name in self.names]
@@ -119,6 +162,7 @@ class NodeTable:
         self._shapes = Counter(self.limits)
         largest = [max((limit[r] for limit in self.limits), default=0) for r in range(self.size)]
         self.weights = tuple(_SCALE // most if most else 0 for most in largest)
+        self.capacity = tuple(sum(limit[r] for limit in self.limits) for r in range(self.size))
         frees = [row.shown_free() for row in rows]
         self.free = [[free[r] for free in frees] for r in range(self.size)]
         self.keys = [self.key(i, free) for i, free in enumerate(frees)]
@@ -215,6 +259,8 @@ class NodeTable:
     def _move(self, name: str, row: Row) -> None:
         i = self.index[name]
         free = row.shown_free()
+        if any(column[i] < amount for column, amount in zip(self.free, free, strict=True)):
+            self.growth.note(i)
         for column, amount in zip(self.free, free, strict=True):
             column[i] = amount
         _discard(self.order, (self.keys[i], i))
@@ -233,26 +279,41 @@ class NodeTable:
                 del self.closed[reason]
 
 
+class Point:
+    """An instant at which room on a node is promised: from `at` on, `room` is what others may hold there."""
+
+    __slots__ = ("at", "room")
+
+    def __init__(self, at: int, room: list[int]) -> None:
+        self.at = at
+        self.room = room
+
+
 class Scratch:
-    """A table's free columns and order, to take from while planning."""
+    """A table's free columns and order, to take from while planning.
+
+    `guard` holds for some nodes the instants at which promised room must be there. What is free on a node grows
+    with time but for these instants, so whoever leaves room at each of them stays out of everybody's way.
+    """
 
     def __init__(self, table: NodeTable) -> None:
         self.table = table
         self.free = [column.copy() for column in table.free]
         self.keys = table.keys.copy()
         self.order = table.order.copy()
+        self.guard: dict[int, list[Point]] = {}
 
     def find(
-        self, need: Vector, allowed: Set[int] | None = None, barred: Set[int] = frozenset()
+        self, need: Vector, allowed: Set[int] | None = None, barred: Set[int] = frozenset(), until: int = 0
     ) -> int | None:
-        """Return the position of the preferred node with room for `need`, or None.
+        """Return the position of the preferred node with room for `need` from now to `until`, or None.
 
         The first nodes in order nearly always have room. Where they have not, whole columns are compared instead:
         that is twice as fast, and many small sets of allowed nodes cost no more than one look at all of them.
         """
         wants = [(self.free[r], amount) for r, amount in enumerate(need) if amount]
         if allowed is not None and len(allowed) <= _PATIENCE:
-            return self._find_among(wants, allowed, barred)
+            return self._find_among(need, wants, allowed, barred, until)
         order, start = self.order, 0
         if self.table.strategy == "BestFit":
             start = bisect_left(order, (self.table.room(need), -1))
@@ -261,27 +322,58 @@ class Scratch:
                 if column[i] < amount:
                     break
             else:
-                if (allowed is None or i in allowed) and i not in barred:
+                if (allowed is None or i in allowed) and i not in barred and self.leaves(i, need, until):
                     return i
         if start + _PATIENCE >= len(order):
             return None
-        return self._find_among(wants, range(len(self.keys)) if allowed is None else allowed, barred)
+        everywhere = range(len(self.keys)) if allowed is None else allowed
+        return self._find_among(need, wants, everywhere, barred, until)
 
-    def take(self, i: int, need: Vector) -> None:
-        """Take amounts from a node; negative amounts give back."""
+    def leaves(self, i: int, need: Vector, until: int) -> bool:
+        """Tell whether taking amounts until an instant leaves the room that is promised on a node before it."""
+        for point in self.guard.get(i, ()):
+            if point.at >= until:
+                break
+            if any(room < amount for room, amount in zip(point.room, need, strict=True) if amount):
+                return False
+        return True
+
+    def fits_on(self, i: int, need: Vector, until: int = 0) -> bool:
+        """Tell whether one node has room for `need` from now to `until`."""
+        return all(self.free[r][i] >= amount for r, amount in enumerate(need) if amount) and self.leaves(
+            i, need, until
+        )
+
+    def free_on(self, i: int) -> list[int]:
+        """Return what is free on a node."""
+        return [column[i] for column in self.free]
+
+    def take(self, i: int, need: Vector, until: int = NEVER) -> None:
+        """Take amounts from a node until an instant; negative amounts give back what was taken until then."""
         after = [column[i] - amount for column, amount in zip(self.free, need, strict=True)]
         for column, amount in zip(self.free, after, strict=True):
             column[i] = amount
+        for point in self.guard.get(i, ()):
+            if point.at < until:
+                point.room = [room - amount for room, amount in zip(point.room, need, strict=True)]
         _discard(self.order, (self.keys[i], i))
         self.keys[i] = self.table.key(i, after)
-        insort(self.order, (self.keys[i], i))
+        if not self.table.reasons[i]:
+            insort(self.order, (self.keys[i], i))
 
     def _find_among(
-        self, wants: list[tuple[list[int], int]], allowed: Iterable[int], barred: Set[int]
+        self,
+        need: Vector,
+        wants: list[tuple[list[int], int]],
+        allowed: Iterable[int],
+        barred: Set[int],
+        until: int,
     ) -> int | None:
         found = list(allowed)
         for column, amount in wants:
             found = [i for i in found if column[i] >= amount]
+        if self.guard:
+            found = [i for i in found if self.leaves(i, need, until)]
         return min(((self.keys[i], i) for i in found if i not in barred), default=(0, None))[1]
 
 

@@ -16,21 +16,22 @@ def place(
     mode: str = "Any",
     allowed: Set[int] | None = None,
     topology_key: str = "",
+    until: int = 0,
 ) -> list[int] | None:
-    """Find room for `count` slices and take it from the scratch; return their nodes' positions in order.
+    """Find room for `count` slices until an instant and take it from the scratch; return their nodes' positions.
 
     Returns None, and leaves the scratch as it was, when not all slices fit. Modes: Any, SameNode (all on one),
     DistinctNodes (no two on one), SameDomain (all on nodes with one value of the `topology_key` label).
     """
     if mode == "SameNode":
-        i = scratch.find(times(need, count), allowed)
+        i = scratch.find(times(need, count), allowed, until=until)
         if i is None:
             return None
-        scratch.take(i, times(need, count))
+        scratch.take(i, times(need, count), until)
         return [i] * count
     if mode == "SameDomain":
-        return _same_domain(scratch, need, count, allowed, topology_key)
-    return _one_by_one(scratch, need, count, allowed, distinct=mode == "DistinctNodes")
+        return _same_domain(scratch, need, count, allowed, topology_key, until)
+    return _one_by_one(scratch, need, count, allowed, until, distinct=mode == "DistinctNodes")
 
 
 def could_ever_fit(
@@ -52,16 +53,16 @@ def could_ever_fit(
 
 
 def _one_by_one(
-    scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None, *, distinct: bool
+    scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None, until: int, *, distinct: bool
 ) -> list[int] | None:
     chosen: list[int] = []
     barred: set[int] = set()
     for _ in range(count):
-        i = scratch.find(need, allowed, barred)
+        i = scratch.find(need, allowed, barred, until)
         if i is None:
-            _give_back(scratch, need, chosen)
+            give_back(scratch, need, chosen, until)
             return None
-        scratch.take(i, need)
+        scratch.take(i, need, until)
         chosen.append(i)
         if distinct:
             barred.add(i)
@@ -69,7 +70,7 @@ def _one_by_one(
 
 
 def _same_domain(
-    scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None, topology_key: str
+    scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None, topology_key: str, until: int
 ) -> list[int] | None:
     """Try the domains from the one with the least room up, as BestFit does with nodes."""
 
@@ -79,15 +80,16 @@ def _same_domain(
 
     for domain in sorted(scratch.table.domains(topology_key).values(), key=room):
         within = domain if allowed is None else domain & allowed
-        chosen = _one_by_one(scratch, need, count, within, distinct=False)
+        chosen = _one_by_one(scratch, need, count, within, until, distinct=False)
         if chosen is not None:
             return chosen
     return None
 
 
-def _give_back(scratch: Scratch, need: Vector, chosen: Sequence[int]) -> None:
+def give_back(scratch: Scratch, need: Vector, chosen: Sequence[int], until: int) -> None:
+    """Return slices that were taken until an instant."""
     for i in chosen:
-        scratch.take(i, times(need, -1))
+        scratch.take(i, times(need, -1), until)
 
 
 def _copies_on(limit: Vector, need: Vector) -> int:
