@@ -23,6 +23,8 @@ class Command(NamedTuple):
 COMMANDS: Final = {
     "reporter": Command("leasehold.reporter.main", "reporter", "measure this node and keep its NodeReport"),
     "operator": Command("leasehold.controller", "operator", "decide who gets capacity, and for how long"),
+    "simulate": Command("leasehold.cli.simulate", "sim", "replay a log or a trace without a cluster"),
+    "record": Command("leasehold.cli.record", "operator", "write what a cluster's leases did into a trace"),
 }
 
 
