@@ -67,11 +67,13 @@ def _run(options: argparse.Namespace) -> int:
             # Nothing here is cyclic, and looking for cycles would take a tenth of the time.
             gc.disable()
             began = perf_counter()
-            outcome = replay(
-                Timeline(found.pool.table, found.pool.policy), found.jobs, watchers, progress=tick
-            )
+            try:
+                outcome = replay(
+                    Timeline(found.pool.table, found.pool.policy), found.jobs, watchers, progress=tick
+                )
+            finally:
+                gc.enable()
             seconds = perf_counter() - began
-            gc.enable()
         if picture is not None:
             canvas.write(picture.svg())
     if not statistics.jobs and not outcome.never_started:
@@ -122,7 +124,9 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         return scenario.of_log(options.swf, rules, options.policy, options.sort)
     if options.trace is not None:
         return scenario.of_trace(options.trace, choice, strict=options.strict, limit=options.limit)
-    return scenario.of_nothing(options.synthetic, choice, options.seed, options.load)
+    return scenario.of_nothing(
+        min(options.synthetic, options.limit or options.synthetic), choice, options.seed, options.load
+    )
 
 
 class _JobTable:
@@ -222,7 +226,7 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal() or not int(text):
+    if not (text.isdecimal() and len(text) <= 12 and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
 

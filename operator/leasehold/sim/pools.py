@@ -201,18 +201,21 @@ def _read(document: Json) -> Node:
 
 
 def scaled(nodes: Sequence[Json], factor: float) -> list[Json]:
-    """Return the nodes of a pool that has `factor` times as many: copies in turn, or every so many left out."""
-    count = max(1, round(len(nodes) * factor))
-    if count <= len(nodes):
-        return [nodes[i * len(nodes) // count] for i in range(count)]
-    made = list(nodes)
-    for i in range(count - len(nodes)):
-        round_, at = divmod(i, len(nodes))
-        name = f"{nodes[at]['metadata']['name']}-copy{round_ + 1}"
-        meta = dict(nodes[at]["metadata"])
-        labels = {**(meta.get("labels") or {}), _HOSTNAME: name}
-        made.append({**nodes[at], "metadata": {**meta, "name": name, "uid": name, "labels": labels}})
-    return made
+    """Return the nodes of a pool that has `factor` times as many: some left out, or copied, evenly over the list."""
+    rounds, rest = divmod(max(1, round(len(nodes) * factor)), len(nodes))
+    made: list[Json] = []
+    for number in range(rounds):
+        made += [_copy(node, number) for node in nodes]
+    return made + [_copy(nodes[i * len(nodes) // rest], rounds) for i in range(rest)]
+
+
+def _copy(node: Json, number: int) -> Json:
+    if not number:
+        return node
+    meta = dict(node["metadata"])
+    name = f"{meta['name']}-copy{number}"
+    labels = {**(meta.get("labels") or {}), _HOSTNAME: name}
+    return {**node, "metadata": {**meta, "name": name, "uid": name, "labels": labels}}
 
 
 def slim(node: Json) -> Json:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from leasehold.sim.problems import Problem
 
@@ -33,7 +34,7 @@ def bar(stream: TextIO, total: int, *, wanted: bool) -> Iterator[Callable[[int],
 def table(title: str, found: Mapping[str, Any], problems: list[Problem], stream: TextIO) -> None:
     """Write the figures of a replay for people."""
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    grid = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    grid = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False, box=None)
     grid.add_column()
     grid.add_column(justify="right")
     for label, value in _rows(found):
