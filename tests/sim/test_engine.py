@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leasehold.api.pool import PoolSpec
 from leasehold.core.request import Request, Shape
 from leasehold.core.timeline import Timeline
 from leasehold.sim.engine import Outcome, replay
 from leasehold.sim.job import Finished, Job, Situation
-from leasehold.sim.pools import machine
+from leasehold.sim.pools import Pool, machine, nodes_of, pool_of
 
 MACHINE = 16
 
@@ -48,6 +49,7 @@ class Waits:
         self.starts: dict[str, int] = {}
         self.order: list[str] = []
         self.stands: list[Situation] = []
+        self.ends: dict[str, int] = {}
 
     def moment(self, at: Situation) -> None:
         self.stands.append(at)
@@ -176,6 +178,47 @@ def test_a_start_time_that_was_asked_for_is_kept_though_nothing_happens_then() -
     job = Job(Request("1", (1,), shape), "0", "me", 0, 5_000, 16)
     replay(Timeline(pool.table, pool.policy), [job], [waits])
     assert waits.starts == {"0": 60}
+
+
+def shared_pool() -> Pool:
+    """A node of 4 cpu, half of it guaranteed to each of two tenants, which may borrow and are called back."""
+    tenants = [
+        {"name": name, "namespaceSelector": {"matchLabels": {"team": name}}, "guaranteed": {"cpu": "2"}}
+        for name in ("a", "b")
+    ]
+    spec = {
+        "nodeSelector": {},
+        "resources": [{"name": "cpu", "source": "Allocatable"}],
+        "leasePolicy": {"gracePeriodSeconds": 30},
+        "queueing": {"strategy": "Backfill"},
+        "tenants": tenants,
+        "preemption": {"borrowers": "Reclaim"},
+    }
+    return pool_of("shared", PoolSpec.model_validate(spec), nodes_of("1x cpu=4"))
+
+
+def test_a_borrower_that_is_called_back_ends_after_its_grace_and_is_counted() -> None:
+    pool = shared_pool()
+
+    def lease(name: str, tenant: str, submit: int, cpu: int = 2_000) -> Job:
+        shape = Shape(tenant, (cpu,), span=3_600_000)
+        return Job(Request(name, (submit,), shape), name, tenant, submit, 3_600_000, cpu)
+
+    class Ends(Waits):
+        def ended(self, found: Finished) -> None:
+            self.starts[found.job.name] = found.start
+            self.ends[found.job.name] = found.end
+
+    told = Ends()
+    outcome = replay(
+        Timeline(pool.table, pool.policy),
+        [lease("own", "a", 0), lease("borrowed", "a", 1_000), lease("due", "b", 60_000)],
+        [told],
+    )
+    assert outcome.preempted == 1
+    assert told.starts == {"own": 0, "borrowed": 1_000, "due": 90_000}
+    assert told.ends["borrowed"] == 90_000
+    assert told.ends["own"] == 3_600_000
 
 
 def test_what_can_never_start_is_counted() -> None:

@@ -20,8 +20,11 @@ def line(
     requested: object = 4,
     asked: object = 200,
     user: object = 7,
+    status: int = 1,
 ) -> str:
-    return f"{number} {submit} -1 {run} {allocated} -1 -1 {requested} {asked} -1 1 {user} 1 1 1 1 -1 -1\n"
+    return (
+        f"{number} {submit} -1 {run} {allocated} -1 -1 {requested} {asked} -1 {status} {user} 1 1 1 1 -1 -1\n"
+    )
 
 
 @pytest.fixture
@@ -134,6 +137,13 @@ def test_negative_times_can_be_clipped_instead(log) -> None:
 def test_an_unknown_run_time_is_the_formats_own_and_no_error_even_when_strict(log) -> None:
     found = log(line(run=-1), strict=True)
     assert reasons(found) == {"run time unknown: taken as 1 s": ("assumed", 1, (1,))}
+
+
+def test_the_parts_of_an_interrupted_job_are_not_jobs_of_their_own(log) -> None:
+    rows = (line(1, run=90), line(1, run=40, status=2), line(1, run=50, status=3), line(2, status=4))
+    found = log(*rows, strict=True)
+    assert [(job.number, job.run) for job in found.jobs()] == [("1", 90_000), ("2", 100_000)]
+    assert found.problems.total("skipped") == 2
 
 
 def test_only_the_first_few_lines_of_a_problem_are_listed(log) -> None:

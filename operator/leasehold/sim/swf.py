@@ -4,6 +4,8 @@ https://www.cs.huji.ac.il/labs/parallel/workload/swf.html: one job a line, 18 fi
 comments such as `; MaxProcs: 128` ahead. The fields in use here, counted from 1 as the format does:
 
     2 submit time, 4 run time, 5 processors allocated, 8 processors requested, 9 time requested, 12 user
+
+A job that was interrupted has a line of its own, and then one for each part (field 11), which are passed over.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from leasehold.sim.files import lines
 from leasehold.sim.problems import BadInput, Problems
 
 _FIELDS: Final = 18
+_BURSTS: Final = ("2", "3", "4")
+"""Values of field 11 (status) of lines that tell one part of a job that was interrupted."""
 _LATEST: Final = 10**11
 """Seconds beyond which a number is no time: about three thousand years."""
 _HEADER: Final = re.compile(r";\s*([A-Za-z]\w*)\s*:\s*(.*)")
@@ -110,6 +114,7 @@ class SwfLog:
         return islice(self._parsed(problems), self._rules.limit)
 
     def _parsed(self, problems: Problems) -> Iterator[SwfJob]:
+        last = ""
         for number, text in lines(self.path, problems):
             if text.startswith(";"):
                 self._take_comment(text)
@@ -117,6 +122,10 @@ class SwfLog:
             fields = text.split()
             if not fields:
                 continue
+            if fields[0] == last and len(fields) == _FIELDS and fields[10] in _BURSTS:
+                problems.note(number, "a part of the job above, whose line has it all", allowed=True)
+                continue
+            last = fields[0]
             job = self._job(number, fields, problems)
             if job is not None:
                 yield job
