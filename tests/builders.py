@@ -25,15 +25,18 @@ from leasehold.api.names import (
 )
 from leasehold.api.pool import PoolSpec, PoolStatus
 from leasehold.api.quantity import amount
+from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.course import Session, Step, World
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.nodes import Node, Report, judge, node_of, report_of
 from leasehold.core.planning import grant_step
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
+from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.selectors import Selector
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import amounts_document, apply_patch
+from leasehold.core.timeline import Timeline
 from leasehold.core.times import format_time, parse_time
 
 Json = Mapping[str, Any]
@@ -443,3 +446,54 @@ def pool_status(
     status = status_of(state, Facts(**known), before or {}, now)
     check_pool_status(status)
     return status
+
+
+# --- the future ---
+
+
+def make_table(policy: PoolPolicy, nodes: Iterable[Node] = ()) -> NodeTable:
+    """The pool's nodes as columns, with nothing held on them; without `nodes`, one node-1."""
+    table = NodeTable(len(policy.resources), policy.strategy)
+    for node in list(nodes) or [make_node()]:
+        verdict = judge(node, None, policy, NOON)
+        table.put(node.name, Row(node.labels, verdict, (0,) * len(policy.resources)))
+    table.settle()
+    return table
+
+
+def make_timeline(nodes: Iterable[Node] = (), policy: PoolPolicy | None = None) -> Timeline:
+    """A pool as time goes on from noon; without `nodes`, one node-1 of 16 cpu and 64Gi."""
+    policy = policy or make_pool(queue="Backfill")
+    return Timeline(make_table(policy, nodes), policy, NOON)
+
+
+def make_request(
+    uid: str = "build",
+    *,
+    cpu: str = "2",
+    memory: str = "1Gi",
+    slices: int = 1,
+    mode: str = "Any",
+    topology_key: str = "",
+    node_selector: Mapping[str, str] | None = None,
+    span: str = "1h",
+    not_before: str | None = None,
+    tenant: str = "",
+    priority: int = 0,
+    age: str = "1m",
+) -> Request:
+    """A request that waits, created a minute before noon, for 2 cpu and 1Gi of memory; its room is taken an hour."""
+    shape = Shape(
+        tenant=tenant,
+        need=(amount("cpu", cpu), amount("memory", memory)),
+        slices=slices,
+        mode=mode,
+        topology_key=topology_key,
+        node_selector=tuple(sorted((node_selector or {}).items())),
+        span=NEVER if span == "for ever" else _span(span),
+        not_before=0 if not_before is None else at(not_before),
+    )
+    return Request(uid, (-priority, at(f"-{age}"), next(_serial)), shape, priority)
+
+
+_span = span

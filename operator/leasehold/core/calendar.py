@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from heapq import merge
+from heapq import heappop, heappush, merge
 from typing import NamedTuple
 
-from leasehold.core.amounts import Vector, times
+from leasehold.core.amounts import Vector, plus, times
 from leasehold.core.capacity import NodeTable, Point, Scratch
 from leasehold.core.request import NEVER, Shape
 
@@ -120,30 +120,36 @@ class Outlook:
         self.scratch = scratch
         self.calendar = calendar
         self.now = now
-        self.kept: dict[str, Promise] = dict(calendar.promises)
+        self.kept: dict[str, Promise] = {}
+        self.asked: dict[str, Held] = {}
+        self._on_node: dict[str, dict[str, Vector]] = {}
         self._started: list[tuple[int, str]] = []
         self._slices: dict[str, Slices] = {}
+        self._starting: dict[str, list[tuple[int, Vector]]] = {}
         scratch.guard = {}
-        for promise in self.kept.values():
-            self._guard(promise)
+        for promise in calendar.promises.values():
+            self._keep(promise)
+        self._guard(self._on_node)
 
     # --- promised room ---
 
     def keep(self, promise: Promise) -> None:
         """Keep room from everybody who comes later in this pass and would still be there by its start."""
-        self.kept[promise.uid] = promise
-        self._guard(promise)
+        self.give_way(promise.uid)
+        self._keep(promise)
+        self._guard({node for node, _ in promise.slices})
 
     def keep_slot(self, uid: str, slot: Slot, shape: Shape) -> Promise:
         """Keep a slot for a request; return the promise."""
+        self.give_way(uid)
         names, guard = self.scratch.table.names, self.scratch.guard
         promise = Promise(
             uid, slot.start, later(slot.start, shape.span), tuple((names[i], shape.need) for i in slot.nodes)
         )
-        self.kept[uid] = promise
+        self._keep(promise)
         for i in set(slot.nodes):
             if i in guard:
-                guard[i] = self._points_on(names[i])
+                guard[i] = self.points_on(names[i])
             else:
                 room = list(slot.rooms[i])
                 _add(room, times(shape.need, slot.nodes.count(i)), -1)
@@ -154,32 +160,57 @@ class Outlook:
         """Let the room that is kept for a request be free for itself; `keep` takes it back."""
         promise = self.kept.pop(uid, None)
         if promise is not None:
-            self._guard(promise)
+            nodes = {node for node, _ in promise.slices}
+            for node in nodes:
+                del self._on_node[node][uid]
+            self._guard(nodes)
         return promise
 
-    def _guard(self, promise: Promise) -> None:
+    def ask(self, uids: Iterable[str], by: int) -> None:
+        """Note that leases are asked in this pass to be gone by an instant; the calendar does not know yet."""
+        nodes = set()
+        for uid in uids:
+            held = self.calendar.held[uid]
+            self.asked[uid] = held._replace(until=min(held.until, by), leaving=True)
+            nodes |= {node for node, _ in held.slices if self._on_node.get(node)}
+        self._guard(nodes)
+
+    def _keep(self, promise: Promise) -> None:
+        self.kept[promise.uid] = promise
+        for node, amounts in promise.slices:
+            shares = self._on_node.setdefault(node, {})
+            known = shares.get(promise.uid)
+            shares[promise.uid] = amounts if known is None else plus(known, amounts)
+
+    def _guard(self, nodes: Iterable[str]) -> None:
         index, guard = self.scratch.table.index, self.scratch.guard
-        for node in {node for node, _ in promise.slices if node in index}:
-            points = self._points_on(node)
+        for node in nodes:
+            if node not in index:
+                continue
+            points = self.points_on(node)
             if points:
                 guard[index[node]] = points
             else:
                 guard.pop(index[node], None)
 
-    def _points_on(self, node: str) -> list[Point]:
-        """Return the room that others may hold on a node at each start of a promise there."""
+    def points_on(self, node: str, *also: int) -> list[Point]:
+        """Return the room that others may hold on a node at each start of a promise there, and at other instants."""
         i = self.scratch.table.index[node]
-        shares = [(promise, _sum(promise.slices, node)) for promise in self.kept.values()]
-        shares = [(promise, amounts) for promise, amounts in shares if amounts is not None]
+        shares = [(self.kept[uid], amounts) for uid, amounts in self._on_node.get(node, {}).items()]
         soonest = self.now + 1
-        ending = [(held.until, held.slices) for held in self._held_on(node)]
-        ending += [(until, self._slices[uid]) for until, uid in self._started]
+        ending = [
+            (held.until, amounts)
+            for held in self._held_on(node)
+            for name, amounts in held.slices
+            if name == node
+        ]
+        ending += self._starting.get(node, ())
         points = []
-        for at in sorted({max(promise.start, soonest) for promise, _ in shares}):
+        for at in sorted({*also, *(max(promise.start, soonest) for promise, _ in shares)}):
             room = self.scratch.free_on(i)
-            for until, slices in ending:
+            for until, amounts in ending:
                 if max(until, soonest) <= at:
-                    _add(room, _sum(slices, node), 1)
+                    _add(room, amounts, 1)
             for promise, amounts in shares:
                 if promise.start <= at < max(promise.end, soonest + 1):
                     _add(room, amounts, -1)
@@ -187,7 +218,8 @@ class Outlook:
         return points
 
     def _held_on(self, node: str) -> list[Held]:
-        return [self.calendar.held[uid] for uid in self.calendar.on_node.get(node, ())]
+        held, asked = self.calendar.held, self.asked
+        return [asked[uid] if uid in asked else held[uid] for uid in self.calendar.on_node.get(node, ())]
 
     # --- what starts in this pass ---
 
@@ -195,31 +227,38 @@ class Outlook:
         """Note a start; its room was taken from the scratch already."""
         names = self.scratch.table.names
         self._slices[uid] = tuple((names[i], need) for i in nodes)
-        insort(self._started, (until, uid))
+        if until < NEVER:
+            insort(self._started, (until, uid))
+            for i in nodes:
+                self._starting.setdefault(names[i], []).append((until, need))
 
-    def limit_of(self, nodes: Iterable[int], need: Vector) -> int | None:
+    def limit_of(self, nodes: Sequence[int], need: Vector, until: int) -> int | None:
         """Return until when slices that were just taken may stay at most; None where they are in nobody's way.
 
-        A slice in the way is one that had to be gone by a promised start to be let in.
+        Slices in the way are those that had to be gone by a promised start to be let in.
         """
         found = [
             point.at
             for i in set(nodes)
             for point in self.scratch.guard.get(i, ())
-            if any(room < amount for room, amount in zip(point.room, need, strict=True) if amount)
+            if point.at >= until and not _covers(point.room, times(need, nodes.count(i)))
         ]
         return min(found, default=None)
 
     # --- looking ahead ---
 
-    def earliest(self, shape: Shape, after: int, allowed: Set[int] | None) -> Slot | None:
+    def earliest(
+        self, shape: Shape, after: int, allowed: Set[int] | None, *, missed: bool = False
+    ) -> Slot | None:
         """Return the earliest start from `after` on, or None if no known end makes enough room.
 
-        Walks through the ends in order, one addition for each, and looks only at the nodes that changed.
+        `missed` tells that there is no room now. Walks through the ends in order, one addition for each, and looks
+        only at the nodes that changed.
         """
-        if shape.slices == 1 and not self.kept and after <= self.now:
+        missed = missed and after <= self.now
+        if missed and shape.slices == 1 and not self.kept and shape.mode != "SameDomain":
             return self._earliest_of_one(shape.need, allowed)
-        walk = _Walk(self, shape, allowed)
+        walk = _Walk(self, shape, allowed, everywhere=shape.slices > 1 or not missed)
         for at, changes in self._changes():
             if at > after and (slot := walk.slot(max(after, walk.at))) is not None:
                 return slot
@@ -232,10 +271,8 @@ class Outlook:
         held, slices = self.calendar.held, self._slices
         rooms: dict[int, list[int]] = {}
         found: tuple[int, int] | None = None
-        for until, uid in merge(self.calendar.ends, self._started) if self._started else self.calendar.ends:
+        for until, uid in self._ends():
             if found is not None and until > max(found[0], self.now + 1):
-                break
-            if until == NEVER:
                 break
             for node, amounts in held[uid].slices if uid in held else slices[uid]:
                 i = index.get(node, -1)
@@ -273,8 +310,16 @@ class Outlook:
 
     def _ending(self) -> Iterator[tuple[int, str, int, Slices]]:
         held = self.calendar.held
-        for until, uid in merge(self.calendar.ends, self._started):
+        for until, uid in self._ends():
             yield until, uid, 1, held[uid].slices if uid in held else self._slices[uid]
+
+    def _ends(self) -> Iterable[tuple[int, str]]:
+        """Return all known ends in order."""
+        ends: Iterable[tuple[int, str]] = self.calendar.ends
+        if self.asked:
+            asked = sorted((held.until, uid) for uid, held in self.asked.items())
+            ends = merge((end for end in ends if end[1] not in self.asked), asked)
+        return merge(ends, self._started) if self._started else ends
 
     def _promising(self) -> Iterator[tuple[int, str, int, Slices]]:
         events = []
@@ -284,10 +329,49 @@ class Outlook:
         return iter(sorted(events))
 
 
+class RenewalLimits:
+    """How long leases may stay without standing in the way of a promised start, as renewals are decided one by one."""
+
+    def __init__(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+
+    def latest(self, uid: str) -> int | None:
+        """Return the last instant (ms) at which a lease's room must be free; None where nobody was promised it."""
+        held = self._outlook.calendar.held.get(uid)
+        if held is None:
+            return None
+        found = [
+            point.at
+            for i, amounts in self._by_node(held).items()
+            for point in self._outlook.scratch.guard.get(i, ())
+            if point.at >= held.until and _short(point.room, amounts)
+        ]
+        return min(found, default=None)
+
+    def extend(self, uid: str, until: int) -> None:
+        """Note that a lease stays until an instant."""
+        held = self._outlook.calendar.held.get(uid)
+        if held is None:
+            return
+        for i, amounts in self._by_node(held).items():
+            for point in self._outlook.scratch.guard.get(i, ()):
+                if held.until <= point.at < until:
+                    _add(point.room, amounts, -1)
+
+    def _by_node(self, held: Held) -> dict[int, Vector]:
+        index = self._outlook.scratch.table.index
+        found: dict[int, Vector] = {}
+        for node, amounts in held.slices:
+            if node in index:
+                i = index[node]
+                found[i] = plus(found[i], amounts) if i in found else amounts
+        return found
+
+
 class _Walk:
     """Free room as time goes on, and how many slices of one shape it holds. Nodes that never change are never seen."""
 
-    def __init__(self, outlook: Outlook, shape: Shape, allowed: Set[int] | None) -> None:
+    def __init__(self, outlook: Outlook, shape: Shape, allowed: Set[int] | None, *, everywhere: bool) -> None:
         self.scratch = outlook.scratch
         self.table: NodeTable = outlook.scratch.table
         self.shape = shape
@@ -295,7 +379,11 @@ class _Walk:
         self.at = outlook.now
         self.free: dict[int, list[int]] = {}
         self.tally = Tally(self.scratch, shape, allowed)
-        self.guarded = set(self.scratch.guard)
+        if everywhere:
+            self.tally.look_everywhere()
+        self.guarded = self.scratch.guard.keys()
+        self.unseen = set(self.guarded)
+        self.views: list[tuple[int, int]] = []
 
     def go(self, at: int, changes: Iterable[tuple[int, Vector, int]]) -> None:
         """Let the changes of one instant happen."""
@@ -306,29 +394,47 @@ class _Walk:
                 self.free[i] = self.scratch.free_on(i)
             _add(self.free[i], amounts, sign)
             touched.add(i)
-        for i in touched - self.guarded:
-            self.tally.set(i, self.free[i])
+        for i in touched:
+            if i in self.guarded:
+                self.unseen.add(i)
+            else:
+                self.tally.set(i, self.free[i])
 
     def slot(self, at: int) -> Slot | None:
         """Return a place for the request at an instant of the walk, or None."""
-        until = later(at, self.shape.span)
-        for i in self.guarded:
-            room = self.free[i] if i in self.free else self.scratch.free_on(i)
-            for point in self.scratch.guard[i]:
-                if at < point.at < until:
-                    room = [min(a, b) for a, b in zip(room, point.room, strict=True)]
-            self.tally.set(i, room)
+        while self.views and self.views[0][0] <= at:
+            self.unseen.add(heappop(self.views)[1])
+        for i in self.unseen:
+            self._look(i, at)
+        self.unseen.clear()
         if not self.tally.fits():
             return None
         nodes = self.tally.nodes()
         rooms = {i: self.free[i] if i in self.free else self.scratch.free_on(i) for i in nodes}
         return Slot(at, nodes, rooms)
 
+    def _look(self, i: int, at: int) -> None:
+        """Count what a guarded node holds from an instant on, and note when promises come into view or go out of it."""
+        span = self.shape.span
+        room = self.free[i] if i in self.free else self.scratch.free_on(i)
+        changes = []
+        for point in self.scratch.guard[i]:
+            if point.at <= at:
+                continue
+            if point.at < later(at, span):
+                room = [min(a, b) for a, b in zip(room, point.room, strict=True)]
+                changes.append(point.at)
+            else:
+                changes.append(point.at - span + 1)
+        self.tally.set(i, room)
+        if changes:
+            heappush(self.views, (min(changes), i))
+
 
 class Tally:
     """How many slices of one shape each node holds, kept node by node as room changes: O(1) for each change.
 
-    For a single slice only the nodes that changed are known: it is asked where the others have no room.
+    A node that was not looked at counts as one without room.
     """
 
     def __init__(self, scratch: Scratch, shape: Shape, allowed: Set[int] | None) -> None:
@@ -343,10 +449,16 @@ class Tally:
         self.by_domain: dict[str, int] = {}
         self._domains = self.table.domains(shape.topology_key) if shape.mode == "SameDomain" else {}
         self._domain_of = {i: value for value, found in self._domains.items() for i in found}
-        if shape.slices > 1:
-            everywhere = range(len(scratch.keys)) if allowed is None else allowed
-            for i in everywhere:
-                self.set(i, scratch.free_on(i))
+        self._scratch = scratch
+
+    def look_everywhere(self) -> None:
+        """Count what every node holds now."""
+        found: Iterable[int] = range(len(self._scratch.keys)) if self.allowed is None else self.allowed
+        for column, amount in zip(self._scratch.free, self.shape.need, strict=True):
+            if amount:
+                found = [i for i in found if column[i] >= amount]
+        for i in found:
+            self.set(i, self._scratch.free_on(i))
 
     def set(self, i: int, room: Sequence[int]) -> None:
         """Note the room on a node."""
@@ -409,19 +521,17 @@ def later(at: int, span: int) -> int:
     return min(at + span, NEVER)
 
 
-def _sum(slices: Slices, node: str) -> Vector | None:
-    """Return what slices hold on a node together, or None if nothing."""
-    found: Vector | None = None
-    for name, amounts in slices:
-        if name == node:
-            found = amounts if found is None else tuple(a + b for a, b in zip(found, amounts, strict=True))
-    return found
+def _short(room: Sequence[int], need: Vector) -> bool:
+    return any(have < want for have, want in zip(room, need, strict=True) if want)
 
 
-def _add(room: list[int], amounts: Vector | None, sign: int) -> None:
-    if amounts is not None:
-        for r, amount in enumerate(amounts):
-            room[r] += sign * amount
+def _add(room: list[int], amounts: Vector, sign: int) -> None:
+    for r, amount in enumerate(amounts):
+        room[r] += sign * amount
+
+
+def _covers(room: Sequence[int], need: Sequence[int]) -> bool:
+    return all(have >= amount for have, amount in zip(room, need, strict=True) if amount)
 
 
 def total_of(slices: Slices, size: int) -> Vector:

@@ -109,6 +109,7 @@ class NodeTable:
         self.weights: Vector = zero(size)
         self.capacity: Vector = zero(size)
         self.growth = Growth()
+        self.version = 0
         self.rebuilds = 0
         self._rebuild = True
         self._shapes: Counter[Vector] = Counter()
@@ -152,6 +153,7 @@ class NodeTable:
             return
         self._rebuild = False
         self.rebuilds += 1
+        self.version += 1
         self.growth.forget()
         self.names = sorted(self.rows)
         self.index = {name: i for i, name in enumerate(self.names)}
@@ -253,11 +255,15 @@ class NodeTable:
         self._domains.clear()
         if before is not None:
             self._labels -= Counter(before.labels.keys())
+            # What may lie where has changed, although no node's room did.
+            self.growth.forget()
+            self.rebuilds += 1
         if after is not None:
             self._labels.update(after.labels.keys())
 
     def _move(self, name: str, row: Row) -> None:
         i = self.index[name]
+        self.version += 1
         free = row.shown_free()
         if any(column[i] < amount for column, amount in zip(self.free, free, strict=True)):
             self.growth.note(i)

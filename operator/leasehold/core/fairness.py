@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 
 from leasehold.api.names import Fairness
 from leasehold.core.amounts import Vector, minus, plus, zero
 from leasehold.core.policy import PoolPolicy, TenantRule
 
 MILLION = 1_000_000
+_FINE = 32
+_FRACTION = 48
 
 
 @dataclass(slots=True)
 class Account:
     """What one tenant holds now, and its past: the faded average of its share and of what it wasted, in millionths.
 
-    `as_of` is when the averages were brought up to date (ms).
+    `as_of` is when the averages were brought up to date (ms; 0: never), `peak` the largest share held since then,
+    and `rest` what `past` leaves out, in parts of 2^-32 of a millionth.
     """
 
     used: Vector
@@ -29,6 +33,8 @@ class Account:
     past: int = 0
     waste: int = 0
     as_of: int = 0
+    peak: int = 0
+    rest: int = 0
 
 
 @dataclass(slots=True)
@@ -40,12 +46,13 @@ class Shares:
     counts_waste: bool = False
     half_life: int = 0
     accounts: dict[str, Account] = field(default_factory=dict)
+    as_of: int = 0
 
     def account(self, tenant: str) -> Account:
         """Return a tenant's account, opened on first use."""
         found = self.accounts.get(tenant)
         if found is None:
-            found = self.accounts[tenant] = Account(zero(len(self.capacity)))
+            found = self.accounts[tenant] = Account(zero(len(self.capacity)), as_of=self.as_of)
         return found
 
     def add(self, tenant: str, amounts: Vector) -> None:
@@ -53,6 +60,7 @@ class Shares:
         account = self.account(tenant)
         account.used = plus(account.used, amounts)
         account.leases += 1
+        self._note_peak(account)
 
     def remove(self, tenant: str, amounts: Vector) -> None:
         """Count a grant no more."""
@@ -63,9 +71,14 @@ class Shares:
     def copy(self) -> Shares:
         """Return shares that can be played with."""
         accounts = {
-            name: Account(a.used, a.leases, a.past, a.waste, a.as_of) for name, a in self.accounts.items()
+            name: Account(a.used, a.leases, a.past, a.waste, a.as_of, a.peak, a.rest)
+            for name, a in self.accounts.items()
         }
-        return Shares(self.rules, self.capacity, self.counts_waste, self.half_life, accounts)
+        return Shares(self.rules, self.capacity, self.counts_waste, self.half_life, accounts, self.as_of)
+
+    def _note_peak(self, account: Account) -> None:
+        if self.half_life:
+            account.peak = max(account.peak, dominant_share(account.used, self.capacity))
 
     # --- rank ---
 
@@ -90,15 +103,23 @@ class Shares:
         return 1 if rule is None else rule.weight
 
     def age(self, now: int) -> None:
-        """Let the past fade up to an instant: the average moves towards the present share, half way in a half-life."""
+        """Let the past fade up to an instant: the average moves towards what was held, half way in a half-life.
+
+        What was held is the most since the last time: whoever gives back before this is asked held it until then.
+        """
         if not self.half_life:
             return
         for tenant, account in self.accounts.items():
             elapsed = now - account.as_of
-            if account.as_of and elapsed > 0:
-                account.past = faded(account.past, self.share(tenant), elapsed, self.half_life)
-            if elapsed > 0:
-                account.as_of = now
+            if elapsed <= 0:
+                continue
+            present = self.share(tenant)
+            if account.as_of:
+                past = (account.past << _FINE) + account.rest
+                past = faded(past, max(account.peak, present) << _FINE, elapsed, self.half_life)
+                account.past, account.rest = past >> _FINE, past & ((1 << _FINE) - 1)
+            account.as_of, account.peak = now, present
+        self.as_of = max(self.as_of, now)
 
     def note_waste(self, tenant: str, wasted: int, weight: int) -> None:
         """Move a tenant's waste towards that of a lease that ended: `wasted` in millionths, `weight` too."""
@@ -172,14 +193,37 @@ def beyond(amounts: Sequence[int], limit: Sequence[int | None]) -> bool:
 def faded(past: int, present: int, elapsed: int, half_life: int) -> int:
     """Return the average after a time: past x 2^(-t/h) + present x (1 - 2^(-t/h)), in integers.
 
-    Between halvings the curve is followed by its chord, so it is at most 6 % of the step away from it.
+    It is off by 1 at most for each 2^30 of the step, and by one more for rounding; so many small steps come to the
+    same as a large one.
     """
     halvings, rest = divmod(elapsed, half_life)
     if halvings > 60:
         return present
-    gap = past - present
-    sign = -1 if gap < 0 else 1
-    gap = abs(gap) << 20
-    gap >>= halvings
-    gap -= gap * rest // (2 * half_life)
-    return present + sign * (gap >> 20)
+    gap = abs(past - present) * _half_to(rest, half_life) >> (_FRACTION + halvings)
+    return present + (gap if past > present else -gap)
+
+
+def _half_to(part: int, whole: int) -> int:
+    """Return 2^(-part/whole) in parts of 2^-48, for a part below the whole: a product of square roots of a half."""
+    found = 1 << _FRACTION
+    for root in _ROOTS:
+        part *= 2
+        if part >= whole:
+            part -= whole
+            found = found * root >> _FRACTION
+        if not part:
+            break
+    return found
+
+
+def _roots() -> list[int]:
+    """Return 2^(-1/2), 2^(-1/4) and so on, in parts of 2^-48."""
+    found = []
+    root = 1 << (_FRACTION - 1)
+    for _ in range(_FRACTION):
+        root = isqrt(root << _FRACTION)
+        found.append(root)
+    return found
+
+
+_ROOTS = _roots()

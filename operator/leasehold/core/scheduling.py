@@ -7,13 +7,13 @@ costs by the shapes that wait and by what was given back, not by the number that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 
 from leasehold.api.names import QueueStrategy
-from leasehold.core.amounts import Vector, times
+from leasehold.core.amounts import Vector, plus, times, zero
 from leasehold.core.calendar import Outlook, Promise, Slot, later, total_of
 from leasehold.core.capacity import Growth
 from leasehold.core.fairness import Shares
@@ -98,15 +98,21 @@ def schedule(
     return run.result
 
 
+_Entry = tuple[Turn, str, int, Group]
+
+
 class _Lane:
-    """One tenant's groups, by their first turn."""
+    """One tenant's groups, by their first turn. Of those that are `stuck` one at a time stands in line."""
 
-    __slots__ = ("heap", "tenant")
+    __slots__ = ("heap", "in_line", "stuck", "tenant")
 
-    def __init__(self, tenant: str, heap: list[tuple[Turn, str, int, Group]]) -> None:
+    def __init__(self, tenant: str, heap: list[_Entry], stuck: list[_Entry]) -> None:
         self.tenant = tenant
         self.heap = heap
+        self.stuck = stuck
+        self.in_line: Group | None = None
         heapify(heap)
+        heapify(stuck)
 
 
 class _Run:
@@ -143,6 +149,7 @@ class _Run:
         self.misses: dict[tuple[object, ...], list[Vector]] = {}
         self.missed: set[Shape] = set()
         self.served: set[str] = set()
+        self.counted: dict[str, list[tuple[int, Vector]]] = {}
         self.taken = 0
 
     # --- promises that are due ---
@@ -159,6 +166,9 @@ class _Run:
     def _redeem(self, request: Request, promise: Promise) -> None:
         """Start a promised request on its nodes, or anywhere else; what is kept for it stays kept otherwise."""
         shape, index = request.shape, self.table.index
+        self.served.add(request.uid)
+        if self._full(shape) or self.shares.over_limit(shape.tenant, shape.total):
+            return
         self.outlook.give_way(promise.uid)
         nodes = [index[node] for node, _ in promise.slices if node in index]
         until = later(self.now, shape.span)
@@ -168,7 +178,6 @@ class _Run:
             self._start(request, nodes, until)
         elif not self._place(request, until):
             self.outlook.keep(promise)
-            self.served.add(request.uid)
             self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)
 
     def _all_fit(self, shape: Shape, nodes: list[int], until: int) -> bool:
@@ -191,23 +200,32 @@ class _Run:
                 heappush(lanes, (self.shares.rank(tenant), lane.heap[0][0], tenant, lane))
 
     def _lane(self, tenant: str, *, entitled: bool) -> _Lane:
-        """Line up a tenant's groups. Of those that are stuck only the first can matter, as the head of the queue."""
-        heap = []
-        stuck: tuple[Turn, str, int, Group] | None = None
-        heads = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO or entitled
+        """Line up a tenant's groups."""
+        heap: list[_Entry] = []
+        stuck: list[_Entry] = []
         for group in self.queue.tenants[tenant].values():
             if group.shape in self.missed:
                 continue
             if entitled and not self.shares.entitled(tenant, group.total):
                 continue
             entry = (*group.items[0], 0, group)
-            if not self._is_stuck(group):
-                heap.append(entry)
-            elif heads and (stuck is None or entry < stuck) and self._possible(group):
-                stuck = entry
-        if stuck is not None:
-            heap.append(stuck)
-        return _Lane(tenant, heap)
+            (stuck if self._is_stuck(group) else heap).append(entry)
+        lane = _Lane(tenant, heap, stuck)
+        self._line_up_stuck(lane, entitled=entitled)
+        return lane
+
+    def _line_up_stuck(self, lane: _Lane, *, entitled: bool) -> None:
+        """Let the first of the groups that are stuck stand in line, where its miss means something to others."""
+        lane.in_line = None
+        heads = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO and self.result.head is None
+        if not (heads or self.preemptors or (entitled and not self.entitled_waits)):
+            return
+        while lane.stuck:
+            entry = heappop(lane.stuck)
+            if self._possible(entry[3]):
+                lane.in_line = entry[3]
+                heappush(lane.heap, entry)
+                return
 
     def _is_stuck(self, group: Group) -> bool:
         """Tell whether no node had room for a slice, and none that grew since has."""
@@ -224,50 +242,66 @@ class _Run:
             for i in grown:
                 if all(column[i] >= amount for column, amount in wants):
                     return False
+        if not self.result.starts and not self.result.kept_back:
             group.stuck_at = self.growth.version
         return True
 
     def _next(self, lane: _Lane, *, entitled: bool) -> None:
         turn, uid, k, group = heappop(lane.heap)
+        if self._serve(turn, uid, group, entitled=entitled) and k + 1 < len(group.items):
+            waits = lane.stuck if group is lane.in_line else lane.heap
+            heappush(waits, (*group.items[k + 1], k + 1, group))
+        if group is lane.in_line and not self.stopped:
+            self._line_up_stuck(lane, entitled=entitled)
+
+    def _serve(self, turn: Turn, uid: str, group: Group, *, entitled: bool) -> bool:
+        """Look at one request; return whether to look at the next of its group too."""
         if self.held_back is not None and turn >= self.held_back:
-            return
-        if uid in self.absent or uid in self.served:
-            self._follow(lane, k, group)
-            return
-        if self._full(group):
-            return
+            return False
+        if uid in self.absent:
+            return True
+        if entitled and not self.shares.entitled(group.shape.tenant, group.total):
+            return False
+        if uid in self.served or uid in self.outlook.kept:
+            return self._pass_over(uid, group)
+        if self._full(group.shape):
+            return False
         request = self.queue.requests[uid]
         if group.shape.not_before > self.now:
-            self._promise(request)
-            self._follow(lane, k, group)
-            return
-        if entitled and not self.shares.entitled(lane.tenant, group.total):
-            return
+            return self._promise(request)
         why = self._barred(group)
         if why is None:
             if self._try(request, later(self.now, group.shape.span), group):
-                self._follow(lane, k, group)
-                return
+                return True
             why = self._missed(request, group, entitled=entitled)
         self.result.whys[group.shape] = why
         self.missed.add(group.shape)
+        return False
 
-    def _follow(self, lane: _Lane, k: int, group: Group) -> None:
-        if k + 1 < len(group.items):
-            heappush(lane.heap, (*group.items[k + 1], k + 1, group))
+    def _pass_over(self, uid: str, group: Group) -> bool:
+        """Leave alone who has started or waits for what it was promised; who waits for it in vain is first in line."""
+        if uid in self.outlook.kept:
+            self.result.whys.setdefault(group.shape, Why.TIME)
+            if uid in self.served and self.policy.queue_strategy == QueueStrategy.STRICT_FIFO:
+                self._block(uid)
+        return True
 
     def _barred(self, group: Group) -> Why | None:
         """Return what keeps a group back whatever room there is."""
         tenant = group.shape.tenant
-        if self.shares.over_limit(tenant, group.total):
+        until = later(self.now, group.shape.span)
+        if (
+            self.shares.over_limit(tenant, group.total)
+            or self._clash(group.shape, self.now, until) is not None
+        ):
             return Why.QUOTA
         if self.entitled_waits and not self.shares.entitled(tenant, group.total):
             return Why.FAIR_SHARE
         return None
 
-    def _full(self, group: Group) -> bool:
-        starts = len(self.result.starts)
-        if starts < self.batch and not (starts and self.taken + group.shape.slices > self.slices):
+    def _full(self, shape: Shape) -> bool:
+        decided = len(self.result.starts) + len(self.result.promises)
+        if decided < self.batch and not (decided and self.taken + shape.slices > self.slices):
             return False
         self.result.more = self.stopped = True
         return True
@@ -322,7 +356,7 @@ class _Run:
         self.outlook.start(request.uid, nodes, shape.need, until)
         self.shares.add(shape.tenant, shape.total)
         self.served.add(request.uid)
-        limit = self.outlook.limit_of(nodes, shape.need) if self.scratch.guard else None
+        limit = self.outlook.limit_of(nodes, shape.need, until) if self.scratch.guard else None
         start = Start(request.uid, tuple(nodes), until, limit)
         if request.uid in self.busy:
             self.result.kept_back.append(start)
@@ -341,6 +375,8 @@ class _Run:
             preemption = self._preempt(request)
             if preemption is not None:
                 self.result.preemptions.append(preemption)
+                if self.policy.queue_strategy == QueueStrategy.STRICT_FIFO:
+                    self._block(request.uid)
                 return Why.VICTIMS
         if self.policy.queue_strategy == QueueStrategy.STRICT_FIFO:
             self._block(request.uid)
@@ -356,7 +392,7 @@ class _Run:
     def _reserve(self, request: Request) -> None:
         """Keep the earliest start for the first in line."""
         shape = request.shape
-        slot = self.outlook.earliest(shape, self.now, self.table.selected(shape.node_selector))
+        slot = self._earliest(shape, self.now)
         self.result.head = (request.uid, slot)
         if slot is not None:
             self.outlook.keep_slot(request.uid, slot, shape)
@@ -364,43 +400,102 @@ class _Run:
     def _preempt(self, request: Request) -> Preemption | None:
         self.preemptors -= 1
         shape = request.shape
-        found = choose_victims(self.outlook, request, self.shares, self.policy)
-        if found is None:
+        claimed = zero(len(shape.need))
+        for promise in self._promised_to(shape.tenant):
+            claimed = plus(claimed, total_of(promise.slices, len(shape.need)))
+        found = choose_victims(self.outlook, request, self.shares, self.policy, claimed)
+        if found is None or self._clash(shape, found.promise.start, found.promise.end) is not None:
             return None
+        self.outlook.ask(found.victims, found.promise.start)
         self.outlook.keep(found.promise)
-        for uid in found.victims:
-            held = self.outlook.calendar.held[uid]
-            self.shares.remove(held.tenant, total_of(held.slices, len(shape.need)))
         return found
 
-    def _promise(self, request: Request) -> None:
-        """Promise a start in the future, the earliest from the time that was asked for."""
+    def _promise(self, request: Request) -> bool:
+        """Promise a start in the future, the earliest from the time that was asked for.
+
+        Return whether another one like it may get one too.
+        """
         shape = request.shape
         self.result.whys[shape] = Why.TIME
-        if request.uid in self.busy or request.uid in self.outlook.kept:
-            return
-        slot = self.outlook.earliest(shape, shape.not_before, self.table.selected(shape.node_selector))
+        if request.uid in self.busy:
+            return True
+        slot = self._earliest(shape, shape.not_before)
         if slot is None:
-            return
-        if self._over_limit_at(slot.start, shape):
-            self.result.whys[shape] = Why.QUOTA
-        else:
-            self.result.promises.append(self.outlook.keep_slot(request.uid, slot, shape))
-
-    def _over_limit_at(self, start: int, shape: Shape) -> bool:
-        """Tell whether a tenant would be over its limit at a future start, by what it holds and was promised then."""
-        if shape.tenant not in self.shares.rules:
+            self.missed.add(shape)
             return False
-        then = Shares(self.shares.rules, self.shares.capacity)
-        size = len(shape.need)
-        for held in self.outlook.calendar.held.values():
-            if held.tenant == shape.tenant and held.until > start:
-                then.add(shape.tenant, total_of(held.slices, size))
-        for promise in self.outlook.kept.values():
-            request = self.queue.requests.get(promise.uid)
-            if request is not None and request.shape.tenant == shape.tenant and promise.end > start:
-                then.add(shape.tenant, request.shape.total)
-        return then.over_limit(shape.tenant, shape.total)
+        self.result.promises.append(self.outlook.keep_slot(request.uid, slot, shape))
+        self.taken += shape.slices
+        return True
+
+    # --- the limits of what is to come ---
+
+    def _earliest(self, shape: Shape, after: int) -> Slot | None:
+        """Return the earliest start from an instant on at which there is room and the tenant's limit allows it."""
+        allowed = self.table.selected(shape.node_selector)
+        missed = after <= self.now
+        while True:
+            slot = self.outlook.earliest(shape, after, allowed, missed=missed)
+            if slot is None:
+                return None
+            clash = self._clash(shape, slot.start, later(slot.start, shape.span))
+            if clash is None:
+                return slot
+            ends = [until for until, _ in self._counted(shape.tenant) if clash < until < NEVER]
+            if not ends:
+                return None
+            after = min(ends)
+
+    def _clash(self, shape: Shape, start: int, end: int) -> int | None:
+        """Return the first instant from `start` until `end` at which a tenant would be over its limit, or None.
+
+        What it holds now is not looked at where `start` is now, only what was promised to it.
+        """
+        rule = self.shares.rules.get(shape.tenant)
+        if rule is None or (rule.max_leases is None and all(most is None for most in rule.limit)):
+            return None
+        soonest = self.now + 1
+        promised = self._promised_to(shape.tenant)
+        instants = {max(p.start, soonest) for p in promised} | ({start} if start > self.now else set())
+        for at in sorted(at for at in instants if start <= at < end):
+            then = Shares(self.shares.rules, self.shares.capacity)
+            for until, amounts in self._counted(shape.tenant):
+                if max(until, soonest) > at:
+                    then.add(shape.tenant, amounts)
+            for promise in promised:
+                if at < promise.start:
+                    then.remove(shape.tenant, total_of(promise.slices, len(shape.need)))
+            if then.over_limit(shape.tenant, shape.total):
+                return at
+        return None
+
+    def _promised_to(self, tenant: str) -> list[Promise]:
+        requests = self.queue.requests
+        return [
+            promise
+            for promise in self.outlook.kept.values()
+            if promise.uid in requests and requests[promise.uid].shape.tenant == tenant
+        ]
+
+    def _counted(self, tenant: str) -> list[tuple[int, Vector]]:
+        """Return what a tenant holds, has started and was promised, each with its end."""
+        size = len(self.shares.capacity)
+        if tenant not in self.counted:
+            self.counted[tenant] = [
+                (held.until, total_of(held.slices, size))
+                for held in self.outlook.calendar.held.values()
+                if held.tenant == tenant
+            ]
+        requests = self.queue.requests
+        started = [
+            (start.until, requests[start.uid].shape.total)
+            for start in (*self.result.starts, *self.result.kept_back)
+            if requests[start.uid].shape.tenant == tenant
+        ]
+        promised = [
+            (max(promise.end, self.now + 2), total_of(promise.slices, size))
+            for promise in self._promised_to(tenant)
+        ]
+        return self.counted[tenant] + started + promised
 
     def _possible(self, group: Group) -> bool:
         """Tell whether empty nodes would hold the request; one that nothing can meet must not hold back others."""
@@ -412,3 +507,30 @@ class _Run:
                 self.table, shape.need, shape.slices, shape.mode, allowed, shape.topology_key
             )
         return group.possible
+
+
+def in_line(queue: Queue, shares: Shares) -> Iterator[Request]:
+    """Yield who waits in the order in which the planner looks at them now, as if each were served in its turn.
+
+    `shares` are counted up on the way.
+    """
+    lines = {
+        tenant: sorted(item for group in groups.values() for item in group.items)
+        for tenant, groups in queue.tenants.items()
+    }
+    heap: list[tuple[bool, int, Turn, str, int]] = []
+
+    def stand(tenant: str, k: int) -> None:
+        if k < len(lines[tenant]):
+            turn, uid = lines[tenant][k]
+            borrows = not shares.entitled(tenant, queue.requests[uid].shape.total)
+            heappush(heap, (borrows, shares.rank(tenant), turn, tenant, k))
+
+    for tenant in lines:
+        stand(tenant, 0)
+    while heap:
+        _, _, _, tenant, k = heappop(heap)
+        request = queue.requests[lines[tenant][k][1]]
+        yield request
+        shares.add(tenant, request.shape.total)
+        stand(tenant, k + 1)

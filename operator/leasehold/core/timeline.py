@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from leasehold.core.amounts import times
-from leasehold.core.calendar import Calendar, Held, Outlook, Promise, total_of
+from leasehold.core.calendar import Calendar, Held, Outlook, total_of
 from leasehold.core.capacity import Growth, NodeTable, Scratch
 from leasehold.core.fairness import Shares, shares_of
 from leasehold.core.policy import PoolPolicy
@@ -61,7 +61,10 @@ class Timeline:
         return len(self.calendar.held)
 
     def submit(self, request: Request) -> None:
-        """Let a request wait."""
+        """Let a request wait; what it was promised when it asked for something else is void."""
+        known = self.queue.requests.get(request.uid)
+        if known is not None and known.shape != request.shape:
+            self.withdraw(request.uid)
         self.queue.add(request)
 
     def withdraw(self, uid: str) -> None:
@@ -122,7 +125,7 @@ class Timeline:
             self.holds[preemption.uid] = set(preemption.victims)
             for uid in preemption.victims:
                 evictions.append((uid, preemption.promise.start))
-                self._leave(uid, preemption.promise.start, preemption.promise)
+                self._leave(uid, preemption.promise.start)
         head = found.head
         return Moment(
             found.starts,
@@ -139,10 +142,8 @@ class Timeline:
             start.uid, Held(start.until, slices, shape.tenant, request.priority, self.now, leaving=False)
         )
 
-    def _leave(self, uid: str, by: int, promise: Promise) -> None:
+    def _leave(self, uid: str, by: int) -> None:
         held = self.calendar.held[uid]
-        # The planner counted the victim as gone from its tenant's share; it still holds until it ends.
-        self.shares.add(held.tenant, total_of(held.slices, len(self.table.capacity)))
         self.calendar.hold(uid, held._replace(until=min(held.until, by), leaving=True))
 
 
