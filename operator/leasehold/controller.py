@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, cast
 
 import kopf
@@ -30,12 +29,11 @@ from leasehold.adapters.metrics import Metrics, PoolGauges, ProcessGauges
 from leasehold.adapters.reconcile import PoolWorker, Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
-from leasehold.api.names import SESSION_LABEL, LeaseCondition
+from leasehold.adapters.routing import Router
+from leasehold.api.names import SESSION_LABEL
 from leasehold.core.errors import LeaseholdError
-from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
-from leasehold.core.state import PoolState
-from leasehold.core.status import amounts_document
+from leasehold.core.pool_status import waiting_rows
 from leasehold.core.times import SECOND
 from leasehold.settings import BadSetting, Settings
 
@@ -65,6 +63,7 @@ class Controller:
                 self.client, paths.NAMESPACES, Namespaces(self.cluster), self.clock.now, metadata_only=True
             ),
         }
+        self.router = Router(self.clock, lambda: [worker for worker, _ in self.workers.values()])
         self.tools = Tools(
             self.client,
             self.clock,
@@ -73,6 +72,7 @@ class Controller:
             self.metrics,
             settings.writers,
             settings.debounce_milliseconds / 1000,
+            self.router.elsewhere,
         )
         self.server = HealthServer(
             settings.http_host,
@@ -178,7 +178,9 @@ class Controller:
         self._listed = True
         for document in list(self._pools.values()):
             self._lead(document)
-        homeless = HomelessWorker(self.client, self.clock, self.cluster, lambda: set(self.workers))
+        homeless = HomelessWorker(
+            self.client, self.clock, self.cluster, lambda: set(self.workers), self.router, self.recorder
+        )
         self._watch(homeless.run(), "homeless leases")
         self.started.set()
 
@@ -327,7 +329,7 @@ class Controller:
         self, pool: str, offset: int, limit: int, namespace: str
     ) -> Iterable[Mapping[str, Any]] | None:
         led = self.workers.get(pool)
-        return None if led is None else _rows_of(led[0].state, offset, limit, namespace)
+        return None if led is None else waiting_rows(led[0].state, offset, limit, namespace)
 
     # --- health ---
 
@@ -347,34 +349,6 @@ class Controller:
             return f"not leading yet: {', '.join(waiting[:10])}"
         silent = (self.clock.now() - min(i.last_event for i in self.informers.values())) / SECOND
         return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
-
-
-def _rows_of(state: PoolState, offset: int, limit: int, namespace: str) -> Iterable[Mapping[str, Any]]:
-    """Return who waits in a pool now, in turn: accepted leases only, from `offset` on among those of a namespace."""
-    accepted = (lease for _, uid in state.queue if not _refused(lease := state.leases[uid]))
-    numbered = enumerate(accepted, start=1)
-    wanted = (row for row in numbered if namespace in ("", row[1].namespace))
-    settled = list(islice(wanted, offset, offset + limit))
-    return (_row_of(position, lease) for position, lease in settled)
-
-
-def _row_of(position: int, lease: Lease) -> Mapping[str, Any]:
-    return {
-        "position": position,
-        "namespace": lease.namespace,
-        "name": lease.name,
-        "uid": lease.uid,
-        "tenant": lease.told_tenant,
-        "priority": lease.priority,
-        "resources": amounts_document(lease.request),
-        "count": lease.count,
-        "reason": lease.reason(LeaseCondition.ALLOCATED),
-        "estimatedStartTime": lease.status.get("queue", {}).get("estimatedStartTime"),
-    }
-
-
-def _refused(lease: Lease) -> bool:
-    return lease.conditions.get(LeaseCondition.ACCEPTED, {}).get("status") == "False"
 
 
 def _older(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

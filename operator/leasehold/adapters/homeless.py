@@ -1,4 +1,6 @@
-"""Leases whose pool does not exist: the waiting hear so, and those that still held something are ended."""
+"""Leases without a pool: for those that leave the choice to the operator one is chosen; of those whose pool does not
+exist the waiting hear so, and those that still held something are ended.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.pauses import Pauses
-from leasehold.api.names import RELEASE_FINALIZER
+from leasehold.adapters.recorder import Recorder, Subject
+from leasehold.adapters.routing import Choice, Router
+from leasehold.api.names import API_VERSION, LEASE_KIND, RELEASE_FINALIZER
+from leasehold.core.course import Step
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease, lease_of
-from leasehold.core.lifecycle import end_without_pool
-from leasehold.core.times import earliest
+from leasehold.core.lifecycle import choose_pool_step, end_without_pool
+from leasehold.core.times import SECOND, earliest
+
+_SOON, _LOOK_AGAIN = SECOND // 2, 5 * SECOND
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +34,16 @@ class HomelessWorker:
     """Looks after such leases one at a time; `pools` names the pools that exist."""
 
     def __init__(
-        self, client: KubeClient, clock: SteadyClock, cluster: Cluster, pools: Callable[[], set[str]]
+        self,
+        client: KubeClient,
+        clock: SteadyClock,
+        cluster: Cluster,
+        pools: Callable[[], set[str]],
+        router: Router,
+        recorder: Recorder,
     ) -> None:
+        self.router = router
+        self.recorder = recorder
         self.client = client
         self.clock = clock
         self.cluster = cluster
@@ -72,15 +87,49 @@ class HomelessWorker:
             self.pauses.worked(lease.uid)
 
     async def _write(self, lease: Lease) -> None:
-        step = end_without_pool(lease, self.clock.now())
-        self._deadlines.put(lease.uid, step.wake_at)
+        unmatched = ""
+        if lease.pool_selector is not None and not lease.pool and lease.pending and not _gives_up(lease):
+            choice = await self.router.choose(lease)
+            if choice.pool:
+                await self._send_to(lease, choice)
+                return
+            if choice.wait:
+                self._deadlines.put(lease.uid, self.clock.now() + _SOON)
+                return
+            unmatched = choice.why
+        step = end_without_pool(lease, self.clock.now(), unmatched)
+        # Nobody tells when a pool gets other labels, or room in its policy: look again.
+        again = self.clock.now() + _LOOK_AGAIN if unmatched else None
+        self._deadlines.put(lease.uid, earliest(step.wake_at, again))
         path = paths.lease(lease.namespace, lease.name)
         meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
         if step.patch:
             answer = await self.client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
             self.cluster.lease_seen(lease_of(answer))
+            self._tell(lease, step)
         elif step.action == "drop-finalizer":
             kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
             await self.client.patch(path, {"metadata": {**meta, "finalizers": kept}})
         elif step.action == "delete":
             await self.client.delete(path, lease.uid)
+
+    async def _send_to(self, lease: Lease, choice: Choice) -> None:
+        """Say why, then name the pool: from that write on the lease is the pool's."""
+        path = paths.lease(lease.namespace, lease.name)
+        step = choose_pool_step(lease, choice.why, self.clock.now())
+        meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
+        if step.patch:
+            answer = await self.client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
+            meta = {"resourceVersion": answer["metadata"]["resourceVersion"]}
+        answer = await self.client.patch(path, {"metadata": meta, "spec": {"poolRef": {"name": choice.pool}}})
+        self._tell(lease, step)
+        self.cluster.lease_seen(lease_of(answer))
+
+    def _tell(self, lease: Lease, step: Step) -> None:
+        for notice in step.notices:
+            subject = Subject(API_VERSION, LEASE_KIND, lease.namespace, lease.name, lease.uid)
+            self.recorder.note(subject, notice)
+
+
+def _gives_up(lease: Lease) -> bool:
+    return lease.deleting or lease.wants_release

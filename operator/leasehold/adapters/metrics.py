@@ -187,7 +187,7 @@ class PoolGauges(Collector):
             reports = [self.cluster.reports[n].time for n in state.table.rows if n in self.cluster.reports]
             if reports:
                 age.add_metric([name], (now - min(reports)) / SECOND)
-            waiting = min((state.leases[uid].created for _, uid in state.queue), default=now)
+            waiting = min((state.leases[uid].created for uid in state.queue.requests), default=now)
             oldest.add_metric([name], max(0, now - waiting) / SECOND)
         yield from (capacity, nodes, leases, conditions, age, oldest)
 

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.foresight import Foresight
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused, Unknown
@@ -41,9 +42,11 @@ from leasehold.api.names import (
 )
 from leasehold.api.pool import PoolSpec
 from leasehold.api.quantity import amount
+from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import InvalidObject, LeaseholdError
+from leasehold.core.fairness import MILLION
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership
 from leasehold.core.nodes import Report, judge
@@ -57,13 +60,15 @@ from leasehold.core.planning import (
     grant_step,
     hold_of,
     plan,
+    promise_step,
 )
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, ledger_document, status_of
 from leasehold.core.queueing import Wait
+from leasehold.core.quote import Offer
 from leasehold.core.state import Entry, PoolState, loss_plan
 from leasehold.core.status import merge_patch
-from leasehold.core.times import SECOND, earliest
+from leasehold.core.times import SECOND, earliest, parse_time
 
 Json = Mapping[str, Any]
 
@@ -94,6 +99,7 @@ class Tools:
         metrics: Metrics,
         writers: int,
         debounce: float,
+        elsewhere: Callable[[str, Lease], Offer | None] = lambda pool, lease: None,
     ) -> None:
         self.client = client
         self.clock = clock
@@ -102,6 +108,7 @@ class Tools:
         self.metrics = metrics
         self.writers = asyncio.Semaphore(writers)
         self.debounce = debounce
+        self.elsewhere = elsewhere
 
 
 class PoolWorker:
@@ -113,7 +120,7 @@ class PoolWorker:
         self.pool: Json = document
         self.invalid = ""
         self.policy = self._read_policy(document, None)
-        self.state = PoolState(self.name, self.policy)
+        self.state = PoolState(self.name, self.policy, tools.cluster.namespaces)
         self.epoch = 0
         self.sequence = 0
         self.ready = False
@@ -130,6 +137,8 @@ class PoolWorker:
         self._spacing = _URGENT
         self._publish_due = True
         self._drift_at: int | None = None
+        self._again: int | None = None
+        self._foresight = Foresight()
         self._inherited: frozenset[str] = frozenset()
         self._respec: Json | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -239,6 +248,9 @@ class PoolWorker:
     def namespace_changed(self, name: str) -> None:
         """Take in that a namespace came, went, or has other labels: its leases look up."""
         self.state.attention |= self.tools.cluster.leases_in(name) & self.state.leases.keys()
+        self.state.namespace_changed(name)
+        if self.policy.tenants:
+            self._publish_due = True
         self.mark()
 
     def _by_session(self, key: tuple[str, str]) -> list[str]:
@@ -271,6 +283,7 @@ class PoolWorker:
                     raise self._fatal
                 if await self._pass():
                     return
+                await self._look_ahead()
                 await self._sleep()
         finally:
             await self._finish()
@@ -302,6 +315,8 @@ class PoolWorker:
             self._node_deadlines.next(),
             self.pauses.next(),
             self._publish_at(now),
+            self._again,
+            self._foresight.next(self.state),
         )
         timeout = None if at is None else max(0.0, (at - now) / 1000)
         try:
@@ -338,6 +353,9 @@ class PoolWorker:
         tokens = (lease.status.get("fencingToken", 0) for lease in listed)
         self.sequence = max(self.sequence, *tokens, 0)
         self._adopt()
+        self._remember_tenants()
+        self._judge_all()
+        self.state.recover_holds(self.tools.clock.now())
         self._inherited = frozenset()
         self.mismatches = self.state.audit()
         self.ready = True
@@ -373,17 +391,34 @@ class PoolWorker:
             if entry.uid in self.state.entries or entry.uid in self._settled:
                 continue
             lease = self.state.leases.get(entry.uid)
-            if lease is None or lease.allocated or lease.finished:
+            if lease is None or _is_written(lease, entry):
                 self._settled.add(entry.uid)
                 continue
             self.state.assume(entry)
             self._spawn(self._write_grant(entry, adopted=True))
 
+    def _remember_tenants(self) -> None:
+        """Take up the tenants' past where the last operator left it."""
+        now = self.tools.clock.now()
+        for row in self._status().get("tenants") or ():
+            account = self.state.shares.account(row["name"])
+            account.past = row.get("usagePermille", 0) * MILLION // 1000
+            account.waste = row.get("wastePermille", 0) * MILLION // 1000
+            account.as_of = now
+
+    def _judge_all(self) -> None:
+        """Work out what every node may lend now, where something is to be decided before the first pass."""
+        now = self.tools.clock.now()
+        for name in self._dirty_nodes:
+            self._judge(name, now)
+
     def _rebuild(self) -> None:
         """Start the memory anew, after a change of the pool's spec; commitments under way are kept."""
         before = self.state
-        self.state = PoolState(self.name, self.policy)
+        self.state = PoolState(self.name, self.policy, self.tools.cluster.namespaces)
         self.state.arrivals = before.arrivals
+        self.state.seen_at = before.seen_at
+        self.state.meters = before.meters
         for lease in before.leases.values():
             self.state.observe(lease)
         for entry in before.entries.values():
@@ -391,11 +426,19 @@ class PoolWorker:
         self.state.busy = before.busy
         self.state.aside = before.aside
         self.state.idle = before.idle
+        for tenant, account in before.shares.accounts.items():
+            mine = self.state.shares.account(tenant)
+            mine.past, mine.waste, mine.as_of = account.past, account.waste, account.as_of
+        self._foresight = Foresight()
         self._dirty_nodes |= self.tools.cluster.membership.keys() | set(before.table.rows)
+        if before.holds:
+            self._judge_all()
+            self.state.recover_holds(self.tools.clock.now())
 
     # --- gather ---
 
     def _gather(self, now: int) -> World:
+        self.state.seen_at = now
         if self._respec is not None:
             self._respec = None
             self.policy = self._read_policy(self.pool, self.policy)
@@ -408,8 +451,16 @@ class PoolWorker:
         for uid in self.pauses.pop_due(now):
             self.state.aside.discard(uid)
             self.state.attention.add(uid)
+            self.state.queue.retell(uid)
+        self.state.settle_holds(now)
+        self.state.shares.age(now)
         self._find_ends()
-        cluster = self.tools.cluster
+        cluster, state = self.tools.cluster, self.state
+        limits = (
+            RenewalLimits(Outlook(state.table.scratch(), state.calendar, now))
+            if state.calendar.promises
+            else None
+        )
         return World(
             nodes=cluster.nodes,
             reports=cluster.reports,
@@ -418,6 +469,9 @@ class PoolWorker:
             idle_since=self.state.idle_since() if self.policy.idle_policy != "Off" else {},
             ends=self._ends,
             over_nodes=frozenset(self.state.table.over),
+            preemptors={victim: state.preemptor_of(victim) for victim in state.displaced()},
+            limits=limits,
+            bill=state.bill,
         )
 
     def _judge(self, name: str, now: int) -> None:
@@ -453,6 +507,7 @@ class PoolWorker:
             ends = {holding.uid: LeaseReason.POOL_DRAINING for holding in self.state.ledger}
         elif self.policy.revokes_on_loss and self.state.table.over:
             ends = dict.fromkeys(loss_plan(self.state), LeaseReason.CAPACITY_LOST)
+        ends = {**self.state.displaced(), **ends}
         if ends != self._ends:
             self.state.attention |= ends.keys() ^ self._ends.keys()
             self._ends = ends
@@ -468,7 +523,7 @@ class PoolWorker:
             due = self.state.deadlines.pop_due(now)
             hold = self._hold()
             with self.tools.metrics.planning(self.name):
-                decided = plan(self.state, world, now, due, hold, self._batch())
+                decided = plan(self.state, world, now, due, hold, self._batch(), self._foresight.quotes)
             self.passes += 1
             self._note_wakes(decided)
             for uid, why in decided.unreadable:
@@ -476,12 +531,33 @@ class PoolWorker:
                 self._put_aside(uid)
             for change in decided.changes:
                 self._start_change(change)
+            for preemption in decided.preemptions:
+                self.state.begin_hold(preemption)
+            self._again = decided.again
             if decided.grants:
                 await self._commit(decided.grants)
-            more = decided.more and self._batch() > 0
+            more = bool(decided.preemptions) or (decided.more and self._batch() > 0)
             await asyncio.sleep(0)
         await self._publish()
         return await self._leave_if_drained()
+
+    async def _look_ahead(self) -> None:
+        """Foretell starts while there is nothing more urgent: a fifth of the time at most, in short slices."""
+        while True:
+            now = self.tools.clock.now()
+            took = self._foresight.look(self.state, now, self._elsewhere)
+            if took is None:
+                return
+            if self._foresight.news:
+                self._foresight.news = False
+                self.mark()
+            if self._dirty.is_set():
+                return
+            await asyncio.sleep(4 * took)
+
+    def _elsewhere(self, lease: Lease) -> Offer | None:
+        """Return what the best other pool could do for a lease now."""
+        return self.tools.elsewhere(self.name, lease)
 
     def _hold(self) -> Wait | None:
         """Say why the pool grants nothing at all, or None."""
@@ -493,6 +569,10 @@ class PoolWorker:
             consistent=not self.mismatches,
             nodes=len(self.state.table.rows),
         )
+
+    def grants_nothing(self) -> bool:
+        """Tell whether the pool grants nothing at all now."""
+        return self._hold() is not None
 
     def _batch(self) -> int:
         """Return how many grants the next commit may carry: many, or none until enough earlier ones are written.
@@ -511,6 +591,9 @@ class PoolWorker:
 
     def _start_change(self, change: Change) -> None:
         self.state.busy.add(change.lease.uid)
+        renewed = change.step.patch.get("deadlines", {}).get("expirationTime")
+        if renewed:
+            self.state.expect_until(change.lease.uid, parse_time(renewed))
         self._spawn(self._write_change(change))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -615,7 +698,7 @@ class PoolWorker:
         """
         pause = 0.05
         refused = False
-        while (lease := self.state.leases.get(entry.uid)) and not (lease.allocated or lease.finished):
+        while (lease := self.state.leases.get(entry.uid)) and not _is_written(lease, entry):
             try:
                 async with self.tools.writers:
                     await self._write_grant_once(lease, entry, adopted=adopted, refused=refused)
@@ -645,12 +728,16 @@ class PoolWorker:
         now = self.tools.clock.now()
         cluster = self.tools.cluster
         if refused or not self._still_wanted(lease, entry):
-            await self._patch_lease(lease, cancel_step(lease, now))
+            await self._patch_lease(lease, cancel_step(lease, now, promise=entry.start is not None))
             return
         if not lease.has_finalizer:
             lease = await self._add_finalizer(lease)
+        tenant = self.state.tenant_of(lease)
+        if entry.start is not None:
+            await self._patch_lease(lease, promise_step(lease, entry, now, tenant))
+            return
         world = World(sessions=cluster.sessions)
-        step = grant_step(lease, entry, self.policy, world, now, adopted=adopted)
+        step = grant_step(lease, entry, self.policy, world, now, adopted=adopted, tenant=tenant)
         written = await self._patch_lease(lease, step)
         self.tools.metrics.granted(self.name, waited=now - written.created)
 
@@ -682,6 +769,7 @@ class PoolWorker:
             self.pauses.worked(lease.uid)
         self.state.busy.discard(lease.uid)
         if lease.uid in self.state.leases:
+            self.state.rebook(lease.uid)
             self.state.attention.add(lease.uid)
         self._publish_due = True
 
@@ -830,7 +918,28 @@ class PoolWorker:
 
 def _entry(row: Json) -> Entry:
     amounts = {name: amount(name, text) for name, text in row["resources"].items()}
-    return Entry(row["uid"], row["namespace"], row["name"], row["sequence"], amounts, tuple(row["nodes"]))
+    start, end, not_after = (
+        parse_time(row[name]) if name in row else None for name in ("startTime", "endTime", "notAfterTime")
+    )
+    return Entry(
+        row["uid"],
+        row["namespace"],
+        row["name"],
+        row["sequence"],
+        amounts,
+        tuple(row["nodes"]),
+        not_after=not_after,
+        start=start,
+        end=end,
+    )
+
+
+def _is_written(lease: Lease, entry: Entry) -> bool:
+    """Tell whether a commitment became the lease's own, or can no longer."""
+    if lease.allocated or lease.finished:
+        return True
+    kept = lease.reservation
+    return entry.start is not None and kept is not None and kept.sequence >= entry.sequence
 
 
 def _subject(lease: Lease) -> Subject:

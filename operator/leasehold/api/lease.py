@@ -463,10 +463,14 @@ class ResourceUse(Model):
 
     name: str = Field(min_length=1, max_length=NAME_LENGTH, description="The resource.")
     reserved: Amount = Field(description="What the lease held, all slices together.")
-    used: Amount = Field(
-        description="What its workload used of that: the mean over the time in which it was observed."
+    used: Amount | None = Field(
+        default=None,
+        description="What its workload used of that: the mean over the time in which it was observed. Absent: not"
+        " observed.",
     )
-    used_percent: Count = Field(description="The same in percent of what was reserved.")
+    used_percent: Count | None = Field(
+        default=None, description="The same in percent of what was reserved. Absent: not observed."
+    )
 
 
 class Accounting(Model):
@@ -480,7 +484,7 @@ class Accounting(Model):
         default=None,
         max_length=MAX_RESOURCES,
         json_schema_extra=keyed_by("name"),
-        description="Reserved and used, by resource. Absent where nothing was observed.",
+        description="Reserved and used, by resource.",
     )
 
 

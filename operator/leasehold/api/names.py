@@ -107,6 +107,13 @@ class Verification(Named):
     NODE_REPORT = "NodeReport", "each node's: its report must say that the lease's workload is gone"
 
 
+class AccountingPolicy(Named):
+    """What is written about a lease when it is over."""
+
+    HELD = "Held", "how long it was held, and what was reserved"
+    USED = "Used", "that, and what its workload used of it by the reports of its nodes"
+
+
 class CapacityLossAction(Named):
     """What happens when leases hold more than the pool still has."""
 

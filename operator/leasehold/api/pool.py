@@ -32,6 +32,7 @@ from leasehold.api.meta import (
     rules,
 )
 from leasehold.api.names import (
+    AccountingPolicy,
     Borrowers,
     CapacityLossAction,
     CapacitySource,
@@ -302,6 +303,10 @@ class LeasePolicy(Model):
         ge=0,
         le=DAY,
         description="How long a node may be not ready, in seconds, before the leases on it are revoked.",
+    )
+    accounting: AccountingPolicy = Field(
+        default=AccountingPolicy.HELD,
+        description=choice(AccountingPolicy, "What is written about a lease when it is over."),
     )
     capacity_loss_action: CapacityLossAction = Field(
         default=CapacityLossAction.KEEP,

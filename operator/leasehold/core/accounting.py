@@ -70,8 +70,8 @@ class Meter:
     def bill(self, lease: Lease, now: int) -> dict[str, Any]:
         """Return `status.accounting` of a lease that ends now; {} for one that held nothing.
 
-        There is a row for each resource whose use was measured. `used` is the average while it was observed, on all its
-        nodes together; a node that said nothing is taken to be like the others.
+        `used` is the average while it was observed, on all its nodes together; a node that said nothing is taken to be
+        like the others. A resource whose use was not measured has none.
         """
         reserved = held_by(lease) or self._holds
         if not reserved:
@@ -81,19 +81,19 @@ class Meter:
         nodes = len({part.node for part in lease.slices}) or len(self._last) or 1
         held = self._held_until(now, reserved)
         observed, spans, used = self._observed_until(now)
-        rows = [
-            {
+        rows = []
+        for name in sorted(reserved):
+            row: dict[str, Any] = {
                 "name": name,
-                "reserved": _text(name, held[name] // span),
-                "used": _text(name, nodes * used[name] // spans[name]),
-                "usedPercent": min(_MOST, 100 * nodes * used[name] * span // (spans[name] * held[name])),
+                "reserved": _text(name, held[name] // span if span else reserved[name]),
             }
-            for name in sorted(reserved)
-            if spans.get(name) and held.get(name)
-        ]
+            if spans.get(name) and held.get(name):
+                row["used"] = _text(name, nodes * used[name] // spans[name])
+                row["usedPercent"] = min(_MOST, 100 * nodes * used[name] * span // (spans[name] * held[name]))
+            rows.append(row)
         seconds = min(observed // nodes, held_for) // SECOND
         found: dict[str, Any] = {"heldSeconds": held_for // SECOND, "observedSeconds": seconds}
-        return {**found, "resources": rows} if rows else found
+        return {**found, "resources": rows}
 
     def average_use(self, nodes: int, now: int) -> dict[str, int]:
         """Return the average use so far of each resource that was measured, on so many nodes together."""

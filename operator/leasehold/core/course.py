@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseReason as R
+from leasehold.core.calendar import RenewalLimits
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Node, Report
 from leasehold.core.policy import PoolPolicy
@@ -24,12 +25,18 @@ class Session(NamedTuple):
     duration: int | None
 
 
+def _no_bill(lease: Lease, now: int) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class World:
     """What a lease's fate depends on besides itself and its pool's policy.
 
     `ends` names leases that must go, with the reason (`PoolDraining`, `CapacityLost`). `idle_since` says since when
-    a lease has been hardly used. `over_nodes` hold more than they now have.
+    a lease has been hardly used. `over_nodes` hold more than they now have. `preemptors` names, by uid, for whom a
+    lease must go. `limits` tells how far a lease may be renewed where starts are promised, and `bill` what one that
+    ends held and used.
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -39,6 +46,9 @@ class World:
     idle_since: Mapping[str, int] = field(default_factory=dict)
     ends: Mapping[str, R] = field(default_factory=dict)
     over_nodes: Set[str] = frozenset()
+    preemptors: Mapping[str, str] = field(default_factory=dict)
+    limits: RenewalLimits | None = None
+    bill: Callable[[Lease, int], Mapping[str, Any]] = _no_bill
 
 
 class Notice(NamedTuple):

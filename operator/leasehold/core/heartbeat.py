@@ -157,23 +157,62 @@ def session_renews(course: Course, end: int) -> bool:
     return course.now >= due
 
 
+def renewal_of(course: Course) -> int | None:
+    """Return the end of the term that a renewal would start now, or None where nobody asks or none can be had.
+
+    It reaches neither beyond the maximum nor into room that is promised to others; the pool says whether such a
+    renewal is cut or refused.
+    """
+    lease = course.lease
+    end = lease.deadline("expirationTime")
+    if end is None or not (renewal_asked(lease) or session_renews(course, end)):
+        return None
+    maximum = lease.deadline("maxExpirationTime")
+    renewed = course.now + course.policy.term_of(lease.duration)
+    if maximum is not None:
+        renewed = min(renewed, maximum)
+    last = _last_end(course)
+    if last is None or renewed <= last:
+        return renewed
+    return last if course.policy.cuts_renewals and last > end else None
+
+
+def _last_end(course: Course) -> int | None:
+    """Return the latest end that leaves promised room in time, or None where none is promised."""
+    limits = course.world.limits
+    needed = None if limits is None else limits.latest(course.lease.uid)
+    return None if needed is None else needed - course.policy.grace - course.policy.cooldown
+
+
 def renew(course: Course) -> None:
-    """Start a new term from now, by the operator's clock, never beyond the maximum.
+    """Start a new term from now, by the operator's clock, never beyond the maximum or a promised start.
 
     A lease that is being taken away gets no new term, but its holder is still heard: if the cause goes away before
     the end, it must not be taken for dead.
     """
     lease, draft, now = course.lease, course.draft, course.now
-    asked = renewal_asked(lease)
-    end = lease.deadline("expirationTime")
     count = lease.status.get("renewal", {}).get("count", 0)
-    if asked:
+    if renewal_asked(lease):
         draft.put("renewal", count=count, observedRenewTime=lease.renew_time)
         if lease.liveness == Liveness.RENEW:
             draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout)
-    if end is None or draft.holds(C.DISRUPTION_TARGET) or not (asked or session_renews(course, end)):
+    if draft.holds(C.DISRUPTION_TARGET):
         return
-    maximum = lease.deadline("maxExpirationTime")
-    renewed = now + course.policy.term_of(lease.duration)
-    draft.put("renewal", count=count + 1, lastRenewTime=format_time(now))
-    draft.set_time("deadlines", expirationTime=renewed if maximum is None else min(renewed, maximum))
+    renewed = renewal_of(course)
+    if renewed is not None:
+        draft.put("renewal", count=count + 1, lastRenewTime=format_time(now))
+        draft.set_time("deadlines", expirationTime=renewed)
+        if course.world.limits is not None:
+            course.world.limits.extend(lease.uid, renewed + course.policy.grace + course.policy.cooldown)
+    _warn_of_promise(course)
+
+
+def _warn_of_promise(course: Course) -> None:
+    """Tell a holder who renews that the next term would run into a promised start."""
+    end = course.draft.deadline("expirationTime")
+    last = _last_end(course)
+    if last is None or end is None or not (course.lease.renew_time or course.lease.session):
+        return
+    if course.now + course.policy.term_of(course.lease.duration) > last:
+        text = f"It cannot be renewed beyond {format_time(max(last, end))}: the room is promised to another lease."
+        course.concerns.append(Concern(end + course.policy.grace, R.PROMISED_START, text))

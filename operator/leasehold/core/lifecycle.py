@@ -20,9 +20,8 @@ from leasehold.core.heartbeat import (
     follow_liveness,
     heartbeat_lost,
     renew,
-    renewal_asked,
+    renewal_of,
     say_live,
-    session_renews,
     unclaimed,
 )
 from leasehold.core.lease import Lease
@@ -38,23 +37,31 @@ def advance(lease: Lease, policy: PoolPolicy, world: World, now: int) -> Step:
     if lease.finished:
         return _after_the_end(lease, now)
     if not lease.allocated:
-        return _give_up_waiting(lease, now, namespace_gone=lease.namespace in world.gone_namespaces)
+        return _while_it_waits(lease, now, namespace_gone=lease.namespace in world.gone_namespaces)
     course = Course(lease, policy, world, now, Draft(lease, now))
     if lease.releasing:
         release.progress(course)
     elif not _ends(course):
         _keep(course)
+    if course.draft.holds(C.RELEASED) and (bill := world.bill(lease, now)):
+        course.draft.status["accounting"] = bill
     return course.step()
 
 
-def end_without_pool(lease: Lease, now: int) -> Step:
-    """Return what to write about a lease whose pool does not exist: wait if pending, else it is over."""
+def end_without_pool(lease: Lease, now: int, unmatched: str = "") -> Step:
+    """Return what to write about a lease whose pool does not exist: wait if pending, else it is over.
+
+    `unmatched` is why none was chosen, for a lease that leaves the choice to the operator.
+    """
     if lease.finished:
         return _after_the_end(lease, now)
     if not lease.allocated:
         if lease.deleting or lease.wants_release:
-            return _give_up_waiting(lease, now, namespace_gone=False)
-        return Step(_without_pool(lease, now).patch())
+            return _while_it_waits(lease, now, namespace_gone=False)
+        late = start_deadline(lease)
+        if late is not None and now >= late:
+            return _while_it_waits(lease, now, namespace_gone=False)
+        return Step(_without_pool(lease, now, unmatched).patch(), wake_at=late)
     draft = Draft(lease, now)
     if not lease.releasing:
         asked = lease.deleting or lease.wants_release
@@ -77,23 +84,46 @@ def _after_the_end(lease: Lease, now: int) -> Step:
     return Step(Draft(lease, now).patch(), wake_at=since + lease.ttl)
 
 
-def _give_up_waiting(lease: Lease, now: int, *, namespace_gone: bool) -> Step:
+def _while_it_waits(lease: Lease, now: int, *, namespace_gone: bool) -> Step:
+    """End a wait that is not wanted any more, or that lasted beyond its deadline."""
     if lease.deleting:
         return Step({}, action="drop-finalizer" if lease.has_finalizer else "")
-    if not (lease.wants_release or namespace_gone):
-        return Step({})
-    reason = R.NAMESPACE_GONE if namespace_gone else R.RELEASE_REQUESTED
+    deadline = start_deadline(lease)
+    if lease.wants_release or namespace_gone:
+        reason = R.NAMESPACE_GONE if namespace_gone else R.RELEASE_REQUESTED
+    elif deadline is not None and now >= deadline:
+        reason = R.START_DEADLINE_EXCEEDED
+    else:
+        return Step({}, wake_at=deadline)
     draft = Draft(lease, now)
     release.mark_end(draft, reason)
     release.finish(draft, R.NOT_REQUIRED)
-    return Step(draft.patch())
+    final = release.final_reason(reason)
+    notices = (Notice(reason, reason.meaning, warning=True),) if final == R.FAILED else ()
+    return Step(draft.patch(), notices=notices)
 
 
-def _without_pool(lease: Lease, now: int) -> Draft:
+def start_deadline(lease: Lease) -> int | None:
+    """Return until when a lease wants to have started (ms), or None if it waits as long as it takes."""
+    if lease.start_deadline is None:
+        return None
+    return max(lease.created, lease.start_time or 0) + lease.start_deadline
+
+
+def choose_pool_step(lease: Lease, why: str, now: int) -> Step:
+    """Return the status write that says which pool was chosen for a lease, and why."""
+    draft = Draft(lease, now)
+    draft.say(C.ACCEPTED, True, R.POOL_CHOSEN, why[:512])
+    draft.say(C.READY, False, R.PENDING_EVALUATION)
+    return Step(draft.patch(), notices=(Notice(R.POOL_CHOSEN, why),))
+
+
+def _without_pool(lease: Lease, now: int, unmatched: str) -> Draft:
     draft = Draft(lease, now)
     message = f"There is no CapacityPool {lease.pool!r}. Correct spec.poolRef.name, or create the pool."
-    draft.say(C.ACCEPTED, False, R.POOL_NOT_FOUND, message)
-    draft.say(C.READY, False, R.POOL_NOT_FOUND)
+    reason = R.NO_MATCHING_POOL if lease.pool_selector is not None and not lease.pool else R.POOL_NOT_FOUND
+    draft.say(C.ACCEPTED, False, reason, message if lease.pool else unmatched[:512])
+    draft.say(C.READY, False, reason)
     draft.unsay(C.ALLOCATED)
     draft.status.pop("rejections", None)
     return draft
@@ -140,7 +170,7 @@ def _term_over(course: Course) -> R | None:
     end = course.lease.deadline("expirationTime")
     if end is None or not course.policy.ends_leases or course.now < end + course.policy.grace:
         return None
-    if renewal_asked(course.lease) or session_renews(course, end):
+    if renewal_of(course) is not None:
         return None
     return R.MAXIMUM_REACHED if end == course.lease.deadline("maxExpirationTime") else R.TERM_ENDED
 
@@ -193,8 +223,9 @@ def _give_notice(course: Course, notice: R | None) -> R | None:
         if given is not None:
             draft.unsay(C.DISRUPTION_TARGET)
             draft.set_time("deadlines", revocationTime=None)
+            draft.status.pop("revocation", None)
         return None
-    at = given if given is not None else course.now + course.policy.grace
+    at = _give_time(course, notice, given)
     if course.now >= at:
         return notice
     why = course.lease.revoke if notice == R.ADMIN_REVOKED else notice.meaning
@@ -205,6 +236,26 @@ def _give_notice(course: Course, notice: R | None) -> R | None:
     draft.set_time("deadlines", revocationTime=at)
     course.wake(at)
     return None
+
+
+def _give_time(course: Course, notice: R, given: int | None) -> int:
+    """Return when a notice is over: after the grace, and as much longer as the holder asks and the pool allows.
+
+    Nobody can put off the end of an idle lease, whose holder has had its time.
+    """
+    lease, policy = course.lease, course.policy
+    told = lease.instant("revocation", "noticeTime")
+    if given is not None and told is None:
+        return given
+    since = course.now if given is None or told is None else told
+    more = 0 if notice == R.IDLE else min(lease.deferral, policy.max_defer)
+    course.draft.put(
+        "revocation",
+        noticeTime=format_time(since),
+        preemptorUID=course.world.preemptors.get(lease.uid),
+        deferSeconds=more // SECOND or None,
+    )
+    return since + policy.grace + more
 
 
 # --- while it is held ---
@@ -308,6 +359,7 @@ def say_next(draft: Draft, losses: list[int] | None = None) -> None:
     """
     at_maximum = draft.deadline("expirationTime") == draft.deadline("maxExpirationTime")
     causes = (
+        ("startTime", DeadlineCause.START),
         ("revocationTime", DeadlineCause.REVOCATION),
         ("claimTime", DeadlineCause.CLAIM),
         ("heartbeatTime", DeadlineCause.HEARTBEAT),

@@ -1,27 +1,44 @@
 """One pass over a pool: what to grant, what to end, what to say, and when to look again.
 
-`plan` changes nothing: it reads the state, works on a scratch copy of the free columns, and returns values.
+`plan` changes nothing but notes that save work: it reads the state, works on a scratch copy of the free columns,
+and returns values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
-from leasehold.api.names import QueueStrategy, StopPolicy
-from leasehold.core.amounts import Vector
+from leasehold.api.names import StopPolicy
+from leasehold.core.admission import Refusal, queue_full
+from leasehold.core.calendar import Outlook, Promise
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
 from leasehold.core.heartbeat import expect_holder
 from leasehold.core.lease import Lease
 from leasehold.core.lifecycle import advance, say_next
-from leasehold.core.placement import place
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.queueing import Refusal, Wait, explain, keep_waiting, refusal_of, refuse, told_why
+from leasehold.core.preemption import Preemption
+from leasehold.core.queue import Group
+from leasehold.core.queueing import (
+    EXPLAINED_REASONS,
+    Place,
+    Wait,
+    explain,
+    keep_waiting,
+    refuse,
+    wait_for,
+    wait_for_start,
+    wait_for_victims,
+)
+from leasehold.core.quote import Offer, answer_step
+from leasehold.core.request import NEVER, Shape, Start
+from leasehold.core.scheduling import Pass, Why, schedule
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import Draft, Patch, slices_document
+from leasehold.core.times import SECOND, format_time
 
 BATCH = 64
 """Grants in one commit. Their in-flight entries must fit the pool's `status.ledger.inFlight`, twice."""
@@ -34,16 +51,23 @@ TOLD = 64
 
 
 EXPLAINED = 64
-"""Different requests whose wait is explained anew in one pass; those further back keep what they were told."""
+"""Shapes whose wait is explained node by node in one pass, because somebody of them was not told yet."""
 
-_MISSES = 64
+_LOOKED_AT_AGAIN = 16
 
 
 class Grant(NamedTuple):
-    """A place for a waiting lease; its sequence comes with the commit."""
+    """A place for a waiting lease; its sequence comes with the commit.
+
+    `until` is when its room is free again (ms), unless it is renewed, which it cannot be beyond `not_after`. One with
+    a `start` is a promise: its room is kept from then on.
+    """
 
     lease: Lease
     nodes: tuple[str, ...]
+    until: int = NEVER
+    not_after: int | None = None
+    start: int | None = None
 
 
 class Change(NamedTuple):
@@ -55,7 +79,8 @@ class Change(NamedTuple):
 
 class Plan(NamedTuple):
     """What one pass decided. `wakes` are (uid, when) for leases that need nothing now; `more` asks for another pass
-    at once, because this one reached its bounds.
+    at once, because this one reached its bounds. `preemptions` name whom to ask to go. At `again` (ms) the queue is
+    to be looked at even if nothing changes.
     """
 
     grants: tuple[Grant, ...]
@@ -63,6 +88,8 @@ class Plan(NamedTuple):
     wakes: tuple[tuple[str, int | None], ...]
     more: bool
     unreadable: tuple[tuple[str, str], ...] = ()
+    preemptions: tuple[Preemption, ...] = ()
+    again: int | None = None
 
 
 def plan(
@@ -72,12 +99,14 @@ def plan(
     due: Iterable[str] = (),
     hold: Wait | None = None,
     batch: int = BATCH,
+    quotes: Mapping[str, tuple[Offer, Offer | None]] | None = None,
 ) -> Plan:
     """Decide about the leases that changed or are due, then about the queue.
 
     At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None
-    when it does). Leases with a write under way, or put aside, are left alone. A lease whose status cannot be read
-    keeps what it holds and is named in `unreadable`; it does not stop the others.
+    when it does). `quotes` are what was found out for dry runs: by this pool, and the best of the others. Leases with
+    a write under way, or put aside, are left alone. A lease whose status cannot be read keeps what it holds and is
+    named in `unreadable`; it does not stop the others.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
@@ -94,109 +123,197 @@ def plan(
         if step.patch or step.action:
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))
-    if not batch or not state.queue:
-        return Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
-    queue = _QueuePass(state, now, hold, batch)
-    more = queue.run(leaving={change.lease.uid for change in changes})
-    return Plan(tuple(queue.grants), (*changes, *queue.told), tuple(wakes), more, tuple(unreadable))
+    changes += _answers(state, now, hold, quotes or {})
+    decided = Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
+    if not batch or not (state.queue or state.refused):
+        return decided
+    return _QueuePass(state, now, hold, batch, {change.lease.uid for change in changes}).run(decided)
+
+
+def _answers(
+    state: PoolState, now: int, hold: Wait | None, quotes: Mapping[str, tuple[Offer, Offer | None]]
+) -> Iterator[Change]:
+    """Answer the dry runs for which something was found out; a held pool has no answer yet."""
+    for uid, request in sorted(state.inquiries.items()):
+        if uid in state.busy or uid in state.aside:
+            continue
+        lease = state.leases[uid]
+        if hold is not None:
+            patch = keep_waiting(lease, hold, now)
+            if patch:
+                yield Change(lease, Step(patch))
+        elif uid in quotes:
+            yield Change(lease, answer_step(state, lease, request, *quotes[uid], now))
 
 
 class _QueuePass:
-    """One way through the queue, in order. What does not fit once will not fit again: room only shrinks."""
+    """One way through the queue: the scheduler says who starts, the rest hear why not."""
 
-    def __init__(self, state: PoolState, now: int, hold: Wait | None, batch: int) -> None:
+    def __init__(self, state: PoolState, now: int, hold: Wait | None, batch: int, leaving: set[str]) -> None:
         self.state = state
         self.policy = state.policy
         self.now = now
         self.hold = hold
         self.batch = batch
-        self.scratch = state.table.scratch()
-        self.grants: list[Grant] = []
+        self.outlook = Outlook(state.table.scratch(), state.calendar, now)
+        self.absent = leaving | state.aside | state.entries.keys()
         self.told: list[Change] = []
-        self.slices = 0
-        self.waiting = 0
-        self.blocked = False
         self.explained = 0
-        self.waits: dict[tuple[Any, ...], Wait] = {}
-        self.misses: dict[tuple[Any, ...], list[Vector]] = {}
+        self.again: list[Shape] = []
+        self.stale = False
+        self.found = Pass()
 
-    def run(self, leaving: set[str]) -> bool:
-        """Grant and tell; return whether the pass stopped at its bounds before the end of the queue."""
+    def run(self, decided: Plan) -> Plan:
+        """Schedule and tell."""
         state = self.state
-        for _, uid in state.queue:
-            lease = state.leases[uid]
-            if uid in state.entries or uid in leaving or uid in state.aside:
-                continue
-            if lease.deleting or lease.wants_release:
-                continue
-            busy = uid in state.busy
-            if not busy and len(self.told) >= TOLD:
+        if self.hold is None and state.queue:
+            self.found = self._schedule()
+        found = self.found
+        grants = [self._grant(start) for start in found.starts]
+        promises = [self._promise(promise) for promise in found.promises][: self.batch - len(grants)]
+        started = {start.uid for start in (*found.starts, *found.kept_back)}
+        started |= {promise.uid for promise in found.promises}
+        more = found.more or len(promises) < len(found.promises)
+        more = self._tell(started) or more
+        upcoming = [promise.start for promise in state.calendar.promises.values() if promise.start > self.now]
+        if self.stale:
+            upcoming.append(self.now + SECOND)
+        return decided._replace(
+            grants=(*grants, *promises),
+            changes=(*decided.changes, *self.told),
+            more=more,
+            preemptions=tuple(found.preemptions),
+            again=min(upcoming, default=None),
+        )
+
+    def _schedule(self) -> Pass:
+        state = self.state
+        shares = state.shares.copy()
+        shares.capacity = state.table.capacity
+        beyond = state.queue.order[self.policy.max_pending :]
+        return schedule(
+            self.outlook,
+            state.queue,
+            shares,
+            self.policy,
+            growth=state.table.growth,
+            batch=self.batch,
+            slices=SLICES,
+            absent=self.absent,
+            busy=state.busy,
+            held_back=beyond[0][0] if beyond else None,
+            holds=state.holds,
+        )
+
+    def _grant(self, start: Start) -> Grant:
+        names = self.state.table.names
+        nodes = tuple(names[i] for i in start.nodes)
+        return Grant(self.state.leases[start.uid], nodes, start.until, start.not_after)
+
+    def _promise(self, promise: Promise) -> Grant:
+        lease = self.state.leases[promise.uid]
+        return Grant(lease, tuple(node for node, _ in promise.slices), promise.end, start=promise.start)
+
+    # --- who is not served now ---
+
+    def _tell(self, started: set[str]) -> bool:
+        """Draft what waiting leases hear; tell whether some were left for the next pass."""
+        full = self._refuse_those_beyond()
+        for group in self._groups():
+            wait = self._wait_of(group)
+            if wait is None:
                 return True
-            refusal = refusal_of(lease, self.policy, self.waiting)
-            if refusal is not None:
-                if not busy:
-                    self._tell(lease, refusal, refuse(lease, refusal, self.now))
-                continue
-            if not self.hold and not self.blocked:
-                if len(self.grants) == self.batch or (self.grants and self.slices + lease.count > SLICES):
-                    return True
-                if self._place(lease, grant=not busy):
+            if group.why is None or group.why.key != wait.key:
+                self.state.queue.retell_group(group)
+            group.why = wait
+            for uid in sorted(group.untold):
+                if uid in started or uid in self.absent or uid in self.state.busy:
                     continue
-            self.waiting += 1
-            wait = None if busy else self._wait_of(lease)
-            if wait is not None:
-                self._tell(lease, wait, keep_waiting(lease, wait, self.now))
-            strict = self.policy.queue_strategy == QueueStrategy.STRICT_FIFO
-            if strict and (wait is None or wait.reason != R.NO_MATCHING_NODES):
-                # A request that no empty pool could meet would hold back the others for ever.
-                self.blocked = True
+                if len(self.told) >= TOLD:
+                    return True
+                self._tell_one(uid, wait)
+        return self._refuse(full)
+
+    def _refuse_those_beyond(self) -> list[tuple[str, Refusal]]:
+        full = queue_full(self.policy)
+        beyond = [(uid, full) for _, uid in self.state.queue.order[self.policy.max_pending :]]
+        self.absent = self.absent | {uid for uid, _ in beyond}
+        return beyond
+
+    def _refuse(self, beyond: list[tuple[str, Refusal]]) -> bool:
+        state = self.state
+        for uid, refusal in [*state.refused.items(), *beyond]:
+            if uid in state.busy or uid in state.aside or uid in state.entries:
+                continue
+            lease = state.leases[uid]
+            patch = refuse(lease, refusal, self.now)
+            if patch:
+                if len(self.told) >= TOLD:
+                    return True
+                self._note(lease, refusal.reason, refusal.message, patch)
         return False
 
-    def _place(self, lease: Lease, *, grant: bool) -> bool:
-        """Take room for a lease; tell whether there was any.
+    def _groups(self) -> list[Group]:
+        """Return whom to tell: the groups with members that were not told, and those not looked at for longest."""
+        queue, version = self.state.queue, self.state.table.version
+        stale = sorted(
+            (group for group in queue.groups() if group.looked_at != version),
+            key=lambda group: (group.looked_at, group.items[0]),
+        )
+        self.again = [group.shape for group in stale[:_LOOKED_AT_AGAIN]]
+        self.stale = len(stale) > _LOOKED_AT_AGAIN
+        groups = {group.shape: group for group in (*queue.untold.values(), *stale[:_LOOKED_AT_AGAIN])}
+        return sorted(groups.values(), key=lambda group: group.items[0])
 
-        A lease whose last status is still being written cannot be granted yet. Its room is taken all the same, so
-        that nobody behind it gets in first.
-        """
-        need = self.policy.vector(lease.request)
-        misses = self.misses.setdefault(lease.shape[1:], [])
-        if any(all(m <= n for m, n in zip(missed, need, strict=True)) for missed in misses):
-            return False
-        allowed = self.state.table.selected(lease.node_selector)
-        found = place(self.scratch, need, lease.count, lease.mode, allowed, lease.topology_key)
-        if found is None:
-            if len(misses) < _MISSES:
-                misses.append(need)
-            return False
-        if grant:
-            names = self.state.table.names
-            self.grants.append(Grant(lease, tuple(names[i] for i in found)))
-            self.slices += lease.count
-        return True
-
-    def _wait_of(self, lease: Lease) -> Wait | None:
-        """Return why a lease waits, or None to leave it with what it was told before."""
+    def _wait_of(self, group: Group) -> Wait | None:
+        """Return what a group waits for; None when that would be one explanation too many for this pass."""
         if self.hold is not None:
             return self.hold
-        if self.blocked:
-            return _BLOCKED
-        shape = lease.shape
-        if shape not in self.waits:
-            if self.explained >= EXPLAINED and told_why(lease):
-                return None
-            self.explained += 1
-            need = self.policy.vector(lease.request)
-            allowed = self.state.table.selected(lease.node_selector)
-            self.waits[shape] = explain(self.scratch, lease, need, self.policy.names, allowed)
-        return self.waits[shape]
+        why = self.found.whys.get(group.shape) or self._unasked(group)
+        if why != Why.ROOM:
+            return wait_for(why, group.shape.tenant)
+        known: Wait | None = group.why
+        if known is not None and group.shape not in self.again and known.reason in EXPLAINED_REASONS:
+            return known
+        if self.explained >= EXPLAINED:
+            return None
+        self.explained += 1
+        group.looked_at = self.state.table.version
+        lease = self.state.leases[group.items[0][1]]
+        allowed = self.state.table.selected(group.shape.node_selector)
+        return explain(self.outlook.scratch, lease, group.shape.need, self.policy.names, allowed)
 
-    def _tell(self, lease: Lease, why: Wait | Refusal, patch: Patch) -> None:
+    def _unasked(self, group: Group) -> Why:
+        """Return why a group waits that the scheduler had no need to look at: no room, or blocked by who is first."""
+        head = self.found.head
+        if self.found.otherwise == Why.BLOCKED and head is not None:
+            first = self.state.queue.requests[head[0]].turn
+            return Why.ROOM if group.items[0][0] < first else Why.BLOCKED
+        return Why.ROOM
+
+    def _tell_one(self, uid: str, wait: Wait) -> None:
+        lease = self.state.leases[uid]
+        hold = self.state.holds.get(uid)
+        promise = self.state.calendar.promises.get(uid)
+        start = self.state.answers.starts.get(uid)
+        if hold is not None and promise is not None and self.hold is None:
+            wait, start = wait_for_victims(len(hold.victims), promise.start), promise.start
+        elif promise is not None and self.hold is None:
+            wait, start = wait_for_start(promise.start), promise.start
+        elif self.found.head is not None and self.found.head[0] == uid and self.found.head[1] is not None:
+            start = self.found.head[1].start
+        place = None
+        if uid in self.state.answers.looked_at or start is not None:
+            place = Place(self.state.queue.position(uid) + 1, start)
+        patch = keep_waiting(lease, wait, self.now, place)
         if patch:
-            notices = () if lease.status else (Notice(why.reason, why.message, warning=True),)
-            self.told.append(Change(lease, Step(patch, notices=notices)))
+            self._note(lease, wait.reason, wait.message, patch)
+        else:
+            self.state.queue.told(uid)
 
-
-_BLOCKED = Wait(R.BLOCKED_BY_HEAD, R.BLOCKED_BY_HEAD.meaning)
+    def _note(self, lease: Lease, reason: str, message: str, patch: Patch) -> None:
+        notices = () if lease.status else (Notice(reason, message, warning=True),)
+        self.told.append(Change(lease, Step(patch, notices=notices)))
 
 
 def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int) -> Wait | None:
@@ -213,31 +330,56 @@ def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int)
 
 
 def entry_of(grant: Grant, sequence: int) -> Entry:
-    """Return what the pool's commit says about a grant."""
+    """Return what the pool's commit says about a grant or a promise."""
     lease = grant.lease
     return Entry(
-        lease.uid, lease.namespace, lease.name, sequence, dict(lease.request), grant.nodes, lease.generation
+        lease.uid,
+        lease.namespace,
+        lease.name,
+        sequence,
+        dict(lease.request),
+        grant.nodes,
+        lease.generation,
+        until=grant.until,
+        not_after=grant.not_after,
+        start=grant.start,
+        end=None if grant.start is None else grant.until,
     )
 
 
 def grant_step(
-    lease: Lease, entry: Entry, policy: PoolPolicy, world: World, now: int, *, adopted: bool = False
+    lease: Lease,
+    entry: Entry,
+    policy: PoolPolicy,
+    world: World,
+    now: int,
+    *,
+    adopted: bool = False,
+    tenant: str = "",
 ) -> Step:
     """Return the one status write that makes a committed grant the lease's own.
 
-    Deadlines are absolute and written here once; the token is the commit's sequence, so it only grows.
+    Deadlines are absolute and written here once; the token is the commit's sequence, so it only grows. A lease that
+    jumped the queue gets the instant at which another needs its room as its last end, whatever it renews.
     """
     draft = Draft(lease, now)
-    for old in ("rejections", "release"):
+    for old in ("rejections", "release", "queue", "reservation"):
         draft.status.pop(old, None)
-    draft.unsay(C.ACCEPTED)
+    if lease.reason(C.ACCEPTED) != R.POOL_CHOSEN:
+        draft.unsay(C.ACCEPTED)
+    if tenant:
+        draft.status["tenant"] = tenant
     draft.status["fencingToken"] = entry.sequence
     draft.put("allocation", ledgerSequence=entry.sequence, slices=slices_document(entry.amounts, entry.nodes))
     draft.set_time("allocation", allocationTime=now)
     end = now + policy.term_of(lease.duration)
     maximum = None if policy.max_total is None else now + policy.max_total
+    if entry.not_after is not None:
+        promised = max(end, entry.not_after - policy.grace - policy.cooldown)
+        maximum = promised if maximum is None else min(maximum, promised)
     draft.set_time(
         "deadlines",
+        startTime=None,
         expirationTime=end if maximum is None else min(end, maximum),
         maxExpirationTime=maximum,
     )
@@ -253,14 +395,38 @@ def grant_step(
     )
 
 
-def cancel_step(lease: Lease, now: int) -> Step:
-    """Return a write that undoes a commitment whose lease changed meanwhile.
+def promise_step(lease: Lease, entry: Entry, now: int, tenant: str = "") -> Step:
+    """Return the one status write that tells a lease the start it was promised; nothing counts as held before."""
+    start, end = entry.start or now, entry.end or now
+    draft = Draft(lease, now)
+    for old in ("rejections", "queue"):
+        draft.status.pop(old, None)
+    if tenant:
+        draft.status["tenant"] = tenant
+    draft.put(
+        "reservation", ledgerSequence=entry.sequence, slices=slices_document(entry.amounts, entry.nodes)
+    )
+    draft.set_time("reservation", startTime=start, endTime=end)
+    draft.set_time("deadlines", startTime=start)
+    draft.set_time("queue", estimatedStartTime=start)
+    text = f"Promised from {format_time(start)} on {_few(entry.nodes)}."
+    draft.say(C.ALLOCATED, False, R.START_TIME_NOT_REACHED, text)
+    draft.say(C.READY, False, R.START_TIME_NOT_REACHED)
+    say_next(draft)
+    return Step(draft.patch(), notices=(Notice("Scheduled", text),))
+
+
+def cancel_step(lease: Lease, now: int, *, promise: bool = False) -> Step:
+    """Return a write that undoes a commitment whose lease changed meanwhile: a grant, or the promise of a start.
 
     It must change the object, so that a late write of the same grant by an older operator is refused: the condition
     is dated anew.
     """
     draft = Draft(lease, now)
     draft.unsay(C.ALLOCATED)
+    if promise:
+        draft.status.pop("reservation", None)
+        draft.set_time("deadlines", startTime=None)
     draft.say(
         C.ALLOCATED, False, R.PENDING_EVALUATION, "A commitment from before was undone; it is decided anew."
     )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from leasehold.api.names import (
+    AccountingPolicy,
     Borrowers,
     CapacityLossAction,
     ExpirationAction,
+    Fairness,
     IdlePolicy,
     PromiseConflictAction,
     StalePolicy,
@@ -93,6 +95,7 @@ class PoolPolicy:
     verification_timeout: int
     node_loss: int
     revokes_on_loss: bool
+    accounts_use: bool
     guaranteed_time: int
     max_defer: int
     cuts_renewals: bool
@@ -131,8 +134,13 @@ class PoolPolicy:
         return self.term_of(asked) + self.grace + self.cooldown
 
     def attributes_usage(self) -> bool:
-        """Tell whether reporters must say what each lease uses or whether it is gone from the node."""
-        return self.verifies_release or self.idle_policy != IdlePolicy.OFF
+        """Tell whether reporters must say what each lease uses, or whether it is gone from the node."""
+        return (
+            self.verifies_release
+            or self.accounts_use
+            or self.idle_policy != IdlePolicy.OFF
+            or self.fairness == Fairness.DOMINANT_SHARE_AND_WASTE
+        )
 
 
 def policy_of(spec: PoolSpec) -> PoolPolicy:
@@ -158,6 +166,7 @@ def policy_of(spec: PoolSpec) -> PoolPolicy:
         verification_timeout=lease.verification_timeout_seconds * SECOND,
         node_loss=lease.node_loss_seconds * SECOND,
         revokes_on_loss=lease.capacity_loss_action == CapacityLossAction.REVOKE,
+        accounts_use=lease.accounting == AccountingPolicy.USED,
         guaranteed_time=lease.guaranteed_seconds * SECOND,
         max_defer=lease.max_defer_seconds * SECOND,
         cuts_renewals=lease.promise_conflict_action == PromiseConflictAction.CUT,

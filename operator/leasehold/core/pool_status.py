@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
+from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import PoolCondition as P
 from leasehold.api.names import PoolReason as R
 from leasehold.api.names import RejectionReason, StopPolicy
+from leasehold.core.fairness import MILLION
+from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
 from leasehold.core.nodes import NOT_FRESH
+from leasehold.core.scheduling import in_line
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import amount_text, amounts_document
+from leasehold.core.tenancy import guarantees_beyond, overlaps
 from leasehold.core.times import format_time
 
 Json = Mapping[str, Any]
@@ -92,6 +98,40 @@ def capacity_document(figures: Sequence[Figures]) -> list[dict[str, str]]:
     ]
 
 
+def waiting_rows(state: PoolState, offset: int, limit: int, namespace: str = "") -> list[dict[str, Any]]:
+    """Return who waits, in the order in which the planner looks at them now, with what is known of their turn.
+
+    Positions count everybody; `offset` and `limit` count within a namespace, if one is named.
+    """
+    shares = state.shares.copy()
+    shares.capacity = state.table.capacity
+    numbered = enumerate(in_line(state.queue, shares), start=1)
+    wanted = (
+        (position, lease)
+        for position, request in numbered
+        if namespace in ("", (lease := state.leases[request.uid]).namespace)
+    )
+    return [_waiting_row(state, *row) for row in islice(wanted, offset, offset + limit)]
+
+
+def _waiting_row(state: PoolState, position: int, lease: Lease) -> dict[str, Any]:
+    request = state.queue.requests[lease.uid]
+    promise = state.calendar.promises.get(lease.uid)
+    start = state.answers.starts.get(lease.uid) if promise is None else promise.start
+    return {
+        "position": position,
+        "namespace": lease.namespace,
+        "name": lease.name,
+        "uid": lease.uid,
+        "tenant": request.shape.tenant,
+        "priority": lease.priority,
+        "resources": amounts_document(lease.request),
+        "count": lease.count,
+        "reason": lease.reason(C.ALLOCATED),
+        "estimatedStartTime": None if start is None else format_time(start),
+    }
+
+
 def node_counts(state: PoolState) -> Counter[str]:
     """Count the pool's nodes by why they get no new grants; "" are those that may."""
     return Counter(row.verdict.reason for row in state.table.rows.values())
@@ -121,30 +161,56 @@ def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[st
             "conflicting": counts[RejectionReason.NODE_CONFLICTING],
         },
         "leases": {
-            "pending": len(state.queue),
+            "pending": len(state.queue) + len(state.refused) + len(state.unplaced) + len(state.inquiries),
+            "scheduled": sum(1 for uid in state.calendar.promises if uid not in state.holds),
             "held": state.ledger.count(HELD),
             "releasing": state.ledger.count(RELEASING),
             "quarantined": state.ledger.count(QUARANTINED),
         },
+        **({"tenants": tenants_document(state)} if state.policy.tenants or before.get("tenants") else {}),
     }
+
+
+def tenants_document(state: PoolState) -> list[dict[str, Any]]:
+    """Write what each declared tenant holds, and its rank's parts, as `status.tenants`."""
+    state.shares.capacity = state.table.capacity
+    waiting = Counter(request.shape.tenant for request in state.queue)
+    rows = []
+    for rule in state.policy.tenants:
+        account = state.shares.account(rule.name)
+        row: dict[str, Any] = {
+            "name": rule.name,
+            "allocated": {
+                name: amount_text(name, amount)
+                for name, amount in zip(state.policy.names, account.used, strict=True)
+            },
+            "leases": account.leases,
+            "pending": waiting[rule.name],
+            "sharePermille": state.shares.share(rule.name) // rule.weight * 1000 // MILLION,
+        }
+        if state.policy.usage_half_life:
+            row["usagePermille"] = account.past * 1000 // MILLION
+        if state.shares.counts_waste:
+            row["wastePermille"] = account.waste * 1000 // MILLION
+        rows.append(row)
+    return rows
 
 
 def ledger_document(epoch: int, sequence: int, entries: Sequence[Entry]) -> dict[str, Any]:
     """Write the pool's ledger: the epoch of its operator, the last token, and what is committed but not written."""
+    return {"epoch": epoch, "sequence": sequence, "inFlight": [_entry_document(entry) for entry in entries]}
+
+
+def _entry_document(entry: Entry) -> dict[str, Any]:
+    instants = {"startTime": entry.start, "endTime": entry.end, "notAfterTime": entry.not_after}
     return {
-        "epoch": epoch,
-        "sequence": sequence,
-        "inFlight": [
-            {
-                "uid": entry.uid,
-                "namespace": entry.namespace,
-                "name": entry.name,
-                "sequence": entry.sequence,
-                "resources": amounts_document(entry.amounts),
-                "nodes": list(entry.nodes),
-            }
-            for entry in entries
-        ],
+        "uid": entry.uid,
+        "namespace": entry.namespace,
+        "name": entry.name,
+        "sequence": entry.sequence,
+        "resources": amounts_document(entry.amounts),
+        "nodes": list(entry.nodes),
+        **{name: format_time(at) for name, at in instants.items() if at is not None},
     }
 
 
@@ -166,7 +232,26 @@ def _judgements(state: PoolState, facts: Facts, counts: Counter[str]) -> list[_J
     else:
         found.append((P.DRAINING, False, R.NOT_DRAINING, ""))
     found.append(_degraded(counts))
+    if state.policy.tenants:
+        found.append(_tenants(state))
     return found
+
+
+def _tenants(state: PoolState) -> _Judgement:
+    rules = state.policy.tenants
+    shared = overlaps(rules, state.namespaces)
+    if shared:
+        said = [f"{namespace} is in {_few(tenants)}" for namespace, tenants in shared[:5]]
+        more = f", and {len(shared) - 5} more" if len(shared) > 5 else ""
+        text = f"{R.TENANTS_OVERLAP.meaning} Namespace {'; '.join(said)}{more}."
+        return P.TENANTS_VALID, False, R.TENANTS_OVERLAP, text
+    beyond = guarantees_beyond(rules, state.table.capacity, state.policy.names)
+    unknown = sorted({name for rule in rules for name in rule.unknown})
+    if unknown:
+        beyond = f"{beyond} The pool does not lend {', '.join(unknown)}.".strip()
+    if beyond:
+        return P.TENANTS_VALID, False, R.GUARANTEES_EXCEED_CAPACITY, beyond
+    return P.TENANTS_VALID, True, R.VALID, ""
 
 
 def _ready(state: PoolState, facts: Facts, counts: Counter[str]) -> _Judgement:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from typing import Any
 
 from leasehold.core.request import Request, Shape
 
@@ -19,10 +20,21 @@ class Group:
 
     What else is kept here are notes that save work and change no decision: `stuck_at` is the table's growth when no
     node had room for one slice (-1: not known), `possible` whether empty nodes would do (None: not known), `why`
-    what its members were last found to wait for, and `untold` those not known to read it.
+    what its members were last found to wait for and
+    `looked_at` the version of the table then, and `untold` those not known to read it.
     """
 
-    __slots__ = ("items", "possible", "possible_at", "shape", "stuck_at", "total", "untold", "why")
+    __slots__ = (
+        "items",
+        "looked_at",
+        "possible",
+        "possible_at",
+        "shape",
+        "stuck_at",
+        "total",
+        "untold",
+        "why",
+    )
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -31,7 +43,8 @@ class Group:
         self.stuck_at = -1
         self.possible = True
         self.possible_at = -1
-        self.why: object = None
+        self.why: Any = None
+        self.looked_at = -1
         self.untold: set[str] = set()
 
     def copy(self) -> Group:

@@ -1,33 +1,22 @@
-"""Whether a lease may wait in the pool's queue at all, and what a waiting lease gets to hear.
-
-Acceptance reads as a list of facts; the first that applies refuses. A refused lease stays pending: the pool's
-policy or the request may still change.
-"""
+"""What a waiting lease gets to hear: why not yet, its place in the queue, and when its turn comes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import PlacementMode, RejectionReason
-from leasehold.api.quantity import format_amount
+from leasehold.core.admission import Refusal
 from leasehold.core.amounts import Vector, times
 from leasehold.core.capacity import Scratch, Shortage, shortages
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import NOT_FRESH
-from leasehold.core.placement import could_ever_fit
-from leasehold.core.policy import PoolPolicy
+from leasehold.core.placement import could_ever_fit, give_back, place
+from leasehold.core.scheduling import Why
 from leasehold.core.status import Draft, Patch, amount_text, rejections_document
-from leasehold.core.times import SECOND
-
-
-class Refusal(NamedTuple):
-    """Why the pool's policy does not allow a request, and what to do about it."""
-
-    reason: R
-    message: str
+from leasehold.core.times import SECOND, format_time, parse_time
 
 
 class Wait(NamedTuple):
@@ -37,78 +26,58 @@ class Wait(NamedTuple):
     message: str
     shortages: tuple[Shortage, ...] = ()
 
-
-def _unreadable(lease: Lease, policy: PoolPolicy) -> Refusal | None:
-    return Refusal(R.UNIT_VIOLATION, lease.problem) if lease.problem else None
-
-
-def _not_offered(lease: Lease, policy: PoolPolicy) -> Refusal | None:
-    unknown = sorted(lease.request.keys() - set(policy.names))
-    if not unknown:
-        return None
-    return Refusal(
-        R.RESOURCE_NOT_OFFERED, f"The pool lends {', '.join(policy.names)}; not {', '.join(unknown)}."
-    )
+    @property
+    def key(self) -> tuple[str, frozenset[tuple[str, str]]]:
+        """What must change before the lease is told anew."""
+        return self.reason, frozenset((row.reason, row.resource) for row in self.shortages)
 
 
-def _too_large(lease: Lease, policy: PoolPolicy) -> Refusal | None:
-    for rule in policy.resources:
-        asked = lease.request.get(rule.name)
-        if asked is not None and rule.maximum is not None and asked > rule.maximum:
-            most = format_amount(rule.name, rule.maximum)
-            return Refusal(R.EXCEEDS_POOL_MAXIMUM, f"At most {most} {rule.name} in one slice of this pool.")
-    return None
-
-
-def _off_step(lease: Lease, policy: PoolPolicy) -> Refusal | None:
-    for rule in policy.resources:
-        asked = lease.request.get(rule.name)
-        if asked is None:
-            continue
-        if rule.minimum is not None and asked < rule.minimum:
-            least = format_amount(rule.name, rule.minimum)
-            return Refusal(R.UNIT_VIOLATION, f"At least {least} {rule.name} in one slice of this pool.")
-        if rule.step and asked % rule.step:
-            step = format_amount(rule.name, rule.step)
-            return Refusal(R.UNIT_VIOLATION, f"{rule.name} comes in multiples of {step} in this pool.")
-    return None
-
-
-def _too_long(lease: Lease, policy: PoolPolicy) -> Refusal | None:
-    if policy.duration_of(lease.duration) <= policy.max_duration:
-        return None
-    most = policy.max_duration // SECOND
-    return Refusal(
-        R.DURATION_TOO_LONG, f"The pool grants at most {most} s at a time. Ask for less, and renew."
-    )
-
-
-REFUSALS: tuple[Callable[[Lease, PoolPolicy], Refusal | None], ...] = (
-    _unreadable,
-    _not_offered,
-    _too_large,
-    _off_step,
-    _too_long,
+EXPLAINED_REASONS = frozenset(
+    {R.WAITING_FOR_CAPACITY, R.WAITING_FOR_FRESH_REPORTS, R.FRAGMENTED, R.NO_MATCHING_NODES, R.ROOM_PROMISED}
 )
+"""What `explain` comes to."""
 
 
-def refusal_of(lease: Lease, policy: PoolPolicy, position: int) -> Refusal | None:
-    """Return the first reason why the pool does not accept a request, or None.
+class Place(NamedTuple):
+    """Where a waiting lease stands: how many are to be served before it, plus one, and its expected start (ms)."""
 
-    `position` is how many accepted leases wait ahead of it; those refused take up no place in the queue.
-    """
-    for rule in REFUSALS:
-        refusal = rule(lease, policy)
-        if refusal is not None:
-            return refusal
-    if position >= policy.max_pending:
-        return Refusal(R.QUEUE_FULL, f"{policy.max_pending} leases wait already (maxPending of the pool).")
-    return None
+    position: int
+    start: int | None
 
 
-_EXPLAINED = frozenset(
-    {R.WAITING_FOR_CAPACITY, R.WAITING_FOR_FRESH_REPORTS, R.FRAGMENTED, R.NO_MATCHING_NODES}
-)
+_NEAR = 30 * SECOND
+
+
+def wait_for(why: Why, tenant: str) -> Wait:
+    """Say what a request waits for, where that is not a matter of nodes."""
+    if why == Why.QUOTA:
+        return Wait(
+            R.WAITING_FOR_QUOTA,
+            f"Tenant {tenant} holds all that its limit allows. {R.WAITING_FOR_QUOTA.meaning}",
+        )
+    return _WAITS[why]
+
+
+_WAITS = {
+    Why.FAIR_SHARE: Wait(R.WAITING_FOR_FAIR_SHARE, R.WAITING_FOR_FAIR_SHARE.meaning),
+    Why.BLOCKED: Wait(R.BLOCKED_BY_HEAD, R.BLOCKED_BY_HEAD.meaning),
+    Why.VICTIMS: Wait(R.WAITING_FOR_VICTIMS, R.WAITING_FOR_VICTIMS.meaning),
+    Why.TIME: Wait(
+        R.START_TIME_NOT_REACHED, "No room is known from its start time on yet; it is looked for."
+    ),
+}
+
+
+def wait_for_victims(victims: int, start: int) -> Wait:
+    """Say that others were asked to go."""
+    leases = "One lease was" if victims == 1 else f"{victims} leases were"
+    text = f"{leases} asked to go by {format_time(start)}; the room is kept for this one."
+    return Wait(R.WAITING_FOR_VICTIMS, text)
+
+
+def wait_for_start(start: int) -> Wait:
+    """Say that a start is promised."""
+    return Wait(R.START_TIME_NOT_REACHED, f"Promised from {format_time(start)}.")
 
 
 def explain(
@@ -129,6 +98,8 @@ def explain(
         return Wait(
             R.NO_MATCHING_NODES, "More than the pool's nodes have even when empty. Ask for less.", found
         )
+    if _has_room(scratch, lease, need, allowed):
+        return Wait(R.ROOM_PROMISED, R.ROOM_PROMISED.meaning, found)
     reasons = {row.reason for row in rows}
     if RejectionReason.INSUFFICIENT not in reasons and not reasons.isdisjoint(NOT_FRESH):
         return Wait(R.WAITING_FOR_FRESH_REPORTS, R.WAITING_FOR_FRESH_REPORTS.meaning, found)
@@ -147,19 +118,22 @@ def refuse(lease: Lease, refusal: Refusal, now: int) -> Patch:
     draft.say(C.ACCEPTED, False, refusal.reason, refusal.message[:512])
     draft.say(C.READY, False, refusal.reason)
     draft.unsay(C.ALLOCATED)
-    draft.status.pop("rejections", None)
+    for part in ("rejections", "queue"):
+        draft.status.pop(part, None)
     return draft.patch()
 
 
-def keep_waiting(lease: Lease, wait: Wait, now: int) -> Patch:
-    """Return what a waiting lease gets to read; {} when it already reads the same reasons.
+def keep_waiting(lease: Lease, wait: Wait, now: int, where: Place | None = None) -> Patch:
+    """Return what a waiting lease gets to read; {} when it already reads the same reasons, place and time.
 
-    Amounts that move are not rewritten while the reasons stay: writes must not grow with the queue.
+    Amounts that move are not rewritten while the reasons stay, nor a place or time that moves little: writes must not
+    grow with the queue.
     """
     keys = {(row.reason, row.resource) for row in wait.shortages}
     told = {(row["reason"], row.get("resource", "")) for row in lease.status.get("rejections", ())}
     refused = lease.conditions.get(C.ACCEPTED, {}).get("status") == "False"
-    if lease.reason(C.ALLOCATED) == wait.reason and keys == told and not refused and _up_to_date(lease):
+    same = lease.reason(C.ALLOCATED) == wait.reason and keys == told and not refused and _up_to_date(lease)
+    if same and not moved(lease, where, now):
         return {}
     draft = Draft(lease, now)
     if refused:
@@ -170,17 +144,43 @@ def keep_waiting(lease: Lease, wait: Wait, now: int) -> Patch:
     draft.status.pop("rejections", None)
     if rows:
         draft.status["rejections"] = rows
+    if where is not None:
+        draft.put("queue", approximatePosition=where.position)
+        draft.set_time("queue", estimatedStartTime=where.start)
     return draft.patch()
 
 
-def told_why(lease: Lease) -> bool:
-    """Tell whether a waiting lease already reads why it fits nowhere; it may be out of date."""
-    refused = lease.conditions.get(C.ACCEPTED, {}).get("status") == "False"
-    return lease.reason(C.ALLOCATED) in _EXPLAINED and not refused and _up_to_date(lease)
+def moved(lease: Lease, where: Place | None, now: int) -> bool:
+    """Tell whether a lease's place or expected start is materially other than what it reads.
+
+    A time has moved when it is off by more than half a minute and a fifth of the wait that is left; a place, when it
+    is half or twice what it was. So one lease is rewritten a number of times that grows with the logarithm of its
+    wait, however long the queue.
+    """
+    if where is None:
+        return False
+    told = lease.status.get("queue", {})
+    position, at = told.get("approximatePosition"), told.get("estimatedStartTime")
+    if position is None or (at is None) != (where.start is None):
+        return True
+    if where.start is not None and abs(parse_time(at) - where.start) > max(_NEAR, (where.start - now) // 5):
+        return True
+    return bool(2 * where.position <= position or where.position >= 2 * position)
 
 
 def _up_to_date(lease: Lease) -> bool:
     return bool(lease.status.get("observedGeneration") == lease.generation)
+
+
+def _has_room(scratch: Scratch, lease: Lease, need: Vector, allowed: Set[int] | None) -> bool:
+    """Tell whether the request would fit now if nothing were promised to others."""
+    if not scratch.guard:
+        return False
+    found = place(scratch, need, lease.count, lease.mode, allowed, lease.topology_key)
+    if found is None:
+        return False
+    give_back(scratch, need, found, 0)
+    return True
 
 
 def _enough_in_all(scratch: Scratch, need: Vector, count: int, allowed: Set[int] | None) -> bool:

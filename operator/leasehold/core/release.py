@@ -56,8 +56,9 @@ def mark_end(draft: Draft, reason: R) -> None:
     draft.say(C.READY, False, reason, reason.meaning)
     draft.unsay(C.EXPIRING_SOON)
     draft.unsay(C.DEGRADED)
-    draft.status.pop("rejections", None)
-    draft.set_time("deadlines", claimTime=None, heartbeatTime=None, revocationTime=None)
+    for part in ("rejections", "queue", "reservation"):
+        draft.status.pop(part, None)
+    draft.set_time("deadlines", startTime=None, claimTime=None, heartbeatTime=None, revocationTime=None)
     draft.next_deadline(None, "")
 
 
@@ -74,6 +75,8 @@ def final_reason(cause: str) -> R:
     """Return the last word on a lease that ended for this cause."""
     if cause == R.RELEASE_REQUESTED:
         return R.RELEASED
+    if cause == R.START_DEADLINE_EXCEEDED:
+        return R.FAILED
     return R.EXPIRED if cause in _EXPIRED else R.REVOKED
 
 

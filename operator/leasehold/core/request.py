@@ -13,8 +13,9 @@ NEVER = 1 << 62
 class Shape(NamedTuple):
     """What makes two waiting requests the same to the planner.
 
-    `need` is one slice, in the pool's order of resources, and `slices` how many there are; `span` is how long (ms) its room is taken from the start
-    until it is free again, if nobody renews or gives back early. `not_before` is the earliest start (ms).
+    `need` is one slice, in the pool's order of resources, and `slices` how many there are. `span` is how long (ms)
+    their room is taken, from the start until it is free again, if nobody renews or gives back early. `not_before` is
+    the earliest start (ms).
     """
 
     tenant: str

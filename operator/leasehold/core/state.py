@@ -5,25 +5,36 @@ The state only records; it decides nothing. Everything in it can be rebuilt from
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
+from leasehold.core.accounting import Meter
+from leasehold.core.admission import Refusal, admit
 from leasehold.core.amounts import Vector
+from leasehold.core.calendar import Calendar, Held, Outlook, Promise, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
+from leasehold.core.errors import InvalidObject
+from leasehold.core.fairness import MILLION, Shares, shares_of
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding, Ledger, differences
 from leasehold.core.nodes import Report, Verdict
 from leasehold.core.policy import PoolPolicy
+from leasehold.core.preemption import Preemption, room_left_by
+from leasehold.core.queue import Queue
+from leasehold.core.request import NEVER, Request
+from leasehold.core.tenancy import tenant_of as tenant_of_namespace
 
 
 class Entry(NamedTuple):
     """A grant that is committed in the pool and not yet known to be written to its lease.
 
     `generation` is the lease's at the commit; 0 for a commitment that was inherited, whose generation nobody kept.
+    `until` is when its room is expected to be free again (ms). One that jumped the queue may not stay beyond
+    `not_after`. An entry with a `start` promises room from then until its `end` instead of granting it.
     """
 
     uid: str
@@ -33,21 +44,60 @@ class Entry(NamedTuple):
     amounts: Mapping[str, int]
     nodes: tuple[str, ...]
     generation: int = 0
+    until: int = NEVER
+    not_after: int | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(slots=True)
+class Hold:
+    """Room that is being made for a waiting lease: those who were asked to go for it and have not gone yet.
+
+    `reclaims` tells that they borrowed from its tenant's guarantee.
+    """
+
+    victims: set[str]
+    reclaims: bool
+
+
+@dataclass(slots=True)
+class Answers:
+    """What the last look ahead found: the start (ms) of each waiting lease, and of dry runs also the nodes."""
+
+    starts: dict[str, int] = field(default_factory=dict)
+    nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    looked_at: set[str] = field(default_factory=set)
 
 
 class PoolState:
     """The pool's memory. Instants are milliseconds.
 
     `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
+    `namespaces` are the labels of the cluster's namespaces, kept up to date by whoever hears of them. `changes` counts
+    what was taken in, and `seen_at` is the instant up to which it was.
     """
 
-    def __init__(self, name: str, policy: PoolPolicy) -> None:
+    def __init__(
+        self, name: str, policy: PoolPolicy, namespaces: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         self.name = name
         self.policy = policy
+        self.namespaces = {} if namespaces is None else namespaces
         self.table = NodeTable(len(policy.resources), policy.strategy)
         self.ledger = Ledger(len(policy.resources))
         self.leases: dict[str, Lease] = {}
-        self.queue: list[tuple[tuple[int, int, int], str]] = []
+        self.calendar = Calendar()
+        self.queue = Queue()
+        self.inquiries: dict[str, Request] = {}
+        self.refused: dict[str, Refusal] = {}
+        self.unplaced: set[str] = set()
+        self.holds: dict[str, Hold] = {}
+        self.shares: Shares = shares_of(policy, self.table.capacity)
+        self.answers = Answers()
+        self.meters: dict[str, Meter] = {}
+        self.changes = 0
+        self.seen_at = 0
         self.attention: set[str] = set()
         self.busy: set[str] = set()
         self.aside: set[str] = set()
@@ -73,10 +123,11 @@ class PoolState:
         self.leases[lease.uid] = lease
         if lease.session:
             self.sessions.setdefault((lease.namespace, lease.session), set()).add(lease.uid)
-        if lease.pending:
-            insort(self.queue, (self._turn(lease), lease.uid))
+        self._line_up(lease)
         self._book(lease)
+        self._meter(lease)
         self.attention.add(lease.uid)
+        self.changes += 1
         return True
 
     def forget(self, uid: str) -> None:
@@ -85,12 +136,15 @@ class PoolState:
         if known is None:
             return
         self._leave(known)
+        self._waits_no_more(uid)
         del self.arrivals[uid]
         self.attention.discard(uid)
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
+        self.meters.pop(uid, None)
+        self.changes += 1
         if uid not in self.entries:
-            self._hold(self.ledger.drop(uid))
+            self._give_back(uid)
 
     def replace(self, leases: Iterable[Lease], list_version: int) -> None:
         """Take in a complete list: what it does not name is gone, unless it was seen after the list was made."""
@@ -104,25 +158,90 @@ class PoolState:
     def assume(self, entry: Entry) -> None:
         """Count a grant from the moment it is committed, before its lease is written."""
         self.entries[entry.uid] = entry
-        self._hold(self.ledger.put(self._holding_of(entry)))
+        self.changes += 1
+        if entry.start is None:
+            self._take(self._holding_of(entry), self._held_of(entry))
+        else:
+            self.calendar.promise(self._promise_of(entry))
 
     def settle(self, uid: str) -> None:
         """Let the lease's own status speak again: its commitment was written or undone."""
         self.entries.pop(uid, None)
         lease = self.leases.get(uid)
+        self.changes += 1
         if lease is None:
-            self._hold(self.ledger.drop(uid))
+            self._give_back(uid)
+            self.calendar.unpromise(uid)
         else:
+            self._line_up(lease)
             self._book(lease)
             self.attention.add(uid)
+
+    def expect_until(self, uid: str, expiration: int) -> None:
+        """Note a renewal from the moment it is decided: nobody else may be given that room meanwhile."""
+        held = self.calendar.held.get(uid)
+        if held is not None and held.until < NEVER:
+            until = expiration + self.policy.grace + self.policy.cooldown
+            self.calendar.hold(uid, held._replace(until=max(held.until, until)))
+
+    def rebook(self, uid: str) -> None:
+        """Believe a lease's status again, after a write of it ended one way or another."""
+        lease = self.leases.get(uid)
+        if lease is not None:
+            self._book(lease)
 
     def _book(self, lease: Lease) -> None:
         if lease.uid in self.entries and not lease.allocated:
             return
         if lease.slices:
-            self._hold(self.ledger.put(self._holding(lease)))
+            self._take(self._holding(lease), self._held(lease))
         else:
-            self._hold(self.ledger.drop(lease.uid))
+            self._give_back(lease.uid)
+
+    def _take(self, holding: Holding, held: Held) -> None:
+        before = self.calendar.held.get(holding.uid)
+        if before != held:
+            self._count(before, -1)
+            self.calendar.hold(holding.uid, held)
+            self._count(held, 1)
+        self._hold(self.ledger.put(holding))
+
+    def _give_back(self, uid: str) -> None:
+        self._count(self.calendar.drop(uid), -1)
+        self._hold(self.ledger.drop(uid))
+
+    def _count(self, held: Held | None, sign: int) -> None:
+        if held is not None:
+            change = self.shares.add if sign > 0 else self.shares.remove
+            change(held.tenant, total_of(held.slices, self.ledger.size))
+
+    def _held(self, lease: Lease) -> Held:
+        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
+        try:
+            until, since = free_at(lease, self.policy), lease.instant("allocation", "allocationTime") or 0
+        except InvalidObject:  # it keeps what it holds, and nobody knows for how long
+            until, since = NEVER, NEVER
+        leaving = lease.releasing or lease.is_true(C.DISRUPTION_TARGET)
+        tenant = self.tenant_of(lease)
+        return Held(until, slices, tenant, lease.priority, since, leaving)
+
+    def _held_of(self, entry: Entry) -> Held:
+        lease = self.leases.get(entry.uid)
+        tenant, priority = ("", 0) if lease is None else (self.tenant_of(lease), lease.priority)
+        # Not to be taken away before it is even written.
+        return Held(entry.until, self._holding_of(entry).slices, tenant, priority, NEVER)
+
+    def _promise_of(self, entry: Entry) -> Promise:
+        end = NEVER if entry.end is None else entry.end
+        return Promise(entry.uid, entry.start or 0, end, self._holding_of(entry).slices)
+
+    def tenant_of(self, lease: Lease) -> str:
+        """Return the tenant a lease counts against: the one it was granted to, whatever its namespace says since."""
+        if lease.told_tenant:
+            return lease.told_tenant
+        labels = self.namespaces.get(lease.namespace)
+        found = tenant_of_namespace(lease.namespace, lease.tenant, labels, self.policy.tenants)
+        return found if isinstance(found, str) else ""
 
     def _holding(self, lease: Lease) -> Holding:
         slices = tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
@@ -147,15 +266,118 @@ class PoolState:
         """
         return (-lease.priority, lease.created, self.arrivals[lease.uid])
 
+    def _line_up(self, lease: Lease) -> None:
+        """Let a waiting lease stand where it belongs: in the queue, among the inquiries, or refused."""
+        uid = lease.uid
+        if not lease.pending or lease.deleting or lease.wants_release:
+            self._waits_no_more(uid)
+            return
+        labels = self.namespaces.get(lease.namespace)
+        found = admit(lease, self.policy, labels, self._turn(lease))
+        if not isinstance(found, Request):
+            self._waits_no_more(uid)
+            if found is None:
+                self.unplaced.add(uid)
+            else:
+                self.refused[uid] = found
+        elif lease.is_dry_run:
+            self.inquiries[uid] = found
+        else:
+            self.refused.pop(uid, None)
+            self.unplaced.discard(uid)
+            if self.queue.requests.get(uid) != found:
+                self.end_hold(uid)
+            self.queue.add(found)
+            self._keep_promise(lease)
+
+    def _keep_promise(self, lease: Lease) -> None:
+        """Keep the room that a lease's status says it was promised."""
+        kept = lease.reservation
+        if kept is not None and lease.uid not in self.entries:
+            slices = tuple((part.node, self.policy.vector(part.amounts)) for part in kept.slices)
+            self.calendar.promise(Promise(lease.uid, kept.start, kept.end, slices))
+
+    def _waits_no_more(self, uid: str) -> None:
+        self.end_hold(uid)
+        self.queue.remove(uid)
+        self.calendar.unpromise(uid)
+        self.inquiries.pop(uid, None)
+        self.refused.pop(uid, None)
+        self.unplaced.discard(uid)
+
     def _leave(self, lease: Lease) -> None:
-        """Take a lease out of the queue and out of its session, as it stands there."""
-        if lease.pending:
-            del self.queue[bisect_left(self.queue, (self._turn(lease), lease.uid))]
+        """Take a lease out of its session, as it stands there."""
         if lease.session:
             key = (lease.namespace, lease.session)
             self.sessions[key].discard(lease.uid)
             if not self.sessions[key]:
                 del self.sessions[key]
+
+    def namespace_changed(self, name: str) -> None:
+        """Look again at who may wait, after a namespace came or got other labels."""
+        if not self.policy.tenants:
+            return
+        for uid in [*self.queue.requests, *self.refused, *self.unplaced, *self.inquiries]:
+            if self.leases[uid].namespace == name:
+                self._line_up(self.leases[uid])
+                self.attention.add(uid)
+
+    # --- room that is being made ---
+
+    def begin_hold(self, preemption: Preemption) -> None:
+        """Keep the room that victims will leave, and have them asked to go."""
+        self.holds[preemption.uid] = Hold(set(preemption.victims), preemption.reclaims)
+        self.calendar.promise(preemption.promise)
+        self.attention |= set(preemption.victims)
+        self.changes += 1
+
+    def end_hold(self, uid: str) -> None:
+        """Keep no more room for a lease; whoever was asked to go for it and has not gone may stay."""
+        hold = self.holds.pop(uid, None)
+        if hold is not None:
+            self.calendar.unpromise(uid)
+            self.attention |= hold.victims
+            self.changes += 1
+
+    def settle_holds(self, now: int) -> None:
+        """Move each hold to when the last of its victims will be gone; end those whose victims all are, in vain."""
+        for uid, hold in list(self.holds.items()):
+            hold.victims = {victim for victim in hold.victims if victim in self.calendar.held}
+            promise = self.calendar.promises.get(uid)
+            if not hold.victims or promise is None:
+                self.end_hold(uid)
+                continue
+            leaving = [held for victim in hold.victims if (held := self.calendar.held[victim]).leaving]
+            start = max([now + 1, *(held.until for held in leaving if held.until < NEVER)])
+            if leaving and start != promise.start and start > now + 1:
+                self.calendar.promise(promise._replace(start=start, end=start + promise.end - promise.start))
+
+    def recover_holds(self, now: int) -> None:
+        """Keep room again for leases for which others were asked to go by an operator before this one."""
+        victims: dict[str, set[str]] = {}
+        reclaims = {}
+        for lease in self.leases.values():
+            preemptor = lease.status.get("revocation", {}).get("preemptorUID", "")
+            if lease.allocated and not lease.releasing and preemptor in self.queue:
+                victims.setdefault(preemptor, set()).add(lease.uid)
+                reclaims[preemptor] = lease.reason(C.DISRUPTION_TARGET) == R.TENANT_RECLAIM
+        for uid in sorted(victims, key=lambda uid: self.queue.requests[uid].turn):
+            outlook = Outlook(self.table.scratch(), self.calendar, now)
+            promise = room_left_by(outlook, self.queue.requests[uid], victims[uid])
+            if promise is not None:
+                self.begin_hold(Preemption(uid, tuple(sorted(victims[uid])), promise, reclaims[uid]))
+
+    def displaced(self) -> dict[str, R]:
+        """Return who is asked to go for others, and why."""
+        return {
+            victim: R.TENANT_RECLAIM if hold.reclaims else R.PREEMPTED
+            for hold in self.holds.values()
+            for victim in hold.victims
+        }
+
+    def preemptor_of(self, victim: str) -> str:
+        """Return the uid of the lease for which another is asked to go, or ""."""
+        return next((uid for uid, hold in self.holds.items() if victim in hold.victims), "")
 
     # --- nodes ---
 
@@ -180,12 +402,40 @@ class PoolState:
             lease = self.leases.get(uid)
             if lease is None or not lease.slices:
                 continue
+            if uid in self.meters:
+                self.meters[uid].observe(report.time, report.node, use.amounts)
             since = self.idle.setdefault(uid, {})
             idle = use.gone or _hardly_used(lease, report.node, use.amounts, self.policy.idle_below_percent)
             was = since.get(report.node)
             since[report.node] = (was if was is not None else now) if idle else None
             if (was is None) == idle:
                 self.attention.add(uid)
+
+    def bill(self, lease: Lease, now: int) -> Mapping[str, Any]:
+        """Return `status.accounting` of a lease that ends now; {} where it held nothing."""
+        meter = self.meters.get(lease.uid)
+        return {} if meter is None else meter.bill(lease, now)
+
+    def _meter(self, lease: Lease) -> None:
+        """Count what a lease holds from its grant to its end; what it wasted counts for its tenant's rank."""
+        if lease.slices:
+            since = self.calendar.held[lease.uid].since if lease.uid in self.calendar.held else NEVER
+            if since == NEVER:
+                return
+            if lease.uid not in self.meters:
+                self.meters[lease.uid] = Meter(since, self.policy.max_report_age)
+            # A change counts from when the API server had it, which no clock of ours knows: from the last write on.
+            self.meters[lease.uid].hold(lease, max(since, self.seen_at))
+            return
+        if self.meters.pop(lease.uid, None) is not None and lease.finished:
+            used = [
+                row["usedPercent"]
+                for row in lease.status.get("accounting", {}).get("resources", ())
+                if "usedPercent" in row
+            ]
+            if used:
+                wasted = max(0, 100 - max(used)) * MILLION // 100
+                self.shares.note_waste(self.tenant_of(lease), wasted, MILLION // 8)
 
     def idle_since(self) -> Mapping[str, int]:
         """Return since when each lease is hardly used on all of its nodes; leases in use are not named.
@@ -213,15 +463,53 @@ class PoolState:
             if row.held != self.ledger.on_node(name)
         ]
         found += self.table.differences()
-        waiting = sorted((self._turn(lease), lease.uid) for lease in self.leases.values() if lease.pending)
-        if waiting != self.queue:
-            found.append("the queue is not the leases that wait, in order")
+        found += self._audit_the_future()
         # Only leases that hold something: those of an earlier pool of this name may have had the same tokens.
         tokens: dict[int, str] = {}
         for lease in self.leases.values():
             token = lease.status.get("fencingToken")
             if lease.allocated and token is not None and tokens.setdefault(token, lease.uid) != lease.uid:
                 found.append(f"{lease.key}: fencing token {token} was given twice")
+        return found
+
+    def _audit_the_future(self) -> list[str]:
+        """Rebuild the queue, the calendar and the shares, and say which of them differ."""
+        fresh = PoolState(self.name, self.policy, self.namespaces)
+        fresh.arrivals = dict(self.arrivals)
+        for lease in self.leases.values():
+            fresh.observe(lease)
+        found = []
+        if fresh.queue.order != self.queue.order or fresh.queue.requests != self.queue.requests:
+            found.append("the queue is not the leases that wait, in order")
+        if (fresh.refused, fresh.inquiries) != (self.refused, self.inquiries):
+            found.append("those refused or asking are not the leases that are")
+        committed = self.entries.keys()
+        mine, theirs = (
+            {
+                uid: (held.slices, held.tenant)
+                for uid, held in state.calendar.held.items()
+                if uid not in committed
+            }
+            for state in (self, fresh)
+        )
+        if mine != theirs:
+            found.append("the calendar is not what the leases hold")
+        if {uid: p for uid, p in fresh.calendar.promises.items() if uid not in committed} != {
+            uid: p
+            for uid, p in self.calendar.promises.items()
+            if uid not in committed and uid not in self.holds
+        }:
+            found.append("the promises are not what the leases were promised")
+        sums: dict[str, Vector] = {}
+        for held in self.calendar.held.values():
+            before = sums.get(held.tenant, (0,) * self.ledger.size)
+            amounts = total_of(held.slices, self.ledger.size)
+            sums[held.tenant] = tuple(a + b for a, b in zip(before, amounts, strict=True))
+        found += [
+            f"tenant {tenant!r}: the shares count {account.used}, the calendar {sums.get(tenant)}"
+            for tenant, account in self.shares.accounts.items()
+            if any(account.used) and account.used != sums.get(tenant)
+        ]
         return found
 
 
@@ -250,6 +538,23 @@ def holding_state(lease: Lease) -> str:
     if not lease.releasing:
         return HELD
     return QUARANTINED if lease.reason(C.RELEASED) == R.QUARANTINED else RELEASING
+
+
+def free_at(lease: Lease, policy: PoolPolicy) -> int:
+    """Return when what a lease holds is free again unless it is renewed (ms), or NEVER where nobody knows."""
+    if lease.releasing:
+        if lease.reason(C.RELEASED) == R.QUARANTINED:
+            return NEVER
+        due = lease.deadline("cooldownTime") or lease.deadline("verificationTime")
+        return NEVER if due is None else due
+    ends = []
+    expiration = lease.deadline("expirationTime")
+    if expiration is not None and policy.ends_leases:
+        ends.append(expiration + policy.grace)
+    revocation = lease.deadline("revocationTime")
+    if revocation is not None and lease.is_true(C.DISRUPTION_TARGET):
+        ends.append(revocation)
+    return min(ends) + policy.cooldown if ends else NEVER
 
 
 def loss_plan(state: PoolState) -> list[str]:

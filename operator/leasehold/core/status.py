@@ -121,7 +121,7 @@ def phase_of(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, A
     if at(C.FINISHED):
         return str(conditions[C.FINISHED]["reason"])
     if not at(C.ALLOCATED):
-        return LeasePhase.PENDING
+        return LeasePhase.SCHEDULED if "reservation" in status else LeasePhase.PENDING
     if at(C.RELEASED, "False"):
         quarantined = conditions[C.RELEASED]["reason"] == LeaseReason.QUARANTINED
         return LeasePhase.QUARANTINED if quarantined else LeasePhase.RELEASING
