@@ -111,10 +111,10 @@ class Shares:
             return
         for tenant, account in self.accounts.items():
             elapsed = now - account.as_of
-            if elapsed <= 0:
+            if elapsed < 0:
                 continue
             present = self.share(tenant)
-            if account.as_of:
+            if account.as_of and elapsed:
                 past = (account.past << _FINE) + account.rest
                 past = faded(past, max(account.peak, present) << _FINE, elapsed, self.half_life)
                 account.past, account.rest = past >> _FINE, past & ((1 << _FINE) - 1)
