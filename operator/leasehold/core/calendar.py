@@ -121,6 +121,7 @@ class Outlook:
         self.calendar = calendar
         self.now = now
         self.kept: dict[str, Promise] = {}
+        self.changes = 0
         self.asked: dict[str, Held] = {}
         self._on_node: dict[str, dict[str, Vector]] = {}
         self._started: list[tuple[int, str]] = []
@@ -160,6 +161,7 @@ class Outlook:
         """Let the room that is kept for a request be free for itself; `keep` takes it back."""
         promise = self.kept.pop(uid, None)
         if promise is not None:
+            self.changes += 1
             nodes = {node for node, _ in promise.slices}
             for node in nodes:
                 del self._on_node[node][uid]
@@ -176,6 +178,7 @@ class Outlook:
         self._guard(nodes)
 
     def _keep(self, promise: Promise) -> None:
+        self.changes += 1
         self.kept[promise.uid] = promise
         for node, amounts in promise.slices:
             shares = self._on_node.setdefault(node, {})

@@ -7,6 +7,7 @@ costs by the shapes that wait and by what was given back, not by the number that
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +17,7 @@ from leasehold.api.names import QueueStrategy
 from leasehold.core.amounts import Vector, plus, times, zero
 from leasehold.core.calendar import Outlook, Promise, Slot, later, total_of
 from leasehold.core.capacity import Growth
-from leasehold.core.fairness import Shares
+from leasehold.core.fairness import Shares, beyond
 from leasehold.core.placement import could_ever_fit, give_back, place
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.preemption import Preemption, choose_victims
@@ -115,6 +116,39 @@ class _Lane:
         heapify(stuck)
 
 
+class _Course:
+    """What a tenant will hold as time goes on: from each instant on so much, by so many leases."""
+
+    def __init__(self, shares: Shares, tenant: str, counted: list[tuple[int, int, Vector]], now: int) -> None:
+        rule = shares.rules[tenant]
+        self.limit = rule.limit
+        self.max_leases = rule.max_leases
+        self.instants = [now]
+        self.used = [zero(len(shares.capacity))]
+        self.leases = [0]
+        events: list[tuple[int, int, Vector]] = []
+        for start, until, amounts in counted:
+            # What should have begun or ended before is expected at any moment.
+            events.append((start if start == now else max(start, now + 1), 1, amounts))
+            if until < NEVER:
+                events.append((max(until, now + 1), -1, amounts))
+        for at, sign, amounts in sorted(events):
+            if at != self.instants[-1]:
+                self.instants.append(at)
+                self.used.append(self.used[-1])
+                self.leases.append(self.leases[-1])
+            self.used[-1] = plus(self.used[-1], times(amounts, sign))
+            self.leases[-1] += sign
+        self.peak = tuple(max(column) for column in zip(*self.used, strict=True))
+        self.most = max(self.leases)
+
+    def over(self, amounts: Vector, used: Vector, leases: int) -> bool:
+        """Tell whether so much more would be beyond the limit."""
+        if self.max_leases is not None and leases >= self.max_leases:
+            return True
+        return beyond(plus(used, amounts), self.limit)
+
+
 class _Run:
     def __init__(
         self,
@@ -149,7 +183,8 @@ class _Run:
         self.misses: dict[tuple[object, ...], list[Vector]] = {}
         self.missed: set[Shape] = set()
         self.served: set[str] = set()
-        self.counted: dict[str, list[tuple[int, Vector]]] = {}
+        self.counted: dict[str, list[tuple[int, int, Vector]]] = {}
+        self.courses: dict[str, tuple[tuple[int, int], _Course]] = {}
         self.taken = 0
 
     # --- promises that are due ---
@@ -440,33 +475,38 @@ class _Run:
             clash = self._clash(shape, slot.start, later(slot.start, shape.span))
             if clash is None:
                 return slot
-            ends = [until for until, _ in self._counted(shape.tenant) if clash < until < NEVER]
-            if not ends:
+            falls = self._course(shape.tenant).instants
+            k = bisect_right(falls, clash)
+            if k == len(falls):
                 return None
-            after = min(ends)
+            after = falls[k]
 
     def _clash(self, shape: Shape, start: int, end: int) -> int | None:
         """Return the first instant from `start` until `end` at which a tenant would be over its limit, or None.
 
-        What it holds now is not looked at where `start` is now, only what was promised to it.
+        What would be over already is so from the start.
         """
         rule = self.shares.rules.get(shape.tenant)
         if rule is None or (rule.max_leases is None and all(most is None for most in rule.limit)):
             return None
-        soonest = self.now + 1
-        promised = self._promised_to(shape.tenant)
-        instants = {max(p.start, soonest) for p in promised} | ({start} if start > self.now else set())
-        for at in sorted(at for at in instants if start <= at < end):
-            then = Shares(self.shares.rules, self.shares.capacity)
-            for until, amounts in self._counted(shape.tenant):
-                if max(until, soonest) > at:
-                    then.add(shape.tenant, amounts)
-            for promise in promised:
-                if at < promise.start:
-                    then.remove(shape.tenant, total_of(promise.slices, len(shape.need)))
-            if then.over_limit(shape.tenant, shape.total):
-                return at
+        course = self._course(shape.tenant)
+        if not course.over(shape.total, course.peak, course.most):
+            return None
+        k = max(bisect_right(course.instants, start) - 1, 0)
+        while k < len(course.instants) and course.instants[k] < end:
+            if course.over(shape.total, course.used[k], course.leases[k]):
+                return max(course.instants[k], start)
+            k += 1
         return None
+
+    def _course(self, tenant: str) -> _Course:
+        """Return what a tenant will hold as time goes on, by what is known now."""
+        version = (self.outlook.changes, len(self.result.starts) + len(self.result.kept_back))
+        known = self.courses.get(tenant)
+        if known is None or known[0] != version:
+            made = _Course(self.shares, tenant, self._counted(tenant), self.now)
+            known = self.courses[tenant] = (version, made)
+        return known[1]
 
     def _promised_to(self, tenant: str) -> list[Promise]:
         requests = self.queue.requests
@@ -476,23 +516,23 @@ class _Run:
             if promise.uid in requests and requests[promise.uid].shape.tenant == tenant
         ]
 
-    def _counted(self, tenant: str) -> list[tuple[int, Vector]]:
-        """Return what a tenant holds, has started and was promised, each with its end."""
+    def _counted(self, tenant: str) -> list[tuple[int, int, Vector]]:
+        """Return what a tenant holds, has started and was promised: from when, until when, and how much."""
         size = len(self.shares.capacity)
         if tenant not in self.counted:
             self.counted[tenant] = [
-                (held.until, total_of(held.slices, size))
+                (self.now, held.until, total_of(held.slices, size))
                 for held in self.outlook.calendar.held.values()
                 if held.tenant == tenant
             ]
         requests = self.queue.requests
         started = [
-            (start.until, requests[start.uid].shape.total)
+            (self.now, start.until, requests[start.uid].shape.total)
             for start in (*self.result.starts, *self.result.kept_back)
             if requests[start.uid].shape.tenant == tenant
         ]
         promised = [
-            (max(promise.end, self.now + 2), total_of(promise.slices, size))
+            (promise.start, max(promise.end, self.now + 2), total_of(promise.slices, size))
             for promise in self._promised_to(tenant)
         ]
         return self.counted[tenant] + started + promised
