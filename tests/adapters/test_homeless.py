@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.adapters.fakes import FakeKube, failing, lease_document, lease_path, reason, status
+from tests.adapters.fakes import FakeKube, FakeRecorder, failing, lease_document, lease_path, reason, status
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.kube.errors import Conflict, Refused, Unknown
+from leasehold.adapters.routing import Router
 
 
 class House:
@@ -20,11 +21,20 @@ class House:
         self.clock = SteadyClock()
         self.cluster = Cluster(self.clock)
         self.kube.watchers.append(self.cluster.changed)
+        self.recorder = FakeRecorder()
+        self.router = Router(self.clock, list)
         self.pools: set[str] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[HomelessWorker]:
-        worker = HomelessWorker(self.kube, self.clock, self.cluster, lambda: self.pools)  # type: ignore[arg-type]
+        worker = HomelessWorker(
+            self.kube,  # type: ignore[arg-type]
+            self.clock,
+            self.cluster,
+            lambda: self.pools,
+            self.router,
+            self.recorder,  # type: ignore[arg-type]
+        )
         task = asyncio.create_task(worker.run())
         yield worker
         assert not task.done()

@@ -44,7 +44,6 @@ from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
 from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.queueing import refusal_of
 from leasehold.core.state import Entry, PoolState, loss_plan
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
@@ -336,7 +335,7 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
     how = st.fixed_dictionaries(
         {
             "strategy": st.sampled_from(["BestFit", "Spread", "LeastUsed", "FirstFit"]),
-            "queue": st.sampled_from(["BestEffortFIFO", "BestEffortFIFO", "StrictFIFO"]),
+            "queue": st.sampled_from(["BestEffortFIFO", "Backfill", "StrictFIFO"]),
             "max_pending": st.sampled_from([3, 10_000]),
             "on_stale": st.sampled_from(["Hold", "Ignore"]),
             "stop": st.sampled_from(["None"] * 12 + ["Hold", "HoldAndDrain"]),
@@ -644,20 +643,18 @@ class Pool(RuleBasedStateMachine):
 
     def everyone_waits_for_a_reason(self) -> None:
         state = self.worker.state
-        waiting = 0
-        for _, uid in state.queue:
-            lease = state.leases[uid]
+        for uid, refusal in state.refused.items():
+            assert state.leases[uid].reason("Ready") == refusal.reason
+        for waiting, request in enumerate(state.queue):
+            lease = state.leases[request.uid]
             reason = lease.reason("Ready")
             assert reason, f"{lease.name} waits and was not told why"
-            refusal = refusal_of(lease, self.policy, waiting)
-            if refusal is not None:
-                assert reason == refusal.reason
-                continue
-            waiting += 1
             hold = self.worker.hold()
-            if hold is not None:
+            if waiting >= self.policy.max_pending:
+                assert reason == "QueueFull"
+            elif hold is not None:
                 assert reason == hold.reason
-            elif self.policy.queue_strategy != "StrictFIFO" or waiting == 1:
+            elif self.policy.queue_strategy == "BestEffortFIFO" or not waiting:
                 need = self.policy.vector(lease.request)
                 found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
                 assert found is None, f"{lease.name} fits and waits: {reason}"

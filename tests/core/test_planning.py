@@ -6,6 +6,7 @@ from tests.builders import (
     NOON,
     add_node,
     at,
+    clock,
     condition,
     document_of,
     edited,
@@ -16,8 +17,10 @@ from tests.builders import (
     make_session,
     make_state,
     make_world,
+    renewed,
     written,
 )
+from tests.rehearsal import Rehearsal
 
 from leasehold.core.course import World
 from leasehold.core.lease import Lease
@@ -301,7 +304,16 @@ def test_a_flood_of_different_requests_is_told_once_and_explained_anew_only_in_f
     assert passes == 2 * EXPLAINED // TOLD
     assert all(lease.reason("Allocated") == "NoMatchingNodes" for lease in state.leases.values())
     add_node(state, make_node("node-2", cpu="32", cordoned=True))
-    assert len(decide(state).changes) == EXPLAINED
+    decided = decide(state)
+    assert 0 < len(decided.changes) < EXPLAINED
+    assert decided.again == at("1s")
+    while (decided := decide(state)).changes:
+        carry_out(state, decided)
+    assert all(
+        lease.reason("Allocated") == "WaitingForCapacity"
+        for lease in state.leases.values()
+        if "cpu" in lease.request and lease.request["cpu"] <= 17_000
+    )
 
 
 def test_a_smaller_request_is_still_tried_after_a_larger_one_did_not_fit() -> None:
@@ -465,3 +477,330 @@ def test_what_a_wait_says_is_cut_to_what_a_condition_takes() -> None:
         len(written(decided.changes[0].lease, decided.changes[0].step).conditions["Allocated"]["message"])
         == 512
     )
+
+
+# --- promised starts ---
+
+
+def pool_of(queue: str = "BestEffortFIFO", cpu: str = "16", **how: Any) -> Rehearsal:
+    terms = {"gracePeriodSeconds": 30, **how}
+    return Rehearsal(make_pool(queue=queue, **terms), [make_node(cpu=cpu)])
+
+
+def test_a_start_in_the_future_is_promised_kept_and_redeemed() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"), durationSeconds=1800)
+    pool.look()
+    told = pool.lease("later")
+    assert told.status["phase"] == "Scheduled"
+    assert pool.says("later") == "False/StartTimeNotReached"
+    assert told.status["reservation"] == {
+        "ledgerSequence": 1,
+        "startTime": clock("1h"),
+        "endTime": clock("1h30m30s"),
+        "slices": [{"index": 0, "nodeName": "node-1", "resources": {"cpu": "12", "memory": "4Gi"}}],
+    }
+    assert told.status["deadlines"]["next"] == {"time": clock("1h"), "cause": "Start"}
+    assert told.status["queue"]["estimatedStartTime"] == clock("1h")
+    assert "fencingToken" not in told.status
+    assert len(pool.state.ledger) == 0
+    assert pool.writes == [(at(), "later")], "one write says it all"
+
+    pool.ask("long", cpu="8", durationSeconds=7200)
+    pool.ask("short", cpu="8", durationSeconds=1800)
+    pool.until("59m59s")
+    assert pool.says("long") == "False/RoomPromised"
+    assert pool.says("short") == "True/Granted" or pool.lease("short").finished
+
+    pool.until("1h")
+    held = pool.lease("later")
+    assert pool.starts()["uid-later"] == at("1h")
+    assert held.status["phase"] == "Active"
+    assert not {"reservation", "queue"} & held.status.keys()
+    assert "startTime" not in held.status["deadlines"]
+    assert held.deadline("expirationTime") == at("1h30m")
+    assert pool.state.calendar.promises == {}
+
+
+def test_a_promise_outlives_its_operator() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    pool.look()
+    pool.restart()
+    assert pool.state.calendar.promises["uid-later"].start == at("1h")
+    pool.ask("long", cpu="8", durationSeconds=7200)
+    pool.until("1h")
+    assert pool.starts() == {"uid-later": at("1h")}
+
+
+def test_a_promise_that_was_committed_but_not_written_is_finished_by_the_next_operator() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    entries = pool.commit(pool.decide())
+    assert [(entry.start, entry.end) for entry in entries] == [(at("1h"), at("2h30s"))]
+    assert pool.state.calendar.promises["uid-later"].start == at("1h")
+    assert len(pool.state.ledger) == 0, "nothing is held before its start"
+    pool.restart(entries)
+    assert pool.lease("later").status["reservation"]["ledgerSequence"] == 1
+    pool.until("1h")
+    assert pool.starts() == {"uid-later": at("1h")}
+
+
+def test_a_promise_whose_lease_changed_before_it_was_written_is_undone_and_made_anew() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    (entry,) = pool.commit(pool.decide())
+    pool.change(edited(pool.lease("later"), resources={"cpu": "4", "memory": "1Gi"}))
+    pool.write(entry)
+    assert pool.says("later") == "False/PendingEvaluation"
+    assert "reservation" not in pool.lease("later").status
+    assert pool.state.calendar.promises == {}, "what was undone keeps no room"
+    assert pool.state.audit() == []
+    pool.look()
+    assert pool.lease("later").status["reservation"]["slices"][0]["resources"]["cpu"] == "4"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resources": {"cpu": "10", "memory": "4Gi"}},
+        {"count": 2},
+        {"durationSeconds": 7200},
+        {"placement": {"mode": "DistinctNodes"}, "count": 2},
+    ],
+)
+def test_a_lease_that_asks_for_something_else_after_its_promise_gets_another(change: dict[str, Any]) -> None:
+    pool = Rehearsal(make_pool(), [make_node("a", cpu="8"), make_node("b", cpu="16")])
+    pool.ask("later", cpu="4", startTime=clock("1h"), durationSeconds=3600)
+    pool.look()
+    pool.change(edited(pool.lease("later"), **change))
+    pool.look()
+    asks = pool.lease("later")
+    kept = asks.status["reservation"]
+    assert kept["ledgerSequence"] == 2
+    assert len(kept["slices"]) == asks.count
+    assert all(row["resources"]["cpu"] == f"{asks.request['cpu'] // 1000}" for row in kept["slices"])
+    pool.until("1h")
+    assert pool.starts() == {"uid-later": at("1h")}
+
+
+def test_who_is_given_up_before_its_start_gives_the_room_back() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    pool.ask("long", cpu="8", durationSeconds=7200)
+    pool.look()
+    pool.change(edited(pool.lease("later"), desiredState="Released"))
+    pool.look()
+    assert pool.says("later", "Finished") == "True/Released"
+    assert "reservation" not in pool.lease("later").status
+    assert pool.says("long") == "True/Granted"
+
+
+def test_a_promise_whose_node_is_gone_is_kept_elsewhere() -> None:
+    pool = Rehearsal(make_pool(), [make_node("a"), make_node("b")])
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    pool.look()
+    node = pool.lease("later").status["reservation"]["slices"][0]["nodeName"]
+    del pool.nodes[node]
+    pool.state.table.remove(node)
+    pool.until("1h")
+    assert pool.starts() == {"uid-later": at("1h")}
+    assert pool.lease("later").slices[0].node == next(iter(pool.nodes))
+
+
+def test_a_start_time_in_the_past_starts_now() -> None:
+    pool = pool_of()
+    pool.ask("late", startTime=clock("-1h"))
+    pool.look()
+    assert pool.says("late") == "True/Granted"
+
+
+def test_a_start_that_passes_while_nobody_leads_the_pool_starts_at_once() -> None:
+    pool = pool_of()
+    lease = pool.ask("late", startTime=clock("10m"))
+    pool.now = at("20m")
+    pool.change(lease)
+    pool.look()
+    assert pool.starts() == {"uid-late": at("20m")}
+
+
+def test_a_promise_counts_against_its_tenants_limit_from_its_start_on() -> None:
+    policy = make_pool(tenants=[{"name": "red", "limit": {"cpu": "8"}}])
+    pool = Rehearsal(policy, teams={"team-a": "red"})
+    pool.ask("later", cpu="6", startTime=clock("1h"))
+    pool.ask("across", cpu="4", durationSeconds=7200)
+    pool.ask("before", cpu="4", durationSeconds=1800)
+    pool.look()
+    assert pool.lease("later").status["tenant"] == "red"
+    assert pool.says("across") == "False/WaitingForQuota"
+    assert pool.says("before") == "True/Granted"
+    pool.until("1h")
+    assert pool.says("later") == "True/Granted"
+
+
+@pytest.mark.parametrize(
+    ("how", "due"),
+    [({}, "10m"), ({"startTime": clock("1h")}, "1h10m"), ({"startTime": clock("-1h"), "age": "1m"}, "9m")],
+)
+def test_a_lease_that_did_not_start_in_time_has_failed(how: dict[str, Any], due: str) -> None:
+    pool = pool_of()
+    pool.ask("held", cpu="16", durationSeconds=86_000)
+    pool.look()
+    pool.ask("waits", cpu="16", startDeadlineSeconds=600, **how)
+    pool.look()
+    pool.now = at(due) - 1
+    pool.look()
+    assert not pool.lease("waits").finished
+    pool.until(due)
+    assert pool.says("waits", "Finished") == "True/Failed"
+    assert pool.lease("waits").status["release"]["cause"] == "StartDeadlineExceeded"
+    assert pool.lease("waits").status["phase"] == "Failed"
+    assert ("waits", "StartDeadlineExceeded") in pool.notices
+
+
+# --- renewals against promises ---
+
+
+def promised_pool(action: str, **how: Any) -> Rehearsal:
+    """Two leases of 8 cpu hold node-1 for an hour from noon; 12 cpu are promised from half past one on."""
+    pool = pool_of(promiseConflictAction=action, maxDurationSeconds=7200, **how)
+    for name in ("a", "b"):
+        pool.ask(name, cpu="8", durationSeconds=3600, **({"memory": "1Gi"}))
+    pool.look()
+    pool.ask("later", cpu="12", memory="1Gi", startTime=clock("1h30m"), durationSeconds=3600)
+    pool.look()
+    assert pool.state.calendar.promises["uid-later"].start == at("1h30m")
+    return pool
+
+
+def renew(pool: Rehearsal, *names: str) -> None:
+    for name in names:
+        pool.change(renewed(pool.lease(name)))
+    pool.look()
+
+
+def test_a_renewal_is_cut_where_a_promise_begins() -> None:
+    pool = promised_pool("Cut").until("50m")
+    renew(pool, "a")
+    lease = pool.lease("a")
+    assert lease.deadline("expirationTime") == at("1h29m30s"), "the grace must be over by the start"
+    assert pool.says("a", "ExpiringSoon") == "True/PromisedStart"
+    pool.until("1h20m")
+    renew(pool, "a")
+    assert pool.lease("a").deadline("expirationTime") == at("1h29m30s")
+    pool.until("1h30m")
+    assert pool.lease("a").finished
+    assert pool.starts()["uid-later"] == at("1h30m")
+
+
+def test_a_renewal_into_a_promise_is_refused_where_the_pool_says_so() -> None:
+    pool = promised_pool("Refuse").until("50m")
+    renew(pool, "a")
+    lease = pool.lease("a")
+    assert lease.deadline("expirationTime") == at("1h")
+    assert lease.status["renewal"]["count"] == 0
+    assert pool.says("a", "ExpiringSoon") == "True/PromisedStart"
+    pool.until("1h30s")
+    assert pool.says("a", "Finished") == "True/Expired", "a renewal that was refused keeps nothing"
+    assert pool.lease("a").status["release"]["cause"] == "TermEnded"
+
+
+def test_a_lease_past_its_end_that_asks_again_ends_when_it_can_have_no_more() -> None:
+    pool = promised_pool("Cut").until("50m")
+    renew(pool, "a")
+    pool.until("1h29m45s")
+    renew(pool, "a")
+    pool.until("1h30m")
+    assert pool.lease("a").finished
+    assert pool.starts()["uid-later"] == at("1h30m")
+
+
+def test_of_two_renewals_that_only_together_break_a_promise_one_is_cut() -> None:
+    pool = pool_of(maxDurationSeconds=7200)
+    for name in ("a", "b"):
+        pool.ask(name, cpu="4", memory="1Gi", durationSeconds=3600)
+    pool.look()
+    pool.ask("later", cpu="10", memory="1Gi", startTime=clock("1h30m"), durationSeconds=3600)
+    pool.until("50m")
+    renew(pool, "a", "b")
+    ends = [pool.lease(name).deadline("expirationTime") for name in ("a", "b")]
+    assert ends == [at("1h50m"), at("1h29m30s")]
+    pool.until("1h30m")
+    assert pool.starts()["uid-later"] == at("1h30m")
+
+
+def test_a_renewal_out_of_the_way_of_a_promise_is_as_long_as_ever() -> None:
+    pool = promised_pool("Refuse")
+    pool.change(edited(pool.lease("later"), desiredState="Released"))
+    pool.until("50m")
+    renew(pool, "a")
+    assert pool.lease("a").deadline("expirationTime") == at("1h50m")
+
+
+@pytest.mark.parametrize("grace", [0, 30])
+def test_a_renewal_asked_for_when_the_promise_is_due_keeps_the_lease_for_no_instant(grace: int) -> None:
+    pool = pool_of(gracePeriodSeconds=grace)
+    pool.ask("a", cpu="8", durationSeconds=3600 - grace)
+    pool.look()
+    pool.ask("later", cpu="12", startTime=clock("1h"), durationSeconds=600)
+    pool.until("59m59s")
+    pool.now = at("1h")
+    pool.change(renewed(pool.lease("a")))
+    pool.look()
+    assert pool.lease("a").finished
+    assert pool.starts()["uid-later"] == at("1h")
+
+
+@pytest.mark.parametrize(("action", "end"), [("Cut", "1h29m30s"), ("Refuse", "1h")])
+def test_a_session_renews_no_further_than_a_promise_allows(action: str, end: str) -> None:
+    pool = pool_of(promiseConflictAction=action, heartbeatTimeoutSeconds=3600)
+    pool.sessions = {("team-a", "worker"): make_session(renewed="1h")}
+    pool.ask(
+        "a", cpu="8", durationSeconds=3600, liveness="Session", holder={"sessionRef": {"name": "worker"}}
+    )
+    pool.look()
+    pool.ask("later", cpu="12", startTime=clock("1h30m"), durationSeconds=600)
+    pool.until("59m")
+    assert pool.lease("a").deadline("expirationTime") == at(end)
+    assert pool.says("a", "ExpiringSoon") == "True/PromisedStart"
+    pool.until("1h30m")
+    assert pool.lease("a").finished
+    assert pool.starts()["uid-later"] == at("1h30m")
+
+
+def test_a_lease_that_jumped_the_queue_may_not_stay_beyond_the_start_it_was_let_past() -> None:
+    pool = pool_of("Backfill")
+    pool.ask("held", cpu="8", memory="1Gi", durationSeconds=3600)
+    pool.look()
+    pool.ask("head", cpu="12", memory="1Gi", durationSeconds=600)
+    pool.look()
+    pool.ask("jumps", cpu="8", memory="1Gi", durationSeconds=1200)
+    pool.look()
+    assert pool.says("head") == "False/WaitingForCapacity"
+    assert pool.lease("head").status["queue"] == {
+        "approximatePosition": 1,
+        "estimatedStartTime": clock("1h30s"),
+    }
+    jumper = pool.lease("jumps")
+    assert (jumper.deadline("expirationTime"), jumper.deadline("maxExpirationTime")) == (at("20m"), at("1h"))
+    pool.until("19m")
+    renew(pool, "jumps")
+    pool.until("38m")
+    renew(pool, "jumps")
+    pool.until("57m")
+    renew(pool, "jumps")
+    assert pool.lease("jumps").deadline("expirationTime") == at("1h")
+    pool.until("1h30s")
+    assert pool.starts()["uid-head"] == at("1h30s")
+
+
+def test_who_jumped_the_queue_keeps_its_end_when_the_next_operator_finishes_its_grant() -> None:
+    pool = pool_of("Backfill")
+    pool.ask("held", cpu="8", memory="1Gi", durationSeconds=3600)
+    pool.look()
+    pool.ask("head", cpu="12", memory="1Gi")
+    pool.ask("jumps", cpu="8", memory="1Gi", durationSeconds=1200)
+    entries = pool.commit(pool.decide())
+    assert [(entry.name, entry.not_after) for entry in entries] == [("jumps", at("1h30s"))]
+    pool.restart(entries)
+    assert pool.lease("jumps").deadline("maxExpirationTime") == at("1h")

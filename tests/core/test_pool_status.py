@@ -88,7 +88,13 @@ def test_nodes_are_counted_by_why_they_may_not_lend() -> None:
 
 def test_leases_are_counted_by_where_they_stand() -> None:
     state = make_state(nodes=[make_node()], leases=[granted(name="held"), make_lease("waiting")])
-    assert pool_status(state)["leases"] == {"pending": 1, "held": 1, "releasing": 0, "quarantined": 0}
+    assert pool_status(state)["leases"] == {
+        "pending": 1,
+        "scheduled": 0,
+        "held": 1,
+        "releasing": 0,
+        "quarantined": 0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,58 +18,9 @@ from tests.builders import (
 from leasehold.core.course import Step
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.queueing import Refusal, Wait, explain, keep_waiting, refusal_of, refuse, told_why
+from leasehold.core.admission import Refusal
+from leasehold.core.queueing import Wait, explain, keep_waiting, refuse
 from leasehold.core.state import PoolState
-
-# --- acceptance ---
-
-BOUNDED = make_pool({"name": "cpu", "min": "500m", "max": "4", "step": "500m"}, {"name": "memory"})
-
-
-@pytest.mark.parametrize(
-    ("lease", "policy", "reason", "message"),
-    [
-        (make_lease(resources={"cpu": "-1"}), make_pool(), "UnitViolation", "spec.resources.cpu: .*negative"),
-        (
-            make_lease(resources={"cpu": "1", "gpu": "1", "fpga": "1"}),
-            make_pool(),
-            "ResourceNotOffered",
-            "The pool lends cpu, memory; not fpga, gpu.",
-        ),
-        (make_lease(cpu="4500m"), BOUNDED, "ExceedsPoolMaximum", "At most 4 cpu in one slice"),
-        (make_lease(cpu="400m"), BOUNDED, "UnitViolation", "At least 500m cpu in one slice"),
-        (make_lease(cpu="1200m"), BOUNDED, "UnitViolation", "cpu comes in multiples of 500m"),
-        (
-            make_lease(durationSeconds=7200),
-            make_pool(maxDurationSeconds=3600),
-            "DurationTooLong",
-            "at most 3600 s at a time. Ask for less, and renew.",
-        ),
-    ],
-)
-def test_a_request_the_policy_does_not_allow_is_refused_and_told_what_to_do(
-    lease: Lease, policy: PoolPolicy, reason: str, message: str
-) -> None:
-    refusal = refusal_of(lease, policy, 0)
-    assert refusal is not None
-    assert refusal.reason == reason
-    assert re.search(message, refusal.message)
-
-
-@pytest.mark.parametrize(
-    "lease",
-    [make_lease(cpu="500m"), make_lease(cpu="4"), make_lease(cpu=None), make_lease(durationSeconds=86400)],
-)
-def test_a_request_within_the_policy_is_accepted(lease: Lease) -> None:
-    assert refusal_of(lease, BOUNDED, 9_999) is None
-
-
-def test_a_full_queue_takes_no_more() -> None:
-    policy = make_pool(max_pending=2)
-    assert refusal_of(make_lease(), policy, 1) is None
-    refusal = refusal_of(make_lease(), policy, 2)
-    assert refusal == Refusal("QueueFull", "2 leases wait already (maxPending of the pool).")
-
 
 # --- explanations ---
 
@@ -176,7 +127,6 @@ def test_a_waiting_lease_reads_its_reason_and_the_rejections() -> None:
     assert condition(lease, "Allocated") == condition(lease, "Ready") == "False/WaitingForCapacity"
     assert lease.status["rejections"] == [{"reason": "NodeCordoned", "nodes": 1}]
     assert lease.status["phase"] == "Pending"
-    assert told_why(lease)
 
 
 def test_a_lease_that_reads_the_same_reasons_is_not_written_again() -> None:
@@ -188,7 +138,6 @@ def test_a_lease_that_reads_the_same_reasons_is_not_written_again() -> None:
 
 def test_a_changed_request_reads_again_even_the_same_reason() -> None:
     lease = edited(told(make_lease(), full_wait()), priority=3)
-    assert not told_why(lease)
     assert told(lease, full_wait()).status["observedGeneration"] == 2
 
 
@@ -209,7 +158,6 @@ def test_a_refusal_with_another_figure_is_written_again() -> None:
 
 def test_a_lease_that_was_refused_reads_once_it_is_accepted() -> None:
     refused = told(make_lease(), Refusal("QueueFull", "2 leases wait already."))
-    assert not told_why(refused)
     lease = told(refused, full_wait())
     assert condition(lease, "Accepted") == "True/PolicyMet"
     assert condition(lease, "Allocated") == "False/WaitingForCapacity"

@@ -174,7 +174,8 @@ def renewal_of(course: Course) -> int | None:
     last = _last_end(course)
     if last is None or renewed <= last:
         return renewed
-    return last if course.policy.cuts_renewals and last > end else None
+    # A promise that is due is expected from one instant to the next: no term reaches up to that.
+    return last if course.policy.cuts_renewals and last > max(end, course.now + 1) else None
 
 
 def _last_end(course: Course) -> int | None:

@@ -303,9 +303,9 @@ class _QueuePass:
         elif self.found.head is not None and self.found.head[0] == uid and self.found.head[1] is not None:
             start = self.found.head[1].start
         place = None
-        if uid in self.state.answers.looked_at or start is not None:
+        if lease.reservation is None and (uid in self.state.answers.looked_at or start is not None):
             place = Place(self.state.queue.position(uid) + 1, start)
-        patch = keep_waiting(lease, wait, self.now, place)
+        patch = keep_waiting(lease, wait, self.now, place, promised=promise is not None)
         if patch:
             self._note(lease, wait.reason, wait.message, patch)
         else:

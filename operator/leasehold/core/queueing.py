@@ -123,9 +123,12 @@ def refuse(lease: Lease, refusal: Refusal, now: int) -> Patch:
     return draft.patch()
 
 
-def keep_waiting(lease: Lease, wait: Wait, now: int, where: Place | None = None) -> Patch:
+def keep_waiting(
+    lease: Lease, wait: Wait, now: int, where: Place | None = None, *, promised: bool = False
+) -> Patch:
     """Return what a waiting lease gets to read; {} when it already reads the same reasons, place and time.
 
+    A reservation that stands in its status and is `promised` no more is taken out.
     Amounts that move are not rewritten while the reasons stay, nor a place or time that moves little: writes must not
     grow with the queue.
     """
@@ -133,9 +136,13 @@ def keep_waiting(lease: Lease, wait: Wait, now: int, where: Place | None = None)
     told = {(row["reason"], row.get("resource", "")) for row in lease.status.get("rejections", ())}
     refused = lease.conditions.get(C.ACCEPTED, {}).get("status") == "False"
     same = lease.reason(C.ALLOCATED) == wait.reason and keys == told and not refused and _up_to_date(lease)
-    if same and not moved(lease, where, now):
+    void = lease.reservation is not None and not promised
+    if same and not void and not moved(lease, where, now):
         return {}
     draft = Draft(lease, now)
+    if void:
+        draft.status.pop("reservation", None)
+        draft.set_time("deadlines", startTime=None)
     if refused:
         draft.say(C.ACCEPTED, True, R.POLICY_MET)
     draft.say(C.ALLOCATED, False, wait.reason, wait.message[:512])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
+from leasehold.api.names import PlacementMode
 from leasehold.core.accounting import Meter
 from leasehold.core.admission import Refusal, admit
 from leasehold.core.amounts import Vector
@@ -25,7 +26,7 @@ from leasehold.core.nodes import Report, Verdict
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.preemption import Preemption, room_left_by
 from leasehold.core.queue import Queue
-from leasehold.core.request import NEVER, Request
+from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.tenancy import tenant_of as tenant_of_namespace
 
 
@@ -173,6 +174,8 @@ class PoolState:
             self._give_back(uid)
             self.calendar.unpromise(uid)
         else:
+            if uid not in self.holds:
+                self.calendar.unpromise(uid)
             self._line_up(lease)
             self._book(lease)
             self.attention.add(uid)
@@ -280,22 +283,46 @@ class PoolState:
                 self.unplaced.add(uid)
             else:
                 self.refused[uid] = found
-        elif lease.is_dry_run:
+            return
+        self.refused.pop(uid, None)
+        self.unplaced.discard(uid)
+        if lease.is_dry_run:
             self.inquiries[uid] = found
         else:
-            self.refused.pop(uid, None)
-            self.unplaced.discard(uid)
             if self.queue.requests.get(uid) != found:
                 self.end_hold(uid)
             self.queue.add(found)
-            self._keep_promise(lease)
+            self._keep_promise(lease, found.shape)
 
-    def _keep_promise(self, lease: Lease) -> None:
-        """Keep the room that a lease's status says it was promised."""
+    def _keep_promise(self, lease: Lease, shape: Shape) -> None:
+        """Keep the room that a lease's status says it was promised, as long as it asks for no other."""
+        if lease.uid in self.entries or lease.uid in self.holds:
+            return
         kept = lease.reservation
-        if kept is not None and lease.uid not in self.entries:
+        if kept is not None:
             slices = tuple((part.node, self.policy.vector(part.amounts)) for part in kept.slices)
-            self.calendar.promise(Promise(lease.uid, kept.start, kept.end, slices))
+            promise = Promise(lease.uid, kept.start, kept.end, slices)
+            if self._serves(promise, shape):
+                self.calendar.promise(promise)
+                return
+        self.calendar.unpromise(lease.uid)
+
+    def _serves(self, promise: Promise, shape: Shape) -> bool:
+        """Tell whether promised room is what a request asks for; it may ask for less time."""
+        if [amounts for _, amounts in promise.slices] != [shape.need] * shape.slices:
+            return False
+        if promise.end - promise.start < shape.span or promise.start < shape.not_before:
+            return False
+        nodes = {node for node, _ in promise.slices}
+        if shape.mode == PlacementMode.SAME_NODE and len(nodes) > 1:
+            return False
+        if shape.mode == PlacementMode.DISTINCT_NODES and len(nodes) < shape.slices:
+            return False
+        labels = [row.labels for node in nodes if (row := self.table.rows.get(node)) is not None]
+        if any(found.get(key) != value for found in labels for key, value in shape.node_selector):
+            return False
+        same = shape.mode != PlacementMode.SAME_DOMAIN
+        return same or len({found.get(shape.topology_key) for found in labels}) <= 1
 
     def _waits_no_more(self, uid: str) -> None:
         self.end_hold(uid)
