@@ -184,6 +184,8 @@ class _Run:
         self.missed: set[Shape] = set()
         self.served: set[str] = set()
         self.counted: dict[str, list[tuple[int, int, Vector]]] = {}
+        self.promised: dict[str, list[Promise]] = {}
+        self.promised_at = -1
         self.courses: dict[str, tuple[tuple[int, int], _Course]] = {}
         self.taken = 0
 
@@ -489,6 +491,8 @@ class _Run:
         rule = self.shares.rules.get(shape.tenant)
         if rule is None or (rule.max_leases is None and all(most is None for most in rule.limit)):
             return None
+        if start <= self.now and not self._promised_to(shape.tenant):
+            return None
         course = self._course(shape.tenant)
         if not course.over(shape.total, course.peak, course.most):
             return None
@@ -509,22 +513,22 @@ class _Run:
         return known[1]
 
     def _promised_to(self, tenant: str) -> list[Promise]:
-        requests = self.queue.requests
-        return [
-            promise
-            for promise in self.outlook.kept.values()
-            if promise.uid in requests and requests[promise.uid].shape.tenant == tenant
-        ]
+        if self.promised_at != self.outlook.changes:
+            self.promised_at = self.outlook.changes
+            self.promised = {}
+            for promise in self.outlook.kept.values():
+                request = self.queue.requests.get(promise.uid)
+                if request is not None:
+                    self.promised.setdefault(request.shape.tenant, []).append(promise)
+        return self.promised.get(tenant, [])
 
     def _counted(self, tenant: str) -> list[tuple[int, int, Vector]]:
         """Return what a tenant holds, has started and was promised: from when, until when, and how much."""
         size = len(self.shares.capacity)
-        if tenant not in self.counted:
-            self.counted[tenant] = [
-                (self.now, held.until, total_of(held.slices, size))
-                for held in self.outlook.calendar.held.values()
-                if held.tenant == tenant
-            ]
+        if not self.counted:
+            for held in self.outlook.calendar.held.values():
+                total = held.slices[0][1] if len(held.slices) == 1 else total_of(held.slices, size)
+                self.counted.setdefault(held.tenant, []).append((self.now, held.until, total))
         requests = self.queue.requests
         started = [
             (self.now, start.until, requests[start.uid].shape.total)
@@ -535,7 +539,7 @@ class _Run:
             (promise.start, max(promise.end, self.now + 2), total_of(promise.slices, size))
             for promise in self._promised_to(tenant)
         ]
-        return self.counted[tenant] + started + promised
+        return [*self.counted.get(tenant, ()), *started, *promised]
 
     def _possible(self, group: Group) -> bool:
         """Tell whether empty nodes would hold the request; one that nothing can meet must not hold back others."""
