@@ -175,16 +175,23 @@ class _QueuePass:
         started |= {promise.uid for promise in found.promises}
         more = found.more or len(promises) < len(found.promises)
         more = self._tell(started) or more
-        upcoming = [promise.start for promise in state.calendar.promises.values() if promise.start > self.now]
-        if self.stale:
-            upcoming.append(self.now + SECOND)
         return decided._replace(
             grants=(*grants, *promises),
             changes=(*decided.changes, *self.told),
             more=more,
             preemptions=tuple(found.preemptions),
-            again=min(upcoming, default=None),
+            again=min((at for at in self._upcoming() if at > self.now), default=None),
         )
+
+    def _upcoming(self) -> Iterator[int]:
+        """Yield when time alone changes what can be decided: promised and asked starts, and the end of a protection."""
+        state, policy = self.state, self.policy
+        yield from (promise.start for promise in state.calendar.promises.values())
+        yield from (group.shape.not_before for group in state.queue.groups())
+        if state.queue and policy.guaranteed_time and (policy.preempts_within or policy.reclaims):
+            yield from (held.since + policy.guaranteed_time for held in state.calendar.held.values())
+        if self.stale:
+            yield self.now + SECOND
 
     def _schedule(self) -> Pass:
         state = self.state

@@ -13,6 +13,9 @@ from leasehold.core.times import format_time
 _EXPIRED = frozenset({R.TERM_ENDED, R.MAXIMUM_REACHED, R.HEARTBEAT_LOST, R.IDLE, R.CLAIM_TIMEOUT})
 
 
+_OTHERWISE: dict[str, R] = {R.START_DEADLINE_EXCEEDED: R.FAILED, R.DRY_RUN: R.DRY_RUN_COMPLETE}
+
+
 def begin(course: Course, reason: R) -> None:
     """Start the end of a held lease, and finish it at once where nothing is left to wait for."""
     mark_end(course.draft, reason)
@@ -75,8 +78,8 @@ def final_reason(cause: str) -> R:
     """Return the last word on a lease that ended for this cause."""
     if cause == R.RELEASE_REQUESTED:
         return R.RELEASED
-    if cause == R.START_DEADLINE_EXCEEDED:
-        return R.FAILED
+    if cause in _OTHERWISE:
+        return _OTHERWISE[cause]
     return R.EXPIRED if cause in _EXPIRED else R.REVOKED
 
 

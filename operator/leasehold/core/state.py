@@ -378,6 +378,7 @@ class PoolState:
             start = max([now + 1, *(held.until for held in leaving if held.until < NEVER)])
             if leaving and start != promise.start and start > now + 1:
                 self.calendar.promise(promise._replace(start=start, end=start + promise.end - promise.start))
+                self.queue.retell(uid)
 
     def recover_holds(self, now: int) -> None:
         """Keep room again for leases for which others were asked to go by an operator before this one."""
