@@ -1,17 +1,15 @@
-"""Estimates are what happens: if everybody leaves when they must and nobody comes, each lease starts when it was told."""
+"""Estimates are what happens: if everybody leaves when they must and nobody comes, each starts when it was told."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.builders import NOON, at, clock, make_lease, make_node, make_pool, make_state
+from tests.builders import clock, make_node, make_pool
 from tests.rehearsal import Rehearsal
 
 from leasehold.core.forecast import Forecast
-from leasehold.core.request import Request
 from leasehold.core.state import PoolState
 
 HELD = st.fixed_dictionaries(

@@ -665,7 +665,7 @@ def promised_pool(action: str, **how: Any) -> Rehearsal:
     """Two leases of 8 cpu hold node-1 for an hour from noon; 12 cpu are promised from half past one on."""
     pool = pool_of(promiseConflictAction=action, maxDurationSeconds=7200, **how)
     for name in ("a", "b"):
-        pool.ask(name, cpu="8", durationSeconds=3600, **({"memory": "1Gi"}))
+        pool.ask(name, cpu="8", durationSeconds=3600, memory="1Gi")
     pool.look()
     pool.ask("later", cpu="12", memory="1Gi", startTime=clock("1h30m"), durationSeconds=3600)
     pool.look()
@@ -804,3 +804,189 @@ def test_who_jumped_the_queue_keeps_its_end_when_the_next_operator_finishes_its_
     assert [(entry.name, entry.not_after) for entry in entries] == [("jumps", at("1h30s"))]
     pool.restart(entries)
     assert pool.lease("jumps").deadline("maxExpirationTime") == at("1h")
+
+
+# --- room that others must make ---
+
+URGENT = {"withinTenant": "LowerPriority"}
+
+
+def contested(cpu: str = "16", **how: Any) -> Rehearsal:
+    """A lease holds `cpu` of node-1 for an hour; an urgent one for 8 cpu has just come."""
+    pool = Rehearsal(make_pool(gracePeriodSeconds=60, maxDeferSeconds=120, preemption=URGENT, **how))
+    pool.ask("held", cpu=cpu, memory="1Gi", durationSeconds=3600)
+    pool.look()
+    pool.ask("urgent", cpu="8", memory="1Gi", priority=5, durationSeconds=600)
+    pool.look()
+    return pool
+
+
+def test_a_lease_is_asked_to_go_for_a_more_urgent_one_and_has_its_grace() -> None:
+    pool = contested()
+    assert pool.says("held", "DisruptionTarget") == "True/Preempted"
+    assert pool.lease("held").status["revocation"] == {"noticeTime": clock(), "preemptorUID": "uid-urgent"}
+    assert pool.lease("held").status["deadlines"]["next"] == {"time": clock("1m"), "cause": "Revocation"}
+    assert pool.says("urgent") == "False/WaitingForVictims"
+    assert pool.lease("urgent").status["queue"] == {
+        "approximatePosition": 1,
+        "estimatedStartTime": clock("1m"),
+    }
+    text = pool.lease("urgent").conditions["Allocated"]["message"]
+    assert text == f"One lease was asked to go by {clock('1m')}; the room is kept for this one."
+    pool.ask("other", cpu="1", memory="1Gi", priority=9)
+    pool.until("59s")
+    assert pool.lease("held").allocated
+    pool.until("1m")
+    assert pool.lease("held").status["release"]["cause"] == "Preempted"
+    assert pool.says("held", "Finished") == "True/Revoked"
+    assert pool.starts()["uid-urgent"] == at("1m")
+    assert pool.state.holds == {}
+    assert pool.state.calendar.promises == {}
+
+
+def test_a_borrower_is_called_back_by_whoever_is_guaranteed_the_room() -> None:
+    policy = make_pool(
+        gracePeriodSeconds=60,
+        preemption={"borrowers": "Reclaim"},
+        tenants=[{"name": "red", "guaranteed": {"cpu": "8", "memory": "8Gi"}}, {"name": "blue"}],
+    )
+    pool = Rehearsal(policy, teams={"team-r": "red", "team-b": "blue"})
+    pool.ask("borrows", cpu="16", memory="1Gi", namespace="team-b", priority=9)
+    pool.look()
+    pool.ask("owns", cpu="6", memory="1Gi", namespace="team-r")
+    pool.look()
+    assert pool.says("borrows", "DisruptionTarget") == "True/TenantReclaim"
+    pool.ask("more", cpu="6", memory="1Gi", namespace="team-b", priority=9)
+    pool.until("1m")
+    assert pool.starts()["uid-owns"] == at("1m")
+    assert pool.lease("borrows").status["release"]["cause"] == "TenantReclaim"
+    pool.restart()
+    assert pool.state.displaced() == {}
+
+
+@pytest.mark.parametrize(("asked", "gone"), [(90, "2m30s"), (600, "3m")])
+def test_a_deferral_moves_the_room_that_is_being_made(asked: int, gone: str) -> None:
+    pool = contested()
+    pool.until("30s")
+    pool.change(edited(pool.lease("held"), deferSeconds=asked))
+    pool.look()
+    assert pool.lease("held").deadline("revocationTime") == at(gone)
+    assert pool.lease("held").status["revocation"] == {
+        "noticeTime": clock(),
+        "preemptorUID": "uid-urgent",
+        "deferSeconds": min(asked, 120),
+    }
+    assert pool.state.calendar.promises["uid-urgent"].start == at(gone)
+    pool.until("2m29s")
+    assert pool.lease("urgent").status["queue"]["estimatedStartTime"] == clock(gone)
+    pool.until(gone)
+    assert pool.starts()["uid-urgent"] == at(gone)
+
+
+def test_who_leaves_early_makes_room_at_once() -> None:
+    pool = contested()
+    pool.until("10s")
+    pool.change(edited(pool.lease("held"), desiredState="Released"))
+    pool.look()
+    assert pool.starts()["uid-urgent"] == at("10s")
+
+
+@pytest.mark.parametrize("how", ["released", "deleted", "less", "gone"])
+def test_a_notice_is_taken_back_when_whom_it_was_for_needs_it_no_more(how: str) -> None:
+    pool = contested("10")
+    assert pool.says("held", "DisruptionTarget") == "True/Preempted"
+    pool.until("10s")
+    if how == "released":
+        pool.change(edited(pool.lease("urgent"), desiredState="Released"))
+    elif how == "less":
+        pool.change(edited(pool.lease("urgent"), resources={"cpu": "6", "memory": "1Gi"}))
+    elif how == "deleted":
+        pool.change(edited(pool.lease("urgent"), deleted=True))
+    else:
+        pool.state.forget("uid-urgent")
+    pool.look()
+    assert pool.says("held", "DisruptionTarget") == ""
+    assert "revocation" not in pool.lease("held").status
+    assert "revocationTime" not in pool.lease("held").status["deadlines"]
+    assert pool.lease("held").status["deadlines"]["next"]["cause"] == "Expiration"
+    assert pool.state.calendar.promises == {}
+    pool.until("10m")
+    assert pool.lease("held").allocated
+
+
+def test_a_notice_outlives_its_operator() -> None:
+    pool = contested()
+    pool.until("30s")
+    pool.restart()
+    assert pool.state.displaced() == {"uid-held": "Preempted"}
+    assert pool.state.calendar.promises["uid-urgent"].start == at("1m")
+    writes = len(pool.writes)
+    pool.look()
+    assert len(pool.writes) == writes, "nobody is told twice"
+    pool.until("1m")
+    assert pool.starts()["uid-urgent"] == at("1m")
+
+
+def test_a_notice_for_somebody_who_is_gone_is_taken_back_by_the_next_operator() -> None:
+    pool = contested()
+    pool.state.forget("uid-urgent")
+    pool.restart()
+    pool.look()
+    assert pool.says("held", "DisruptionTarget") == ""
+    pool.until("10m")
+    assert pool.lease("held").allocated
+
+
+def test_a_notice_that_no_longer_makes_enough_room_is_not_taken_up_after_a_restart() -> None:
+    pool = contested()
+    pool.nodes = {"node-1": make_node(cpu="6")}
+    pool.restart()
+    assert pool.state.holds == {}
+
+
+def test_room_that_was_made_in_vain_is_kept_no_longer() -> None:
+    pool = contested()
+    pool.nodes["node-1"] = make_node(cpu="6")
+    add_node(pool.state, pool.nodes["node-1"])
+    pool.until("1m")
+    assert pool.lease("held").finished
+    assert pool.state.holds == {}
+    assert pool.says("urgent") == "False/NoMatchingNodes"
+    assert pool.state.calendar.promises == {}
+    pool.ask("small", cpu="6", memory="1Gi")
+    pool.look()
+    assert pool.says("small") == "True/Granted"
+
+
+def test_nobody_is_asked_to_go_before_its_protection_ends_and_then_at_once() -> None:
+    pool = contested(guaranteedSeconds=300)
+    assert pool.says("held", "DisruptionTarget") == ""
+    pool.until("4m59s")
+    assert pool.says("held", "DisruptionTarget") == ""
+    pool.until("5m")
+    assert pool.says("held", "DisruptionTarget") == "True/Preempted"
+    pool.until("6m")
+    assert pool.starts()["uid-urgent"] == at("6m")
+
+
+def test_the_room_that_is_being_made_goes_to_nobody_else() -> None:
+    pool = Rehearsal(make_pool(gracePeriodSeconds=60, preemption=URGENT))
+    pool.ask("held", cpu="10", memory="1Gi")
+    pool.look()
+    pool.ask("urgent", cpu="14", memory="1Gi", priority=5)
+    pool.look()
+    pool.ask("large", cpu="4", memory="1Gi")
+    pool.ask("small", cpu="2", memory="1Gi")
+    pool.look()
+    assert pool.says("large") == "False/RoomPromised"
+    assert pool.says("small") == "True/Granted"
+    pool.until("1m")
+    assert pool.starts()["uid-urgent"] == at("1m")
+
+
+def test_a_renewal_of_a_lease_that_is_asked_to_go_changes_nothing() -> None:
+    pool = contested()
+    renew(pool, "held")
+    assert pool.lease("held").deadline("expirationTime") == at("1h")
+    pool.until("1m")
+    assert pool.starts()["uid-urgent"] == at("1m")

@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.builders import (
     GIB,
     add_node,
@@ -14,9 +16,11 @@ from tests.builders import (
     make_state,
     pool_status,
 )
+from tests.rehearsal import Rehearsal
 
 from leasehold.api.pool import Ledger
-from leasehold.core.pool_status import figures_of, ledger_document, node_counts
+from leasehold.core.forecast import Forecast
+from leasehold.core.pool_status import figures_of, ledger_document, node_counts, waiting_rows
 from leasehold.core.state import Entry, PoolState
 
 
@@ -211,3 +215,191 @@ def test_the_ledger_is_written_as_the_api_has_it() -> None:
         ],
     }
     Ledger.model_validate(document, extra="forbid")
+
+
+# --- tenants ---
+
+TEAMS = [
+    {"name": "red", "guaranteed": {"cpu": "8"}, "weight": 2},
+    {"name": "blue", "limit": {"cpu": "12"}},
+]
+
+
+def shared_pool(tenants: Any = TEAMS, **how: Any) -> Rehearsal:
+    teams = {"team-r": "red", "team-b": "blue", "team-x": "none"}
+    return Rehearsal(make_pool(tenants=tenants, **how), teams=teams)
+
+
+def tenants_of(pool: Rehearsal) -> dict[str, Any]:
+    return {row["name"]: row for row in pool_status(pool.state, now=pool.now)["tenants"]}
+
+
+def test_each_tenant_reads_what_it_holds_who_waits_and_its_share() -> None:
+    pool = shared_pool()
+    pool.ask("a", cpu="4", memory="16Gi", namespace="team-r")
+    pool.ask("b", cpu="4", memory="32Gi", namespace="team-b")
+    pool.ask("c", cpu="9", memory="1Gi", namespace="team-b")
+    pool.ask("d", cpu="9", memory="1Gi", namespace="team-x")
+    pool.look()
+    assert tenants_of(pool) == {
+        "red": {
+            "name": "red",
+            "allocated": {"cpu": "4", "memory": "16Gi"},
+            "leases": 1,
+            "pending": 0,
+            "sharePermille": 125,
+        },
+        "blue": {
+            "name": "blue",
+            "allocated": {"cpu": "4", "memory": "32Gi"},
+            "leases": 1,
+            "pending": 1,
+            "sharePermille": 500,
+        },
+    }
+    assert pool_status(pool.state)["leases"]["pending"] == 2
+    assert pool.says("c") == "False/WaitingForQuota"
+    assert pool.says("d", "Accepted") == "False/NamespaceNotAllowed"
+
+
+def test_past_use_and_waste_are_told_where_they_count() -> None:
+    pool = shared_pool(half_life=3600, fairness="DominantShareAndWaste")
+    pool.ask("a", cpu="8", memory="1Gi", namespace="team-b", durationSeconds=3600)
+    pool.until("1h")
+    row = tenants_of(pool)["blue"]
+    assert (row["sharePermille"], row["usagePermille"], row["wastePermille"]) == (500, 250, 0)
+    pool.until("2h")
+    row = tenants_of(pool)["blue"]
+    assert row["sharePermille"] == 0
+    assert 100 < row["usagePermille"] < 250
+
+
+def test_tenants_that_were_taken_out_of_the_pool_leave_its_status() -> None:
+    pool = shared_pool()
+    before = pool_status(pool.state)
+    status = pool_status(make_state(nodes=[make_node()]), before)
+    assert status["tenants"] == []
+    assert "tenants" not in pool_status(make_state())
+
+
+def tenants_valid(tenants: Any) -> tuple[str, str]:
+    found = {c["type"]: c for c in pool_status(shared_pool(tenants).state)["conditions"]}["TenantsValid"]
+    return f"{found['status']}/{found['reason']}", found["message"]
+
+
+def test_tenants_are_valid_where_they_are_apart_and_their_guarantees_can_be_kept() -> None:
+    assert tenants_valid(TEAMS) == ("True/Valid", "")
+    assert "TenantsValid" not in {c["type"] for c in pool_status(make_state())["conditions"]}
+
+
+def test_tenants_that_overlap_are_named_with_a_namespace() -> None:
+    everybody = {"name": "all", "namespaceSelector": {}}
+    said_of_it, message = tenants_valid([*TEAMS, everybody])
+    assert said_of_it == "False/TenantsOverlap"
+    assert message.endswith("Namespace team-b is in blue, all; team-r is in red, all.")
+
+
+def test_many_namespaces_of_two_tenants_are_counted() -> None:
+    policy = make_pool(
+        tenants=[{"name": "a", "namespaceSelector": {}}, {"name": "b", "namespaceSelector": {}}]
+    )
+    pool = Rehearsal(policy, teams={f"ns-{i}": "x" for i in range(8)})
+    found = {c["type"]: c for c in pool_status(pool.state)["conditions"]}["TenantsValid"]
+    assert found["message"].endswith("; ns-4 is in a, b, and 3 more.")
+
+
+def test_guarantees_above_what_there_is_are_named() -> None:
+    said_of_it, message = tenants_valid([*TEAMS, {"name": "green", "guaranteed": {"cpu": "9"}}])
+    assert said_of_it == "False/GuaranteesExceedCapacity"
+    assert message == "The tenants are guaranteed 17 of cpu, where the pool lends 16."
+
+
+def test_a_guarantee_of_what_the_pool_does_not_lend_is_named() -> None:
+    said_of_it, message = tenants_valid([{"name": "red", "guaranteed": {"nvidia.com/gpu": "1"}}])
+    assert said_of_it == "False/GuaranteesExceedCapacity"
+    assert message == "The pool does not lend nvidia.com/gpu."
+
+
+# --- who waits ---
+
+
+def test_those_who_wait_are_listed_with_their_place_and_expected_start() -> None:
+    pool = shared_pool(gracePeriodSeconds=0)
+    pool.ask("held", cpu="12", memory="1Gi", namespace="team-b", durationSeconds=3600)
+    pool.look()
+    pool.ask("b", cpu="6", memory="1Gi", namespace="team-b", count=2)
+    pool.ask("r", cpu="6", memory="1Gi", namespace="team-r", priority=1)
+    pool.ask("later", cpu="2", memory="1Gi", namespace="team-r", startTime=clock("3h"))
+    pool.look()
+    look = Forecast(pool.state, pool.now)
+    while not look.look():
+        pass
+    pool.state.answers = look.answers
+    rows = waiting_rows(pool.state, 0, 10)
+    assert [(row["position"], row["name"], row["tenant"], row["estimatedStartTime"]) for row in rows] == [
+        (1, "r", "red", clock("1h")),
+        (2, "later", "red", clock("3h")),
+        (3, "b", "blue", clock("2h")),
+    ]
+    assert rows[2] == {
+        "position": 3,
+        "namespace": "team-b",
+        "name": "b",
+        "uid": "uid-b",
+        "tenant": "blue",
+        "priority": 0,
+        "resources": {"cpu": "6", "memory": "1Gi"},
+        "count": 2,
+        "reason": "WaitingForQuota",
+        "estimatedStartTime": clock("2h"),
+    }
+    assert [row["position"] for row in waiting_rows(pool.state, 0, 10, "team-b")] == [3]
+    assert [row["name"] for row in waiting_rows(pool.state, 1, 1)] == ["later"]
+    assert waiting_rows(pool.state, 5, 5) == []
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.sampled_from(["team-r", "team-b"]), st.sampled_from([1, 2, 3]), st.sampled_from([0, 0, 5])
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    before=st.lists(st.sampled_from(["team-r", "team-b"]), max_size=3),
+)
+@settings(max_examples=80, derandomize=True, deadline=None)
+def test_the_order_in_which_those_who_wait_are_listed_is_the_order_in_which_they_are_granted(
+    rows: list[tuple[str, int, int]], before: list[str]
+) -> None:
+    pool = Rehearsal(
+        make_pool(tenants=[{"name": "red", "guaranteed": {"cpu": "8"}, "weight": 2}, {"name": "blue"}]),
+        [make_node(cpu="64")],
+        teams={"team-r": "red", "team-b": "blue"},
+    )
+    for i, namespace in enumerate(before):
+        pool.ask(f"h{i}", cpu="3", memory="1Gi", namespace=namespace)
+    pool.look()
+    for i, (namespace, cpu, priority) in enumerate(rows):
+        pool.ask(f"l{i:02d}", cpu=str(cpu), memory="1Gi", namespace=namespace, priority=priority)
+    listed = [row["uid"] for row in waiting_rows(pool.state, 0, 100)]
+    assert [grant.lease.uid for grant in pool.decide().grants] == listed
+
+
+def test_promised_starts_are_counted_and_room_that_is_being_made_is_not() -> None:
+    pool = Rehearsal(make_pool(gracePeriodSeconds=60, preemption={"withinTenant": "LowerPriority"}))
+    pool.ask("held", cpu="16")
+    pool.look()
+    pool.ask("urgent", cpu="2", priority=1)
+    pool.ask("later", cpu="2", startTime=clock("2h"))
+    pool.look()
+    assert pool.says("urgent") == "False/WaitingForVictims"
+    found = pool_status(pool.state)["leases"]
+    assert (found["pending"], found["scheduled"], found["held"]) == (2, 1, 1)
+
+
+def test_a_promise_in_flight_tells_its_start_and_end() -> None:
+    entry = Entry("u", "ns", "n", 1, {"cpu": 1000}, ("n1",), not_after=at("1h"), start=at("2h"), end=at("3h"))
+    (row,) = ledger_document(1, 1, [entry])["inFlight"]
+    assert (row["startTime"], row["endTime"], row["notAfterTime"]) == (clock("2h"), clock("3h"), clock("1h"))
+    Ledger.model_validate(ledger_document(1, 1, [entry]), extra="forbid")

@@ -103,9 +103,7 @@ def waiting_rows(state: PoolState, offset: int, limit: int, namespace: str = "")
 
     Positions count everybody; `offset` and `limit` count within a namespace, if one is named.
     """
-    shares = state.shares.copy()
-    shares.capacity = state.table.capacity
-    numbered = enumerate(in_line(state.queue, shares), start=1)
+    numbered = enumerate(in_line(state.queue, state.shares.copy()), start=1)
     wanted = (
         (position, lease)
         for position, request in numbered
@@ -139,6 +137,7 @@ def node_counts(state: PoolState) -> Counter[str]:
 
 def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[str, Any]:
     """Draft the pool's status, all but its ledger."""
+    state.table.settle()
     counts = node_counts(state)
     told = {c["type"]: c for c in before.get("conditions", ())}
     conditions: list[Json] = [
@@ -173,7 +172,6 @@ def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[st
 
 def tenants_document(state: PoolState) -> list[dict[str, Any]]:
     """Write what each declared tenant holds, and its rank's parts, as `status.tenants`."""
-    state.shares.capacity = state.table.capacity
     waiting = Counter(request.shape.tenant for request in state.queue)
     rows = []
     for rule in state.policy.tenants:

@@ -184,9 +184,7 @@ def _quote(
             return quote, None
     if not (state.policy.preempts_within or state.policy.reclaims):
         return quote, None
-    shares = state.shares.copy()
-    shares.capacity = state.table.capacity
-    preemption = choose_victims(outlook, request, shares, state.policy)
+    preemption = choose_victims(outlook, request, state.shares.copy(), state.policy)
     if preemption is None or (offer.start is not None and offer.start <= preemption.promise.start):
         return quote, None
     victims = [state.leases[uid].key for uid in preemption.victims if uid in state.leases]

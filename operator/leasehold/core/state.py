@@ -94,7 +94,7 @@ class PoolState:
         self.refused: dict[str, Refusal] = {}
         self.unplaced: set[str] = set()
         self.holds: dict[str, Hold] = {}
-        self.shares: Shares = shares_of(policy, self.table.capacity)
+        self._shares = shares_of(policy, self.table.capacity)
         self.answers = Answers()
         self.meters: dict[str, Meter] = {}
         self.changes = 0
@@ -107,6 +107,13 @@ class PoolState:
         self.sessions: dict[tuple[str, str], set[str]] = {}
         self.arrivals: dict[str, int] = {}
         self.deadlines = Deadlines()
+
+    @property
+    def shares(self) -> Shares:
+        """What each tenant holds, against what the nodes may lend now."""
+        self.table.settle()
+        self._shares.capacity = self.table.capacity
+        return self._shares
 
     # --- leases ---
 
@@ -215,7 +222,7 @@ class PoolState:
 
     def _count(self, held: Held | None, sign: int) -> None:
         if held is not None:
-            change = self.shares.add if sign > 0 else self.shares.remove
+            change = self._shares.add if sign > 0 else self._shares.remove
             change(held.tenant, total_of(held.slices, self.ledger.size))
 
     def _held(self, lease: Lease) -> Held:
