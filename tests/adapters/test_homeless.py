@@ -5,8 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from tests.adapters.fakes import FakeKube, FakeRecorder, failing, lease_document, lease_path, reason, status
+from tests.adapters.fakes import (
+    FakeKube,
+    FakeRecorder,
+    condition,
+    failing,
+    lease_document,
+    lease_path,
+    reason,
+    status,
+)
+from tests.adapters.test_routing import Led
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
@@ -22,7 +33,8 @@ class House:
         self.cluster = Cluster(self.clock)
         self.kube.watchers.append(self.cluster.changed)
         self.recorder = FakeRecorder()
-        self.router = Router(self.clock, list)
+        self.led: list[Led] = []
+        self.router = Router(self.clock, lambda: self.led)
         self.pools: set[str] = set()
 
     @asynccontextmanager
@@ -43,6 +55,8 @@ class House:
 
     def ask(self, name: str = "a", *, held: bool = False, **more: object) -> None:
         document = lease_document(name, "none", **more)
+        if document["spec"]["poolRef"] is None:
+            del document["spec"]["poolRef"]
         if held:
             slices = [{"index": 0, "nodeName": "n1", "resources": {"cpu": "1"}}]
             document["status"] = {
@@ -57,7 +71,7 @@ class House:
             while not test():  # type: ignore[operator]
                 await asyncio.sleep(0.002)
 
-    def lease(self, name: str = "a") -> dict[str, object]:
+    def lease(self, name: str = "a") -> dict[str, Any]:
         return self.kube.objects[lease_path(name)]
 
 
@@ -125,3 +139,100 @@ async def test_a_lease_that_is_gone_is_forgotten() -> None:
     house.kube.remove(lease_path("a"))
     async with house.running():
         await house.until(lambda: not house.cluster.leases["none"])
+
+
+# --- leases that leave the choice of the pool to the operator ---
+
+ANY_FAST: dict[str, Any] = {"poolRef": None, "poolSelector": {"matchLabels": {"tier": "fast"}}}
+
+
+def led(house: House, name: str, **labels: str) -> Led:
+    pool = Led(name, **labels)
+    pool.rehearsal.state.namespaces = {}
+    house.led.append(pool)
+    house.pools.add(name)
+    return pool
+
+
+async def test_a_pool_is_chosen_and_the_lease_says_which_and_why() -> None:
+    house = House()
+    led(house, "a").holding("16")
+    led(house, "b")
+    house.ask(**ANY_FAST)
+    async with house.running():
+        await house.until(lambda: house.lease()["spec"].get("poolRef") == {"name": "b"})
+        await house.until(lambda: "PoolChosen" in house.recorder.reasons())
+    assert condition(house.lease(), "Accepted")["reason"] == "PoolChosen"
+    assert condition(house.lease(), "Accepted")["message"].startswith(
+        "Pool b of 2 matching pools: it can start"
+    )
+    assert list(house.cluster.leases["b"]) == [house.lease()["metadata"]["uid"]]
+    first, second = house.kube.writes(lease_path("a"))
+    assert (list(first), list(second)) == (["metadata", "status"], ["metadata", "spec"])
+
+
+async def test_a_choice_that_was_interrupted_between_its_two_writes_is_finished() -> None:
+    house = House()
+    led(house, "a")
+    house.ask(**ANY_FAST)
+    house.kube.faults.append(failing(Unknown("504", 504), times=1, path=f"{lease_path('a')}"))
+    crash = [1]
+
+    def second_write(method: str, path: str, body: Any) -> Any:
+        if method == "PATCH" and "spec" in body and crash[0]:
+            crash[0] = 0
+            return Unknown("crashed", 504)
+        return None
+
+    house.kube.faults.append(second_write)
+    async with house.running():
+        await house.until(lambda: not crash[0])
+    assert condition(house.lease(), "Accepted")["reason"] == "PoolChosen"
+    assert "poolRef" not in house.lease()["spec"]
+    house.cluster.homeless.add(str(house.lease()["metadata"]["uid"]))
+    house.cluster.homeless_news.set()
+    async with house.running():
+        await house.until(lambda: house.lease()["spec"].get("poolRef") == {"name": "a"})
+    statuses = [body for body in house.kube.writes(lease_path("a")) if "status" in body]
+    assert len(statuses) == 2, (
+        "one that failed, one that was done; what it reads already is not written again"
+    )
+
+
+async def test_a_lease_that_no_pool_takes_hears_why_and_is_looked_at_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr("leasehold.adapters.homeless._LOOK_AGAIN", 20)
+    house = House()
+    house.ask(**ANY_FAST)
+    async with house.running():
+        await house.until(lambda: reason(house.lease(), "Accepted") == "NoMatchingPool")
+        await asyncio.sleep(0.1)
+        assert len(house.kube.writes(lease_path("a"))) == 1
+        led(house, "late")
+        await house.until(lambda: house.lease()["spec"].get("poolRef") == {"name": "late"})
+    assert reason(house.lease(), "Accepted") == "PoolChosen"
+
+
+async def test_a_choice_waits_for_a_pool_that_is_being_taken_over(monkeypatch: Any) -> None:
+    monkeypatch.setattr("leasehold.adapters.homeless._SOON", 20)
+    house = House()
+    pool = led(house, "a")
+    pool.ready = False
+    house.ask(**ANY_FAST)
+    async with house.running():
+        await asyncio.sleep(0.1)
+        assert house.kube.writes(lease_path("a")) == []
+        pool.ready = True
+        await house.until(lambda: house.lease()["spec"].get("poolRef") == {"name": "a"})
+
+
+async def test_nobody_chooses_for_a_lease_that_is_given_up_or_late() -> None:
+    house = House()
+    led(house, "a")
+    house.ask("released", desiredState="Released", **ANY_FAST)
+    house.pools.clear()
+    house.led.clear()
+    house.ask("late", startDeadlineSeconds=1, **ANY_FAST)
+    async with house.running():
+        await house.until(lambda: reason(house.lease("released"), "Finished") == "Released")
+        await house.until(lambda: reason(house.lease("late"), "Finished") == "Failed")
+    assert "poolRef" not in house.lease("released")["spec"]

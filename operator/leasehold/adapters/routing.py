@@ -81,16 +81,24 @@ class Router:
         )
 
     def elsewhere(self, pool: str, lease: Lease) -> Offer | None:
-        """Return what the best other pool could grant at once, or None where none could."""
+        """Return what the best other pool would grant at once, or None where none would.
+
+        Where the lease names pools by their labels, only those are asked.
+        """
         now = self.clock.now()
-        offers = []
+        found: list[tuple[Offer, PoolState, Request]] = []
         for other in self.pools():
             if other.name == pool or not other.ready or other.grants_nothing():
                 continue
+            if lease.pool_selector is not None and not self._matches(other, lease):
+                continue
             request = _request(other.state, lease)
             if isinstance(request, Request) and _fits_now(other.state, request, now):
-                offers.append(Offer(other.name, now, load=load_of(other.state)))
-        return best(offers, now)
+                found.append((Offer(other.name, now, load=load_of(other.state)), other.state, request))
+        for offer, state, request in sorted(found, key=lambda row: (row[0].load, row[0].pool)):
+            if _starts_now(state, request, now):
+                return offer
+        return None
 
     def _matches(self, pool: Pool, lease: Lease) -> bool:
         labels = pool.pool["metadata"].get("labels") or {}
@@ -112,7 +120,15 @@ def _request(state: PoolState, lease: Lease) -> Request | Refusal | None:
     return admit(lease, state.policy, state.namespaces.get(lease.namespace), turn)
 
 
+def _starts_now(state: PoolState, request: Request, now: int) -> bool:
+    """Tell whether a pool's own planner would start a request now, with all those who wait there already."""
+    look = Forecast(state, now, [request])
+    look.look(1)
+    return look.answers.starts.get(request.uid) == now
+
+
 def _fits_now(state: PoolState, request: Request, now: int) -> bool:
+    """Tell at little cost whether a pool may have room for a request now."""
     shape = request.shape
     scratch = state.table.scratch()
     Outlook(scratch, state.calendar, now)

@@ -153,7 +153,8 @@ def answer_step(
     outlook = Outlook(state.table.scratch(), state.calendar, now)
     quote, victims_start = _quote(state, outlook, request, offer, now)
     draft = Draft(lease, now)
-    draft.unsay(C.ACCEPTED)
+    if lease.reason(C.ACCEPTED) != R.POOL_CHOSEN:
+        draft.unsay(C.ACCEPTED)
     if quote:
         draft.status["quote"] = quote
     fits_now = offer.start is not None and offer.start <= now
