@@ -22,10 +22,14 @@ from leasehold.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-MODELS = {"CapacityPool": CapacityPool, "CapacityLease": CapacityLease}
+MODELS: dict[str, type[CapacityPool | CapacityLease]] = {
+    "CapacityPool": CapacityPool,
+    "CapacityLease": CapacityLease,
+}
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
@@ -90,15 +94,55 @@ def test_examples_are_numbered_without_gaps() -> None:
     assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, len(EXAMPLES) + 1))
 
 
+def unknown_fields(written: object, read: object, at: str = "") -> Iterator[str]:
+    """What a model read past: it leaves out fields that it does not know."""
+    if isinstance(written, dict):
+        for name, value in written.items():
+            if not isinstance(read, dict) or name not in read:
+                yield f"{at}.{name}".lstrip(".")
+            else:
+                yield from unknown_fields(value, read[name], f"{at}.{name}")
+    elif isinstance(written, list) and isinstance(read, (list, tuple)):
+        for one, other in zip(written, read, strict=True):
+            yield from unknown_fields(one, other, f"{at}[]")
+
+
+def check(document: dict[str, Any]) -> None:
+    read = MODELS[document["kind"]].model_validate(document)
+    spec = read.model_dump(mode="json", by_alias=True)["spec"]
+    assert list(unknown_fields(document["spec"], spec, "spec")) == []
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_what_the_models_accept(path: Path) -> None:
     for document in documents(path):
         if document["kind"] in MODELS:
-            MODELS[document["kind"]].model_validate(document)
+            check(document)
+
+
+def test_a_field_that_no_model_knows_is_found() -> None:
+    (document,) = documents(EXAMPLES[1])
+    document["spec"]["leasePolicy"]["gracePeriodSecond"] = 1
+    with pytest.raises(AssertionError, match=re.escape("spec.leasePolicy.gracePeriodSecond")):
+        check(document)
+
+
+SHOWN = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{k}")
+    for page in tracked("*.md")
+    for k, block in enumerate(YAML.findall(page.read_text()), start=1)
+    if "apiVersion: leasehold.dev/" in block
+]
+
+
+@pytest.mark.parametrize("block", SHOWN)
+def test_what_pages_show_is_what_the_models_accept(block: str) -> None:
+    for document in yaml.safe_load_all(block):
+        check(document)
 
 
 def test_the_readme_shows_the_shortest_example_as_it_stands() -> None:
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (shown,) = YAML.findall((ROOT / "README.md").read_text())
     assert list(yaml.safe_load_all(shown)) == documents(EXAMPLES[0])
 
 
