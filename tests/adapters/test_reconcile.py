@@ -21,8 +21,9 @@ from tests.adapters.fakes import (
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Unknown
-from leasehold.adapters.reconcile import Deposed
+from leasehold.adapters.reconcile import Deposed, PoolWorker
 from leasehold.core.lease import lease_of
+from leasehold.core.times import format_time
 
 POOL_STATUS = f"{paths.pool('ci')}/status"
 
@@ -590,3 +591,181 @@ async def test_an_echo_of_our_own_write_is_not_planned_again() -> None:
         scene.cluster.changed("MODIFIED", scene.lease("a"))
         await asyncio.sleep(0.05)
         assert scene.worker.passes == passes
+
+
+# --- the future ---
+
+
+def soon(scene: Scene, seconds: float) -> str:
+    return format_time(scene.clock.now() + int(1000 * seconds))
+
+
+async def test_a_promised_start_is_committed_told_and_kept() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="3", startTime=(start := soon(scene, 0.7)))
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        kept = scene.lease("later")["status"]["reservation"]
+        assert (kept["startTime"], kept["ledgerSequence"]) == (start, 1)
+        scene.ask("long", cpu="3")
+        await scene.until(lambda: scene.reason("long", "Allocated") == "RoomPromised")
+        await scene.granted("later")
+    rows = [
+        row for body in scene.kube.writes(POOL_STATUS) for row in body["status"]["ledger"].get("inFlight", ())
+    ]
+    assert next(row for row in rows if row["sequence"] == 1)["startTime"] == start
+    assert "startTime" not in next(row for row in rows if row["sequence"] == 2)
+    assert scene.lease("later")["status"]["fencingToken"] == 2
+
+
+async def test_a_promise_that_was_committed_by_a_dead_operator_is_finished_by_the_next() -> None:
+    scene = Scene()
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(failing(Unknown("away"), path=lease_path("later")))
+        scene.ask("later", cpu="3", startTime=(start := soon(scene, 3600)))
+        await scene.until(lambda: scene.worker.state.entries)
+    scene.kube.faults.clear()
+    row = scene.pool()["status"]["ledger"]["inFlight"][0]
+    assert row["startTime"] == start
+    assert row["endTime"] > start
+    assert "reservation" not in scene.lease("later").get("status", {})
+    next_one = PoolWorker(scene.tools, scene.pool())
+    scene.workers = {"ci": next_one}
+    async with scene:
+        await scene.until(lambda: next_one.ready)
+        await scene.until(lambda: "reservation" in scene.lease("later")["status"])
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+        assert scene.lease("later")["status"]["reservation"]["ledgerSequence"] == row["sequence"]
+        assert len(next_one.state.ledger) == 0
+        assert next_one.state.audit() == []
+
+
+async def test_a_promise_whose_lease_changes_before_it_is_written_is_made_anew() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+
+        def shrinks(method: str, path: str, body: Any) -> Any:
+            if path == POOL_STATUS and method == "PATCH" and body["status"].get("ledger", {}).get("inFlight"):
+                scene.kube.faults.clear()
+                scene.kube.touch(lease_path("later"), {"spec": {"resources": {"cpu": "2"}}})
+
+        scene.kube.faults.append(shrinks)
+        scene.ask("later", cpu="3", startTime=soon(scene, 3600))
+        await scene.until(
+            lambda: scene.lease("later").get("status", {}).get("reservation", {}).get("ledgerSequence") == 2
+        )
+        rows = scene.lease("later")["status"]["reservation"]["slices"]
+        assert [row["resources"] for row in rows] == [{"cpu": "2"}]
+        await scene.until(lambda: not scene.worker.state.entries)
+        assert scene.worker.state.audit() == []
+
+
+async def test_who_jumps_the_queue_keeps_its_last_end_through_a_crash() -> None:
+    scene = Scene(pool_document(queueing={"strategy": "Backfill"}))
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="2", durationSeconds=3600)
+        await scene.granted("held")
+        scene.ask("head", cpu="3", durationSeconds=3600)
+        await scene.until(lambda: scene.reason("head", "Allocated") == "WaitingForCapacity")
+        scene.kube.faults.append(failing(Unknown("away"), path=lease_path("jumps")))
+        scene.ask("jumps", cpu="2", durationSeconds=60)
+        await scene.until(lambda: scene.worker.state.entries)
+    scene.kube.faults.clear()
+    last = scene.pool()["status"]["ledger"]["inFlight"][0]["notAfterTime"]
+    assert last == scene.lease("held")["status"]["deadlines"]["expirationTime"]
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    async with scene:
+        await scene.granted("jumps")
+        assert scene.lease("jumps")["status"]["deadlines"]["maxExpirationTime"] == last
+
+
+async def test_a_victim_is_asked_to_go_and_its_room_goes_to_whom_it_was_made_for() -> None:
+    terms = {"gracePeriodSeconds": 1}
+    async with Scene(pool_document(leasePolicy=terms, preemption={"withinTenant": "LowerPriority"})) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="4")
+        await scene.granted("held")
+        urgent = scene.ask("urgent", cpu="2", priority=5)
+        await scene.until(lambda: scene.reason("held", "DisruptionTarget") == "Preempted")
+        assert scene.lease("held")["status"]["revocation"]["preemptorUID"] == urgent["metadata"]["uid"]
+        await scene.until(lambda: scene.reason("urgent", "Allocated") == "WaitingForVictims")
+        await scene.granted("urgent")
+        assert scene.lease("held")["status"]["release"]["cause"] == "Preempted"
+
+
+async def test_a_notice_given_by_a_dead_operator_is_kept_by_the_next_and_by_a_changed_pool() -> None:
+    pool = pool_document(
+        leasePolicy={"gracePeriodSeconds": 600}, preemption={"withinTenant": "LowerPriority"}
+    )
+    scene = Scene(pool)
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="4")
+        await scene.granted("held")
+        scene.ask("urgent", cpu="2", priority=5)
+        await scene.until(lambda: scene.reason("held", "DisruptionTarget") == "Preempted")
+        await scene.until(lambda: scene.reason("urgent", "Allocated") == "WaitingForVictims")
+    told = scene.lease("held")["status"]["revocation"]
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        await asyncio.sleep(0.1)
+        assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
+        scene.kube.touch(paths.pool("ci"), {"spec": {"queueing": {"maxPending": 77}}})
+        await scene.until(lambda: scene.worker.policy.max_pending == 77)
+        await asyncio.sleep(0.1)
+        assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
+        assert scene.lease("held")["status"]["revocation"] == told
+        assert status(scene.lease("held"), "DisruptionTarget") == "True"
+
+
+async def test_a_dry_run_is_answered_and_commits_nothing() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="3", durationSeconds=3600)
+        await scene.granted("held")
+        scene.ask("asks", cpu="3", mode="DryRun")
+        await scene.until(lambda: scene.reason("asks", "Finished") == "DryRunComplete")
+        answer = scene.lease("asks")["status"]
+        assert answer["quote"]["startTime"] == scene.lease("held")["status"]["deadlines"]["expirationTime"]
+        assert answer["counterOffer"]["kind"] == "Later"
+        assert scene.pool()["status"]["ledger"]["sequence"] == 1
+
+
+async def test_those_who_wait_read_their_place_and_when_they_will_start() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="4", durationSeconds=3600)
+        await scene.granted("held")
+        scene.ask("a", cpu="4", durationSeconds=600)
+        scene.ask("b", cpu="4", durationSeconds=600)
+        await scene.until(lambda: "estimatedStartTime" in scene.lease("b").get("status", {}).get("queue", {}))
+        end = scene.lease("held")["status"]["deadlines"]["expirationTime"]
+        assert scene.lease("a")["status"]["queue"] == {"approximatePosition": 1, "estimatedStartTime": end}
+        assert scene.lease("b")["status"]["queue"]["approximatePosition"] == 2
+        await asyncio.sleep(1.2)
+        writes = [len(scene.kube.writes(lease_path(name))) for name in "ab"]
+        await asyncio.sleep(1.2)
+        assert [len(scene.kube.writes(lease_path(name))) for name in "ab"] == writes
+
+
+async def test_tenants_hear_of_their_namespaces_and_their_past_survives_a_restart() -> None:
+    tenants = [{"name": "red", "namespaceSelector": {"matchLabels": {"team": "red"}}}]
+    more = {"queueing": {"usageHalfLifeSeconds": 3600}, "tenants": tenants}
+    scene = Scene(pool_document(**more))
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="2")
+        await scene.until(lambda: scene.reason("a", "Accepted") == "NamespaceNotAllowed")
+        scene.cluster.namespace_seen("team", {"team": "red"})
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["tenant"] == "red"
+        await scene.until(lambda: scene.pool()["status"]["tenants"][0]["sharePermille"] == 500)
+        await scene.until(lambda: reason(scene.pool(), "TenantsValid") == "Valid")
+    scene.kube.touch(paths.pool("ci"), {"status": {"tenants": [{"name": "red", "usagePermille": 300}]}})
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        assert 290_000 < scene.worker.state.shares.account("red").past <= 310_000

@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.builders import (
     GIB,
+    NOON,
     add_node,
     at,
     clock,
@@ -15,10 +17,14 @@ from tests.builders import (
     make_report,
     make_state,
 )
+from tests.rehearsal import Rehearsal
 
+from leasehold.api.names import LeaseReason
+from leasehold.core.admission import Refusal
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
-from leasehold.core.state import Entry, PoolState, holding_state, loss_plan
+from leasehold.core.request import NEVER
+from leasehold.core.state import Entry, PoolState, free_at, holding_state, loss_plan
 
 
 def entry_for(lease: Lease, *nodes: str, sequence: int = 1) -> Entry:
@@ -387,3 +393,153 @@ def test_leases_of_one_second_keep_their_turn_when_they_are_written_to() -> None
     state = make_state(leases=[replace(lease, version=10 + i) for i, lease in enumerate(leases)])
     state.observe(replace(leases[0], version=99))
     assert [state.leases[uid].name for uid in [r.uid for r in state.queue]] == list("zyx")
+
+
+# --- what a lease that ends held and used ---
+
+
+def test_the_bill_is_written_once_at_the_end_and_waste_counts_for_the_tenant() -> None:
+    pool = Rehearsal(
+        make_pool(tenants=[{"name": "red"}], fairness="DominantShareAndWaste", cooldownSeconds=60),
+        teams={"team-a": "red"},
+    )
+    lease = pool.ask(cpu="4", memory="8Gi")
+    pool.look()
+    for minute in range(0, 60, 10):
+        pool.now = at(f"{minute}m")
+        used = {"cpu": "1", "memory": "1Gi"}
+        pool.state.note_usage(make_report(time=f"{minute}m", present={lease.uid: used}), pool.now)
+    pool.now = at("1h")
+    pool.change(edited(pool.lease("build"), desiredState="Released"))
+    pool.look()
+    assert "accounting" not in pool.lease("build").status, "it still rests"
+    assert pool.state.shares.account("red").waste == 0
+    pool.until("1h1m")
+    bill = pool.lease("build").status["accounting"]
+    assert bill["heldSeconds"] == 3660
+    rows = {row["name"]: row for row in bill["resources"]}
+    assert rows["cpu"] == {"name": "cpu", "reserved": "4", "used": "1", "usedPercent": 25}
+    assert pool.state.shares.account("red").waste == 750_000 // 8
+    assert pool.state.meters == {}
+    pool.until("30m")
+    assert pool.lease("build").status["accounting"] == bill
+
+
+def test_a_lease_that_never_held_anything_has_no_bill() -> None:
+    pool = Rehearsal()
+    pool.ask(cpu="99")
+    pool.look()
+    pool.change(edited(pool.lease("build"), desiredState="Released"))
+    pool.look()
+    assert pool.lease("build").finished
+    assert "accounting" not in pool.lease("build").status
+    assert pool.state.bill(pool.lease("build"), NOON) == {}
+
+
+# --- the future ---
+
+
+def test_a_renewal_counts_from_its_decision_and_only_if_it_is_written() -> None:
+    policy = make_pool(gracePeriodSeconds=30)
+    state = make_state(policy, [make_node()], [granted(policy=policy)])
+    before = state.calendar.held["uid-build"].until
+    assert before == at("1h30s")
+    state.expect_until("uid-build", at("2h"))
+    assert state.calendar.held["uid-build"].until == at("2h30s")
+    state.expect_until("uid-build", at("90m"))
+    assert state.calendar.held["uid-build"].until == at("2h30s")
+    state.rebook("uid-build")
+    assert state.calendar.held["uid-build"].until == before
+    state.expect_until("uid-nobody", at("2h"))
+    state.rebook("uid-nobody")
+    assert state.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "free"),
+    [
+        ({}, {}, "1h30s"),
+        ({"cooldownSeconds": 60}, {}, "1h1m30s"),
+        ({"expirationAction": "NotifyOnly"}, {}, None),
+        ({}, {"cooldownTime": "5m"}, "5m"),
+        ({}, {"verificationTime": "6m"}, "6m"),
+        ({}, {"verificationTime": "6m", "cooldownTime": "5m"}, "5m"),
+        ({}, {"leaving": "1"}, None),
+    ],
+)
+def test_when_room_is_free_again_follows_from_the_deadlines(
+    policy: dict[str, Any], change: dict[str, str], free: str | None
+) -> None:
+    rules = make_pool(gracePeriodSeconds=30, **policy)
+    lease = granted(policy=rules)
+    if change:
+        deadlines = {name: clock(text) for name, text in change.items() if name.endswith("Time")}
+        lease = edited(ending(lease), status={**ending(lease).status, "deadlines": deadlines})
+    assert free_at(lease, rules) == (NEVER if free is None else at(free))
+
+
+def test_what_a_node_does_not_confirm_is_free_at_no_known_time() -> None:
+    lease = ending(granted(), "Quarantined")
+    assert free_at(lease, make_pool()) == NEVER
+
+
+def test_a_lease_that_cannot_be_read_is_free_at_no_known_time_and_safe_from_preemption() -> None:
+    broken = granted()
+    broken = edited(broken, status={**broken.status, "deadlines": {"expirationTime": "soon"}})
+    state = make_state(nodes=[make_node()], leases=[broken])
+    found = state.calendar.held["uid-build"]
+    assert (found.until, found.since) == (NEVER, NEVER)
+    assert state.meters == {}
+    assert state.bill(broken, NOON) == {}
+
+
+def test_a_commitment_of_a_lease_that_is_gone_is_undone_with_its_promise() -> None:
+    state = make_state(nodes=[make_node()], leases=[make_lease()])
+    entry = entry_for(make_lease())._replace(start=at("1h"))
+    state.assume(entry)
+    assert state.calendar.promises["uid-build"].end == NEVER
+    state.forget("uid-build")
+    state.settle("uid-build")
+    assert state.calendar.promises == {}
+    assert state.audit() == []
+
+
+def wrong_queue(state: PoolState) -> None:
+    request = next(iter(state.queue))
+    state.queue.requests[request.uid] = request._replace(priority=9)
+
+
+def wrong_refusals(state: PoolState) -> None:
+    state.refused["uid-w"] = Refusal(LeaseReason.QUEUE_FULL, "")
+
+
+def wrong_calendar(state: PoolState) -> None:
+    state.calendar.drop("uid-h")
+
+
+def wrong_promises(state: PoolState) -> None:
+    state.calendar.unpromise("uid-l")
+
+
+def wrong_shares(state: PoolState) -> None:
+    state.shares.add("", (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (wrong_queue, "the queue is not the leases that wait"),
+        (wrong_refusals, "those refused or asking"),
+        (wrong_calendar, "the calendar is not what the leases hold"),
+        (wrong_promises, "the promises are not what the leases were promised"),
+        (wrong_shares, "tenant '': the shares count"),
+    ],
+)
+def test_an_audit_finds_what_is_wrong_with_the_future(spoil: Callable[[PoolState], None], word: str) -> None:
+    pool = Rehearsal()
+    pool.ask("h")
+    pool.ask("l", startTime=clock("1h"))
+    pool.ask("w", cpu="16")
+    pool.look()
+    spoil(pool.state)
+    assert any(found.startswith(word) for found in pool.state.audit())
