@@ -1,4 +1,4 @@
-"""Keeps a pool's forecast fresh in slices of a few milliseconds, and says who should hear of it.
+"""Keeps a pool's forecast fresh in short slices, a fifth of the time at most, and says who should hear of it.
 
 What is told is bounded by time, not by the length of the queue: a few leases a second, the first in line first.
 """
@@ -18,7 +18,7 @@ from leasehold.core.times import SECOND
 _SPACING = SECOND
 _RETOLD = 16
 _REST = 4
-_SLICE = 0.004
+_SHORTEST = 0.001
 
 
 class Foresight:
@@ -39,8 +39,13 @@ class Foresight:
             return None
         return self._next_at
 
-    def look(self, state: PoolState, now: int, elsewhere: Callable[[Lease], Offer | None]) -> float | None:
-        """Look a slice further; return how long it took (s), or None when there is nothing to look at now."""
+    def look(
+        self, state: PoolState, now: int, elsewhere: Callable[[Lease], Offer | None], passed: float = 0.0
+    ) -> float | None:
+        """Look a slice further; return how long it took (s), or None when there is nothing to look at now.
+
+        A slice is a fifth of how long the last pass took (`passed`, in seconds), and never shorter than a millisecond.
+        """
         if self._looking is None:
             self.quotes = {uid: quote for uid, quote in self.quotes.items() if uid in state.inquiries}
             questions = [request for uid, request in state.inquiries.items() if uid not in self.quotes]
@@ -52,8 +57,9 @@ class Foresight:
                 return None
         started = time.perf_counter()
         done = False
-        while not done and time.perf_counter() - started < _SLICE:
-            done = self._looking.look()
+        slice_ = max(_SHORTEST, passed / (_REST + 1))
+        while not done and time.perf_counter() - started < slice_:
+            done = self._looking.look(1)
         took = time.perf_counter() - started
         self._spent += took
         if done:

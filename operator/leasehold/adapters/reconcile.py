@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -138,6 +139,7 @@ class PoolWorker:
         self._publish_due = True
         self._drift_at: int | None = None
         self._again: int | None = None
+        self._took = 0.0
         self._foresight = Foresight()
         self._inherited: frozenset[str] = frozenset()
         self._respec: Json | None = None
@@ -522,8 +524,10 @@ class PoolWorker:
             world = self._gather(now)
             due = self.state.deadlines.pop_due(now)
             hold = self._hold()
+            started = time.perf_counter()
             with self.tools.metrics.planning(self.name):
                 decided = plan(self.state, world, now, due, hold, self._batch(), self._foresight.quotes)
+            self._took = time.perf_counter() - started
             self.passes += 1
             self._note_wakes(decided)
             for uid, why in decided.unreadable:
@@ -545,7 +549,7 @@ class PoolWorker:
         """Foretell starts while there is nothing more urgent: a fifth of the time at most, in short slices."""
         while True:
             now = self.tools.clock.now()
-            took = self._foresight.look(self.state, now, self._elsewhere)
+            took = self._foresight.look(self.state, now, self._elsewhere, self._took)
             if took is None:
                 return
             if self._foresight.news:

@@ -272,22 +272,31 @@ class Outlook:
         """The same for the plain case, a single slice that fits nowhere now and nothing promised: the head's."""
         index, free = self.scratch.table.index, self.scratch.free
         held, slices = self.calendar.held, self._slices
+        every = range(len(need))
+        wanted = [(r, amount) for r, amount in enumerate(need) if amount]
         rooms: dict[int, list[int]] = {}
         found: tuple[int, int] | None = None
+        latest = NEVER
         for until, uid in self._ends():
-            if found is not None and until > max(found[0], self.now + 1):
+            if until > latest:
                 break
-            for node, amounts in held[uid].slices if uid in held else slices[uid]:
+            known = held.get(uid)
+            for node, amounts in slices[uid] if known is None else known.slices:
                 i = index.get(node, -1)
                 if i < 0 or (allowed is not None and i not in allowed):
                     continue
                 room = rooms.get(i)
                 if room is None:
                     room = rooms[i] = [column[i] for column in free]
-                for r, amount in enumerate(amounts):
-                    room[r] += amount
-                if found is None and all(have >= want for have, want in zip(room, need, strict=True) if want):
-                    found = until, i
+                for r in every:
+                    room[r] += amounts[r]
+                if found is None:
+                    for r, amount in wanted:
+                        if room[r] < amount:
+                            break
+                    else:
+                        found = until, i
+                        latest = max(until, self.now + 1)
         if found is None:
             return None
         at, i = found

@@ -16,16 +16,17 @@ Turn = tuple[int, ...]
 
 
 class Group:
-    """The waiting requests of one shape, in order.
+    """The waiting requests of one shape, in order. `least` is what one node must have free for any of them.
 
     What else is kept here are notes that save work and change no decision: `stuck_at` is the table's growth when no
-    node had room for one slice (-1: not known), `possible` whether empty nodes would do (None: not known), `why`
-    what its members were last found to wait for and
-    `looked_at` the version of the table then, and `untold` those not known to read it.
+    node had room for one slice (-1: not known), `possible` whether empty nodes would do, as of the table's rebuild
+    `possible_at`, `why` what its members were last found to wait for, `looked_at` the version of the table then, and
+    `untold` those not known to read it.
     """
 
     __slots__ = (
         "items",
+        "least",
         "looked_at",
         "possible",
         "possible_at",
@@ -39,6 +40,7 @@ class Group:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.total = shape.total
+        self.least = shape.total if shape.mode == "SameNode" else shape.need
         self.items: list[tuple[Turn, str]] = []
         self.stuck_at = -1
         self.possible = True

@@ -25,7 +25,7 @@ from leasehold.core.queue import Group, Queue, Turn
 from leasehold.core.request import NEVER, Request, Shape, Start
 
 _MISSES = 64
-_PREEMPTORS = 4
+_PREEMPTORS = 2
 _GROWN = 64
 
 
@@ -188,6 +188,8 @@ class _Run:
         self.promised_at = -1
         self.courses: dict[str, tuple[tuple[int, int], _Course]] = {}
         self.taken = 0
+        # What no node has free now none will have in this pass: room only shrinks.
+        self.largest = [max(column, default=0) for column in outlook.scratch.free]
 
     # --- promises that are due ---
 
@@ -266,7 +268,12 @@ class _Run:
 
     def _is_stuck(self, group: Group) -> bool:
         """Tell whether no node had room for a slice, and none that grew since has."""
-        if group.stuck_at < 0 or group.shape.not_before > self.now:
+        if group.shape.not_before > self.now:
+            return False
+        for amount, most in zip(group.least, self.largest, strict=True):
+            if amount > most:
+                return True
+        if group.stuck_at < 0:
             return False
         if group.stuck_at == self.growth.version:
             return True
@@ -274,8 +281,7 @@ class _Run:
         if grown is None or len(grown) > _GROWN:
             return False
         if grown:
-            need = group.total if group.shape.mode == "SameNode" else group.shape.need
-            wants = [(self.scratch.free[r], amount) for r, amount in enumerate(need) if amount]
+            wants = [(self.scratch.free[r], amount) for r, amount in enumerate(group.least) if amount]
             for i in grown:
                 if all(column[i] >= amount for column, amount in wants):
                     return False
