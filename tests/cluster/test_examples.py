@@ -23,6 +23,8 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yam
 NAMESPACE = "team-a"
 GRACE = 30_000
 """The grace of a pool that names none (ms)."""
+SOON = 2_000
+"""A grant's term begins when it is written, a moment after it was planned on (ms)."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -126,7 +128,7 @@ def test_backfill_lets_the_short_one_pass_and_not_the_long_one(play: Play) -> No
     large = play.until("large", lambda lease: "queue" in (lease.get("status") or {}))
     running = play.until("running", granted)
     end = parse_time(running["status"]["deadlines"]["expirationTime"])
-    assert parse_time(large["status"]["queue"]["estimatedStartTime"]) == end + GRACE
+    assert abs(parse_time(large["status"]["queue"]["estimatedStartTime"]) - end - GRACE) < SOON
     play.until("long", is_("Allocated", "False", "RoomPromised"))
 
 
@@ -145,8 +147,9 @@ def test_a_reservation_is_promised_and_its_room_lent_until_then(play: Play) -> N
 
 def test_what_blue_borrowed_is_called_back_for_red(play: Play) -> None:
     one_node(play, "shared")
-    play.make(11, leave_out={"red-1"})
-    for name in ("blue-1", "blue-2"):
+    play.make(11, leave_out={"blue-1", "blue-2", "red-1"})
+    for name in ("blue-1", "blue-2"):  # one after the other: the youngest is asked to go
+        play.make(11, leave_out={"shared", "blue-1", "blue-2", "red-1"} - {name})
         assert play.until(name, granted)["status"]["tenant"] == "blue"
     play.make(11, leave_out={"shared", "blue-1", "blue-2"})
     play.until("red-1", is_("Allocated", "False", "WaitingForVictims"))
@@ -166,7 +169,7 @@ def test_a_question_is_answered(play: Play) -> None:
     quote, offer = answered["status"]["quote"], answered["status"]["counterOffer"]
     assert (quote["pool"], quote["nodes"]) == ("batch", [node] * 3)
     end = parse_time(running["status"]["deadlines"]["expirationTime"])
-    assert parse_time(quote["startTime"]) == end + GRACE
+    assert abs(parse_time(quote["startTime"]) - end - GRACE) < SOON
     assert (offer["kind"], offer["count"], offer["resources"]) == ("Smaller", 2, {"cpu": "1"})
 
 
