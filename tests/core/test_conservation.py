@@ -35,6 +35,7 @@ from tests.builders import (
 )
 
 from leasehold.api.names import LeaseReason as R
+from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Step, World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.lease import Lease, lease_of
@@ -42,15 +43,16 @@ from leasehold.core.ledger import HELD
 from leasehold.core.lifecycle import advance
 from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
-from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan
+from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan, promise_step
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.state import Entry, PoolState, loss_plan
 from leasehold.core.status import apply_patch
-from leasehold.core.times import format_time
+from leasehold.core.times import format_time, parse_time
 
 CPU, MEMORY = "cpu", "memory"
 KEYS = (CPU, MEMORY)
 SESSION = ("team-a", "worker")
+NAMESPACES = {"team-a": {"team": "red"}, "team-b": {"team": "blue"}}
 
 
 class Conflict(Exception):
@@ -130,6 +132,8 @@ class Server:
                 for key, amount in part.amounts.items():
                     found[part.node, key] += amount
         for entry in self.in_flight.values():
+            if entry.start is not None:
+                continue
             document = self.documents.get(entry.uid)
             if document is None or not lease_of(document).pending:
                 continue
@@ -145,7 +149,8 @@ class Worker:
     def __init__(self, server: Server, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
         self.server = server
         self.policy = policy
-        self.state = PoolState("ci", policy)
+        self.state = PoolState("ci", policy, NAMESPACES)
+        self.recovers = True
         self.writes: list[Write] = []
         self.settled: set[str] = set()
         self.dirty = set(nodes)
@@ -157,9 +162,10 @@ class Worker:
         self.state.replace(server.leases(), server.version)
         for entry in server.in_flight.values():
             lease = self.state.leases.get(entry.uid)
-            if lease is None or not lease.pending:
+            if lease is None or is_written(lease, entry):
                 self.settled.add(entry.uid)
             else:
+                entry = inherited(entry)
                 self.state.assume(entry)
                 self.writes.append(Write(entry.uid, entry, adopted=True))
 
@@ -174,7 +180,10 @@ class Worker:
 
     def respec(self, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
         before, self.policy = self.state, policy
-        self.state = PoolState("ci", policy)
+        self.state = PoolState("ci", policy, NAMESPACES)
+        self.state.arrivals = before.arrivals
+        self.state.seen_at, self.state.meters = before.seen_at, before.meters
+        self.recovers = self.recovers or bool(before.holds)
         for lease in before.leases.values():
             self.state.observe(lease)
         for entry in before.entries.values():
@@ -201,20 +210,34 @@ class Worker:
             self.pressured[name] = verdict.pressured
             self.state.put_node(name, node.labels, verdict)
             self.node_deadlines.put(name, verdict.revisit_at)
+        if self.recovers:
+            self.state.recover_holds(now)
+            self.recovers = False
+        self.state.seen_at = now
+        self.state.settle_holds(now)
+        self.state.shares.age(now)
         ends: dict[str, R] = {}
         if self.policy.stop == "HoldAndDrain":
             ends = {holding.uid: R.POOL_DRAINING for holding in self.state.ledger}
         elif self.policy.revokes_on_loss:
             ends = dict.fromkeys(loss_plan(self.state), R.CAPACITY_LOST)
+        ends = {**self.state.displaced(), **ends}
         self.state.attention |= ends.keys() ^ self.ends.keys()
         self.ends = ends
+        return self.sees(world, now)
+
+    def sees(self, world: World, now: int) -> World:
+        state = self.state
         return World(
             nodes=world.nodes,
             reports=world.reports,
             sessions=world.sessions,
-            idle_since=self.state.idle_since(),
-            ends=ends,
-            over_nodes=frozenset(self.state.table.over),
+            idle_since=state.idle_since(),
+            ends=self.ends,
+            over_nodes=frozenset(state.table.over),
+            preemptors={victim: state.preemptor_of(victim) for victim in state.displaced()},
+            limits=RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)),
+            bill=state.bill,
         )
 
     def run_once(self, world: World, now: int) -> Plan:
@@ -222,8 +245,10 @@ class Worker:
         world = self.gather(world, now)
         due = self.state.deadlines.pop_due(now)
         hold = self.hold()
+        again = replace(world, limits=self.sees(world, now).limits)
         decided = plan(self.state, world, now, due, hold)
-        assert decided == plan(self.state, world, now, due, hold), "planning twice gives the same"
+        assert decided == plan(self.state, again, now, due, hold), "planning twice gives the same"
+        assert decided.again is None or decided.again > now, "a wake that has passed would spin"
         self.state.attention &= self.state.busy | self.state.entries.keys()
         for uid, wake_at in decided.wakes:
             assert wake_at is None or wake_at > now, "a wake that has passed would spin"
@@ -232,7 +257,12 @@ class Worker:
             assert change.lease.uid not in self.state.busy, "one write at a time for a lease"
             self.nodes_gave_their_word(change.lease, change.step, world)
             self.state.busy.add(change.lease.uid)
+            renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
+            if renewed:
+                self.state.expect_until(change.lease.uid, parse_time(renewed))
             self.writes.append(Write(change.lease.uid, None, False, change.lease, change.step, self.policy))
+        for preemption in decided.preemptions:
+            self.state.begin_hold(preemption)
         if decided.grants:
             self.commit(decided)
         return decided
@@ -277,12 +307,16 @@ class Worker:
         """Work out what a commitment comes to now; None when nothing is left to write."""
         lease, entry = self.state.leases.get(write.uid), write.entry
         assert entry is not None
-        if lease is None or not lease.pending:
+        if lease is None or is_written(lease, entry):
             return None
         wanted = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
+        wanted = wanted and entry.generation in (0, lease.generation)
         if not wanted or lease.deleting or lease.wants_release:
-            return lease, cancel_step(lease, now)
-        return lease, grant_step(lease, entry, self.policy, world, now, adopted=write.adopted)
+            return lease, cancel_step(lease, now, promise=entry.start is not None)
+        tenant = self.state.tenant_of(lease)
+        if entry.start is not None:
+            return lease, promise_step(lease, entry, now, tenant)
+        return lease, grant_step(lease, entry, self.policy, world, now, adopted=write.adopted, tenant=tenant)
 
     def finish_grant(self, write: Write) -> None:
         self.writes.remove(write)
@@ -293,6 +327,7 @@ class Worker:
         self.writes.remove(write)
         self.state.busy.discard(write.uid)
         if write.uid in self.state.leases:
+            self.state.rebook(write.uid)
             self.state.attention.add(write.uid)
 
     def refresh(self, uid: str) -> None:
@@ -303,7 +338,32 @@ class Worker:
             self.state.observe(lease_of(document))
 
 
-def pool_policies() -> st.SearchStrategy[PoolPolicy]:
+def is_written(lease: Lease, entry: Entry) -> bool:
+    """Whether a commitment became the lease's own, or can no longer."""
+    kept = lease.reservation
+    promised = entry.start is not None and kept is not None and kept.sequence >= entry.sequence
+    return not lease.pending or promised
+
+
+def inherited(entry: Entry) -> Entry:
+    """What the pool's ledger keeps of an entry."""
+    plain = Entry(entry.uid, entry.namespace, entry.name, entry.sequence, entry.amounts, entry.nodes)
+    return plain._replace(not_after=entry.not_after, start=entry.start, end=entry.end)
+
+
+def tenant_rows() -> st.SearchStrategy[list[dict[str, Any]]]:
+    amounts = st.sampled_from([None, {"cpu": "4"}, {"cpu": "8"}])
+    red = st.fixed_dictionaries({"guaranteed": amounts, "weight": st.sampled_from([1, 3])})
+    blue = st.fixed_dictionaries({"limit": amounts, "maxLeases": st.sampled_from([None, 2])})
+
+    def rows(red: dict[str, Any], blue: dict[str, Any], some: bool) -> list[dict[str, Any]]:
+        both = [{"name": "red", **red}, {"name": "blue", **blue}]
+        return [{key: v for key, v in row.items() if v is not None} for row in both] if some else []
+
+    return st.builds(rows, red, blue, st.booleans())
+
+
+def pool_policies(*, calm: bool = False) -> st.SearchStrategy[PoolPolicy]:
     cpu = st.sampled_from(
         [
             {"name": "cpu"},
@@ -316,6 +376,10 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
 
     def build(cpu: Any, memory: Any, terms: Any, how: Any, verifies: bool, kinds: int) -> PoolPolicy:
         more = {"verification": "NodeReport", "verificationTimeoutSeconds": 50} if verifies else {}
+        if calm:
+            more = {"expirationAction": "Release"}
+            terms = {key: value for key, value in terms.items() if key != "expirationAction"}
+            how = {**how, "stop": "None", "on_stale": "Ignore", "preemption": {}}
         return make_pool(*(cpu, memory)[:kinds], **terms, **how, **more)
 
     terms = st.fixed_dictionaries(
@@ -330,6 +394,9 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
             "capacityLossAction": st.sampled_from(["Keep", "Revoke"]),
             "expirationAction": st.sampled_from(["Release", "Release", "NotifyOnly"]),
             "nodeLossSeconds": st.sampled_from([0, 100]),
+            "guaranteedSeconds": st.sampled_from([0, 0, 100]),
+            "maxDeferSeconds": st.sampled_from([0, 60]),
+            "promiseConflictAction": st.sampled_from(["Cut", "Refuse"]),
         }
     )
     how = st.fixed_dictionaries(
@@ -339,12 +406,30 @@ def pool_policies() -> st.SearchStrategy[PoolPolicy]:
             "max_pending": st.sampled_from([3, 10_000]),
             "on_stale": st.sampled_from(["Hold", "Ignore"]),
             "stop": st.sampled_from(["None"] * 12 + ["Hold", "HoldAndDrain"]),
+            "tenants": tenant_rows(),
+            "fairness": st.sampled_from(["DominantShare", "DominantShareAndWaste"]),
+            "half_life": st.sampled_from([0, 600]),
+            "preemption": st.sampled_from(
+                [
+                    {},
+                    {"withinTenant": "LowerPriority"},
+                    {"withinTenant": "LowerPriority", "borrowers": "Reclaim"},
+                ]
+            ),
         }
     )
     return st.builds(build, cpu, memory, terms, how, st.booleans(), st.sampled_from([1, 2, 2, 2]))
 
 
 PICK = st.integers(0, 1000)
+WAITS_FOR_OTHERS = (
+    "WaitingForQuota",
+    "WaitingForFairShare",
+    "WaitingForVictims",
+    "RoomPromised",
+    "StartTimeNotReached",
+    "BlockedByHead",
+)
 REQUESTS = st.fixed_dictionaries(
     {
         "cpu": st.integers(1, 6),
@@ -354,6 +439,10 @@ REQUESTS = st.fixed_dictionaries(
         "priority": st.sampled_from([0, 0, 5]),
         "liveness": st.sampled_from(["None", "Renew", "Renew", "Session"]),
         "duration": st.sampled_from([None, 60, 300, 600]),
+        "namespace": st.sampled_from(["team-a", "team-b"]),
+        "start": st.sampled_from([None, None, None, -60, 90, 400]),
+        "deadline": st.sampled_from([None, None, 200]),
+        "defer": st.sampled_from([0, 0, 45]),
     }
 )
 
@@ -364,6 +453,7 @@ class Pool(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOON
+        self.again: int | None = None
         self.nodes = {name: make_node(name, cpu="8", memory="16Gi") for name in ("n1", "n2")}
         self.reports: dict[str, Report] = {
             name: make_report(name, cpu="0", memory="0") for name in self.nodes
@@ -392,7 +482,17 @@ class Pool(RuleBasedStateMachine):
             self.ask(**ask)
         self.the_worker_hears_the_news()
 
-    def ask(self, duration: int | None, mode: str, cpu: int, memory: int, **spec: Any) -> None:
+    def ask(
+        self,
+        duration: int | None,
+        mode: str,
+        cpu: int,
+        memory: int,
+        start: int | None,
+        deadline: int | None,
+        defer: int,
+        **spec: Any,
+    ) -> None:
         self.born += 1
         placement = {
             "mode": mode,
@@ -406,6 +506,9 @@ class Pool(RuleBasedStateMachine):
             holder={"sessionRef": {"name": "worker"}},
             ttlSecondsAfterFinished=600,
             **({} if duration is None else {"durationSeconds": duration}),
+            **({} if start is None else {"startTime": format_time(self.now + 1000 * start)}),
+            **({} if deadline is None else {"startDeadlineSeconds": deadline}),
+            deferSeconds=defer,
             **spec,
         )
         document["metadata"]["creationTimestamp"] = format_time(self.now)
@@ -573,6 +676,7 @@ class Pool(RuleBasedStateMachine):
         before = self.server.sequence
         in_flight = len(self.server.in_flight)
         decided = self.worker.run_once(self.world(), self.now)
+        self.again = decided.again
         assert self.server.sequence == before + len(decided.grants)
         assert len(self.server.in_flight) <= in_flight + len(decided.grants)
 
@@ -610,7 +714,8 @@ class Pool(RuleBasedStateMachine):
         for _ in range(60):
             self.worker.watch()
             decided = self.worker.run_once(self.world(), self.now)
-            if not (decided.grants or decided.changes or self.worker.writes):
+            self.again = decided.again
+            if not (decided.grants or decided.changes or decided.preemptions or self.worker.writes):
                 break
             for write in list(self.worker.writes):
                 self.try_write(write, "arrives")
@@ -621,9 +726,15 @@ class Pool(RuleBasedStateMachine):
         assert not state.entries
         for lease in state.leases.values():
             step = advance(lease, self.policy, self.seen_world(), self.now)
+            if "PromisedStart" in (lease.reason("ExpiringSoon"), self.expiring_soon(lease, step)):
+                continue  # that a renewal would be cut is told when the holder asks, not whenever others come and go
             assert (step.patch, step.action) == ({}, ""), f"{lease.name} was forgotten: {step}"
         self.everyone_waits_for_a_reason()
         self.nobody_holds_beyond_the_end()
+
+    def expiring_soon(self, lease: Lease, step: Step) -> str:
+        after = apply_patch(lease.status, step.patch)
+        return next((c["reason"] for c in after.get("conditions", ()) if c["type"] == "ExpiringSoon"), "")
 
     def nobody_holds_beyond_the_end(self) -> None:
         session = self.sessions.get(SESSION)
@@ -654,24 +765,31 @@ class Pool(RuleBasedStateMachine):
                 assert reason == "QueueFull"
             elif hold is not None:
                 assert reason == hold.reason
+            elif reason in WAITS_FOR_OTHERS:
+                assert self.has_cause(reason), f"{lease.name} waits for nothing: {reason}"
             elif self.policy.queue_strategy == "BestEffortFIFO" or not waiting:
                 need = self.policy.vector(lease.request)
                 found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
                 assert found is None, f"{lease.name} fits and waits: {reason}"
 
+    def has_cause(self, reason: str) -> bool:
+        """There must be something for which a lease waits that room alone does not help."""
+        state = self.worker.state
+        if reason in ("WaitingForQuota", "WaitingForFairShare"):
+            return bool(self.policy.tenants)
+        if reason == "RoomPromised":
+            return bool(state.calendar.promises) or self.policy.queue_strategy == "Backfill"
+        if reason == "WaitingForVictims":
+            return bool(state.holds)
+        if reason == "BlockedByHead":
+            return self.policy.queue_strategy == "StrictFIFO"
+        return any(request.shape.not_before for request in state.queue)
+
     def world(self) -> World:
         return World(nodes=self.nodes, reports=self.reports, sessions=self.sessions)
 
     def seen_world(self) -> World:
-        state = self.worker.state
-        return World(
-            nodes=self.nodes,
-            reports=self.reports,
-            sessions=self.sessions,
-            idle_since=state.idle_since(),
-            ends=self.worker.ends,
-            over_nodes=frozenset(state.table.over),
-        )
+        return self.worker.sees(self.world(), self.now)
 
     # --- writes ---
 
@@ -736,6 +854,12 @@ class Pool(RuleBasedStateMachine):
             self.nothing_ends_early(was, after, policy)
         if was.allocated and not after.allocated:
             assert after.finished
+        if after.reason("DisruptionTarget") in ("Preempted", "TenantReclaim") and not was.is_true(
+            "DisruptionTarget"
+        ):
+            granted_at = was.instant("allocation", "allocationTime")
+            assert granted_at is not None
+            assert self.now >= granted_at + policy.guaranteed_time, "its first hours are its own"
         end, maximum = after.deadline("expirationTime"), after.deadline("maxExpirationTime")
         assert maximum is None or (end is not None and end <= maximum)
         return after
@@ -764,7 +888,7 @@ class Pool(RuleBasedStateMachine):
             assert began >= (was.deadline("claimTime") or began + 1)
         elif cause == "ReleaseRequested":
             assert was.wants_release or was.deleting
-        elif cause in ("AdminRevoked", "PoolDraining", "CapacityLost"):
+        elif cause in ("AdminRevoked", "PoolDraining", "CapacityLost", "Preempted", "TenantReclaim"):
             notice = was.deadline("revocationTime")
             assert policy.grace == 0 or (notice is not None and began >= notice)
             assert cause != "AdminRevoked" or was.revoke
@@ -792,7 +916,8 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def the_books_balance(self) -> None:
-        assert self.worker.state.audit() == []
+        found = self.worker.state.audit()
+        assert found == [], found
 
     def teardown(self) -> None:
         """Nobody does anything any more, and time goes on: what is due must be found without being told."""
@@ -801,15 +926,90 @@ class Pool(RuleBasedStateMachine):
             self.the_pool_comes_to_rest()
             self.nothing_is_lent_twice()
         self.an_administrator_brakes("HoldAndDrain")
-        for seconds in (0, 31):
+        for seconds in (0, 31, 60):
             self.now += 1000 * seconds
             self.the_pool_comes_to_rest()
         assert self.worker.state.ledger.count(HELD) == 0, "a drained pool is empty in the end"
 
 
+class Promises(Pool):
+    """The same while nodes, policies and administrators stand still: then a promised start is always kept."""
+
+    @initialize(policy=pool_policies(calm=True), asks=st.lists(REQUESTS, min_size=3, max_size=6))
+    def the_day_begins(self, policy: PoolPolicy, asks: list[dict[str, Any]]) -> None:
+        super().the_day_begins(policy, asks)
+
+    @rule(policy=st.none())
+    def the_pool_is_changed(self, policy: PoolPolicy | None) -> None:
+        if policy is not None:
+            super().the_pool_is_changed(policy)
+
+    def an_administrator_brakes(self, stop: str) -> None:
+        self.the_pool_is_changed(replace(self.policy, stop=stop))
+
+    def an_administrator_steps_in(self, pick: int, why: str, force: bool) -> None:
+        raise NotImplementedError
+
+    a_node_comes_or_changes = a_node_goes = a_node_reports = an_administrator_steps_in
+    a_dead_workers_write_arrives = the_worker_wakes_when_it_asked_to = an_administrator_steps_in
+
+    @rule(seconds=st.sampled_from([1, 30, 60, 120, 300, 700]))
+    def time_passes(self, seconds: int) -> None:
+        """Nobody is late: the worker looks at every instant it asked for, and its writes arrive."""
+        goal = self.now + 1000 * seconds
+        while True:
+            self.the_pool_comes_to_rest()
+            self.promises_that_are_due_were_kept()
+            deadlines = [self.worker.state.deadlines.next(), self.again]
+            instant = min((at for at in deadlines if at is not None), default=goal)
+            self.now = min(max(self.now, instant), goal)
+            if self.now >= goal:
+                self.the_pool_comes_to_rest()
+                return
+
+    def promises_that_are_due_were_kept(self) -> None:
+        for promise in self.worker.state.calendar.promises.values():
+            assert promise.start > self.now, f"{promise.uid} was promised {promise.start}"
+
+    @invariant()
+    def what_is_promised_can_be_redeemed(self) -> None:
+        state = self.worker.state
+        soonest = self.now + 1
+        for promise in state.calendar.promises.values():
+            at = max(promise.start, soonest)
+            taken: Counter[tuple[str, int]] = Counter()
+            for held in state.calendar.held.values():
+                if max(held.until, soonest) > at:
+                    self.count(taken, held.slices)
+            for other in state.calendar.promises.values():
+                if max(other.start, soonest) <= at < other.end:
+                    self.count(taken, other.slices)
+            for (node, r), amount in taken.items():
+                limit = judge(self.nodes[node], self.reports.get(node), self.policy, self.now).limit
+                assert amount <= limit[r], f"{promise.uid} on {node}"
+
+    def count(self, taken: Counter[tuple[str, int]], slices: Any) -> None:
+        for node, amounts in slices:
+            for r, amount in enumerate(amounts):
+                taken[node, r] += amount
+
+    def teardown(self) -> None:
+        for seconds in (1, 700, 700):
+            self.time_passes(seconds)
+
+
+TestPromises = Promises.TestCase
+TestPromises.settings = settings(
+    max_examples=50,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
 TestPool = Pool.TestCase
 TestPool.settings = settings(
-    max_examples=200,
+    max_examples=90,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,

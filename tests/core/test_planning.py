@@ -37,6 +37,7 @@ from leasehold.core.planning import (
     plan,
 )
 from leasehold.core.queueing import Wait
+from leasehold.core.quote import Offer
 from leasehold.core.state import Entry, PoolState
 
 
@@ -540,6 +541,7 @@ def test_a_promise_that_was_committed_but_not_written_is_finished_by_the_next_op
     assert [(entry.start, entry.end) for entry in entries] == [(at("1h"), at("2h30s"))]
     assert pool.state.calendar.promises["uid-later"].start == at("1h")
     assert len(pool.state.ledger) == 0, "nothing is held before its start"
+    assert pool.state.audit() == []
     pool.restart(entries)
     assert pool.lease("later").status["reservation"]["ledgerSequence"] == 1
     pool.until("1h")
@@ -990,3 +992,15 @@ def test_a_renewal_of_a_lease_that_is_asked_to_go_changes_nothing() -> None:
     assert pool.lease("held").deadline("expirationTime") == at("1h")
     pool.until("1m")
     assert pool.starts()["uid-urgent"] == at("1m")
+
+
+@pytest.mark.parametrize("how", [{"resources": {"gpu": "1"}}, {"mode": "DryRun"}])
+def test_a_wait_that_ends_in_this_pass_is_not_written_about_twice(how: dict[str, Any]) -> None:
+    pool = pool_of()
+    lease = pool.ask("late", startDeadlineSeconds=60, **how)
+    pool.quotes[lease.uid] = Offer("ci", at()), None
+    pool.now = at("2m")
+    decided = pool.decide()
+    assert [change.lease.name for change in decided.changes] == ["late"]
+    pool.put(lease, decided.changes[0].step)
+    assert pool.says("late", "Finished") == "True/Failed"

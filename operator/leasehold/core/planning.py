@@ -123,19 +123,24 @@ def plan(
         if step.patch or step.action:
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))
-    changes += _answers(state, now, hold, quotes or {})
+    leaving = {change.lease.uid for change in changes}
+    changes += _answers(state, now, hold, quotes or {}, leaving)
     decided = Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
     if not batch or not (state.queue or state.refused):
         return decided
-    return _QueuePass(state, now, hold, batch, {change.lease.uid for change in changes}).run(decided)
+    return _QueuePass(state, now, hold, batch, leaving).run(decided)
 
 
 def _answers(
-    state: PoolState, now: int, hold: Wait | None, quotes: Mapping[str, tuple[Offer, Offer | None]]
+    state: PoolState,
+    now: int,
+    hold: Wait | None,
+    quotes: Mapping[str, tuple[Offer, Offer | None]],
+    leaving: set[str],
 ) -> Iterator[Change]:
     """Answer the dry runs for which something was found out; a held pool has no answer yet."""
     for uid, request in sorted(state.inquiries.items()):
-        if uid in state.busy or uid in state.aside:
+        if uid in state.busy or uid in state.aside or uid in leaving:
             continue
         lease = state.leases[uid]
         if hold is not None:
@@ -156,6 +161,7 @@ class _QueuePass:
         self.hold = hold
         self.batch = batch
         self.outlook = Outlook(state.table.scratch(), state.calendar, now)
+        self.leaving = leaving
         self.absent = leaving | state.aside | state.entries.keys()
         self.told: list[Change] = []
         self.explained = 0
@@ -250,7 +256,7 @@ class _QueuePass:
     def _refuse(self, beyond: list[tuple[str, Refusal]]) -> bool:
         state = self.state
         for uid, refusal in [*state.refused.items(), *beyond]:
-            if uid in state.busy or uid in state.aside or uid in state.entries:
+            if uid in state.busy or uid in state.aside or uid in state.entries or uid in self.leaving:
                 continue
             lease = state.leases[uid]
             patch = refuse(lease, refusal, self.now)

@@ -489,7 +489,7 @@ class PoolState:
                 rebuilt.put(self._holding(lease))
         for entry in self.entries.values():
             known = self.leases.get(entry.uid)
-            if known is None or not known.allocated:
+            if entry.start is None and (known is None or not known.allocated):
                 rebuilt.put(self._holding_of(entry))
         found = differences(self.ledger, rebuilt, {uid: lease.key for uid, lease in self.leases.items()})
         found += [
