@@ -165,7 +165,7 @@ class _QueuePass:
         self.absent = leaving | state.aside | state.entries.keys()
         self.told: list[Change] = []
         self.explained = 0
-        self.again: list[Shape] = []
+        self.again: set[Shape] = set()
         self.stale = False
         self.found = Pass()
 
@@ -193,7 +193,7 @@ class _QueuePass:
         """Yield when time alone changes what can be decided: promised and asked starts, and the end of a protection."""
         state, policy = self.state, self.policy
         yield from (promise.start for promise in state.calendar.promises.values())
-        yield from (group.shape.not_before for group in state.queue.groups())
+        yield from (shape.not_before for shape in state.queue.later)
         if state.queue and policy.guaranteed_time and (policy.preempts_within or policy.reclaims):
             yield from (held.since + policy.guaranteed_time for held in state.calendar.held.values())
         if self.stale:
@@ -267,15 +267,12 @@ class _QueuePass:
         return False
 
     def _groups(self) -> list[Group]:
-        """Return whom to tell: the groups with members that were not told, and those not looked at for longest."""
+        """Return whom to tell: the groups with members that were not told, and some of the others in turn."""
         queue, version = self.state.queue, self.state.table.version
-        stale = sorted(
-            (group for group in queue.groups() if group.looked_at != version),
-            key=lambda group: (group.looked_at, group.items[0]),
-        )
-        self.again = [group.shape for group in stale[:_LOOKED_AT_AGAIN]]
-        self.stale = len(stale) > _LOOKED_AT_AGAIN
-        groups = {group.shape: group for group in (*queue.untold.values(), *stale[:_LOOKED_AT_AGAIN])}
+        stale = [group for group in queue.some(_LOOKED_AT_AGAIN) if group.looked_at != version]
+        self.again = {group.shape for group in stale}
+        self.stale = len(stale) == _LOOKED_AT_AGAIN
+        groups = {group.shape: group for group in (*queue.untold.values(), *stale)}
         return sorted(groups.values(), key=lambda group: group.items[0])
 
     def _wait_of(self, group: Group) -> Wait | None:

@@ -7,6 +7,7 @@ by the number of groups, not by the number that wait.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,8 @@ class Queue:
         self.requests: dict[str, Request] = {}
         self.tenants: dict[str, dict[Shape, Group]] = {}
         self.untold: dict[Shape, Group] = {}
+        self.later: set[Shape] = set()
+        self._turns: deque[Shape] = deque()
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -87,6 +90,9 @@ class Queue:
             group = groups.get(request.shape)
             if group is None:
                 group = groups[request.shape] = Group(request.shape)
+                self._turns.append(request.shape)
+                if request.shape.not_before:
+                    self.later.add(request.shape)
             insort(group.items, (request.turn, request.uid))
         self.retell(request.uid)
 
@@ -103,6 +109,7 @@ class Queue:
         group.untold.discard(uid)
         if not group.items:
             del groups[request.shape]
+            self.later.discard(request.shape)
             if not groups:
                 del self.tenants[request.shape.tenant]
         if not group.untold:
@@ -116,6 +123,19 @@ class Queue:
     def groups(self) -> Iterator[Group]:
         """Return every group, in no order that means anything but always the same."""
         return (group for groups in self.tenants.values() for group in groups.values())
+
+    def some(self, most: int) -> list[Group]:
+        """Return a few groups, each time others, so that in the end every group has its turn."""
+        found: list[Group] = []
+        for _ in range(len(self._turns)):
+            if len(found) == most:
+                break
+            shape = self._turns.popleft()
+            group = self.tenants.get(shape.tenant, {}).get(shape)
+            if group is not None:
+                found.append(group)
+                self._turns.append(shape)
+        return found
 
     def retell(self, uid: str) -> None:
         """Note that a waiting request may not read what it waits for."""
@@ -150,4 +170,5 @@ class Queue:
             tenant: {shape: group.copy() for shape, group in groups.items()}
             for tenant, groups in self.tenants.items()
         }
+        made.later = set(self.later)
         return made

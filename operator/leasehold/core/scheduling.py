@@ -239,25 +239,30 @@ class _Run:
                 heappush(lanes, (self.shares.rank(tenant), lane.heap[0][0], tenant, lane))
 
     def _lane(self, tenant: str, *, entitled: bool) -> _Lane:
-        """Line up a tenant's groups."""
+        """Line up a tenant's groups; those that are stuck only where their miss could mean something to others."""
         heap: list[_Entry] = []
         stuck: list[_Entry] = []
-        for group in self.queue.tenants[tenant].values():
-            if group.shape in self.missed:
+        counts = self._stuck_count(entitled=entitled)
+        missed = self.missed
+        for shape, group in self.queue.tenants[tenant].items():
+            if shape in missed or (entitled and not self.shares.entitled(tenant, group.total)):
                 continue
-            if entitled and not self.shares.entitled(tenant, group.total):
-                continue
-            entry = (*group.items[0], 0, group)
-            (stuck if self._is_stuck(group) else heap).append(entry)
+            if not self._is_stuck(group):
+                heap.append((*group.items[0], 0, group))
+            elif counts:
+                stuck.append((*group.items[0], 0, group))
         lane = _Lane(tenant, heap, stuck)
         self._line_up_stuck(lane, entitled=entitled)
         return lane
 
+    def _stuck_count(self, *, entitled: bool) -> bool:
+        heads = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO and self.result.head is None
+        return bool(heads or self.preemptors or (entitled and not self.entitled_waits))
+
     def _line_up_stuck(self, lane: _Lane, *, entitled: bool) -> None:
         """Let the first of the groups that are stuck stand in line, where its miss means something to others."""
         lane.in_line = None
-        heads = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO and self.result.head is None
-        if not (heads or self.preemptors or (entitled and not self.entitled_waits)):
+        if not self._stuck_count(entitled=entitled):
             return
         while lane.stuck:
             entry = heappop(lane.stuck)

@@ -362,6 +362,7 @@ class PoolState:
         """Keep the room that victims will leave, and have them asked to go."""
         self.holds[preemption.uid] = Hold(set(preemption.victims), preemption.reclaims)
         self.calendar.promise(preemption.promise)
+        self.queue.retell(preemption.uid)
         self.attention |= set(preemption.victims)
         self.changes += 1
 
@@ -371,6 +372,7 @@ class PoolState:
         if hold is not None:
             self.calendar.unpromise(uid)
             self.attention |= hold.victims
+            self.queue.retell(uid)
             self.changes += 1
 
     def settle_holds(self, now: int) -> None:
