@@ -1000,7 +1000,7 @@ class Promises(Pool):
 
 TestPromises = Promises.TestCase
 TestPromises.settings = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
@@ -1009,7 +1009,7 @@ TestPromises.settings = settings(
 
 TestPool = Pool.TestCase
 TestPool.settings = settings(
-    max_examples=40,
+    max_examples=25,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
