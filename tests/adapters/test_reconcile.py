@@ -769,3 +769,12 @@ async def test_tenants_hear_of_their_namespaces_and_their_past_survives_a_restar
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         assert 290_000 < scene.worker.state.shares.account("red").past <= 310_000
+
+
+async def test_a_promised_lease_that_is_given_up_does_not_end_the_worker() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="3", startTime=soon(scene, 3600))
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        scene.kube.touch(lease_path("later"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: scene.reason("later", "Finished") == "Released")

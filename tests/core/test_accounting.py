@@ -44,7 +44,11 @@ def bill(found: Meter, lease: Lease, when: str) -> dict[str, Any]:
 
 
 def test_a_lease_that_was_never_observed_has_only_a_time() -> None:
-    assert bill(meter(), held(), "1h") == {"heldSeconds": 3600, "observedSeconds": 0}
+    assert bill(meter(), held(), "1h") == {
+        "heldSeconds": 3600,
+        "observedSeconds": 0,
+        "resources": {"cpu": {"reserved": "2"}, "memory": {"reserved": "4Gi"}},
+    }
 
 
 def test_a_lease_that_held_nothing_has_no_bill() -> None:
@@ -71,7 +75,10 @@ def test_a_sample_counts_no_longer_than_a_report_is_believed() -> None:
     found.observe(at("40m"), "n1", {"cpu": 0})
     told = bill(found, lease, "1h")
     assert told["observedSeconds"] == 1200
-    assert told["resources"] == {"cpu": {"reserved": "2", "used": "1", "usedPercent": 50}}
+    assert told["resources"] == {
+        "cpu": {"reserved": "2", "used": "1", "usedPercent": 50},
+        "memory": {"reserved": "4Gi"},
+    }
 
 
 def test_what_was_measured_before_the_grant_does_not_count() -> None:
@@ -122,7 +129,7 @@ def test_use_beyond_what_was_reserved_shows() -> None:
 def test_use_of_what_the_lease_does_not_hold_is_not_billed() -> None:
     found = meter()
     found.observe(at(), "n1", {"memory": GIB})
-    assert "resources" not in bill(found, held(cpu="1"), "1m")
+    assert bill(found, held(cpu="1"), "1m")["resources"] == {"cpu": {"reserved": "1"}}
 
 
 def test_a_lease_that_shrank_reserved_the_average() -> None:

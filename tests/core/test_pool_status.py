@@ -395,7 +395,7 @@ def test_promised_starts_are_counted_and_room_that_is_being_made_is_not() -> Non
     pool.look()
     assert pool.says("urgent") == "False/WaitingForVictims"
     found = pool_status(pool.state)["leases"]
-    assert (found["pending"], found["scheduled"], found["held"]) == (2, 1, 1)
+    assert (found["pending"], found["scheduled"], found["held"]) == (1, 1, 1)
 
 
 def test_a_promise_in_flight_tells_its_start_and_end() -> None:

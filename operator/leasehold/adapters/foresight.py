@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from leasehold.core.forecast import Forecast
 from leasehold.core.lease import Lease
 from leasehold.core.queueing import Place, moved
-from leasehold.core.quote import Offer, load_of
+from leasehold.core.quote import Offer, in_time, load_of
+from leasehold.core.scheduling import in_line
 from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND
 
@@ -46,6 +47,9 @@ class Foresight:
 
         A slice is a fifth of how long the last pass took (`passed`, in seconds), and never shorter than a millisecond.
         """
+        state.table.settle()
+        if self._looking is not None and self._looking.outdated:
+            self._looking = None
         if self._looking is None:
             self.quotes = {uid: quote for uid, quote in self.quotes.items() if uid in state.inquiries}
             questions = [request for uid, request in state.inquiries.items() if uid not in self.quotes]
@@ -83,6 +87,11 @@ class Foresight:
         self._spent = 0.0
         self._seen = found.changes
         state.answers = found.answers
+        if len(state.queue.tenants) > 1:
+            shares = state.shares.copy()
+            shares.capacity = state.table.capacity
+            line = enumerate(in_line(state.queue, shares), start=1)
+            state.answers.places = {request.uid: k for k, request in line}
         retold = 0
         for uid, place in _places(state):
             if moved(state.leases[uid], place, now):
@@ -97,7 +106,7 @@ class Foresight:
         for uid in found.asking & state.inquiries.keys():
             start = found.answers.starts.get(uid)
             offer = Offer(state.name, start, found.answers.nodes.get(uid, ()), load_of(state))
-            late = start is None or start > found.now
+            late = not in_time(state.inquiries[uid], start, found.now)
             self.quotes[uid] = offer, elsewhere(state.leases[uid]) if late else None
         self.news = True
 
@@ -106,8 +115,8 @@ def _places(state: PoolState) -> list[tuple[str, Place]]:
     """Return where those stand who were looked at, in line."""
     starts: Mapping[str, int] = state.answers.starts
     found = []
-    for k, (_, uid) in enumerate(state.queue.order):
+    for _, uid in state.queue.order:
         promise = state.calendar.promises.get(uid)
         if uid in state.answers.looked_at and promise is None:
-            found.append((uid, Place(k + 1, starts.get(uid))))
+            found.append((uid, Place(state.place_of(uid), starts.get(uid))))
     return found

@@ -15,7 +15,7 @@ from leasehold import __version__
 from leasehold.api.names import LeaseReason
 from leasehold.core.course import Notice
 from leasehold.core.lease import Lease
-from leasehold.core.pool_status import figures_of, node_counts
+from leasehold.core.pool_status import figures_of, node_counts, scheduled_count, waiting_count
 from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, parse_time
 
@@ -179,7 +179,8 @@ class PoolGauges(Collector):
                     capacity.add_metric([name, figures.name, kind], getattr(figures, kind) / unit)
             for reason, count in node_counts(state).items():
                 nodes.add_metric([name, reason or "Grantable"], count)
-            leases.add_metric([name, "Pending"], len(state.queue))
+            leases.add_metric([name, "Pending"], waiting_count(state))
+            leases.add_metric([name, "Scheduled"], scheduled_count(state))
             for kind in ("held", "releasing", "quarantined"):
                 leases.add_metric([name, kind.capitalize()], state.ledger.count(kind))
             for condition in self.metrics.conditions.get(name, ()):
@@ -187,7 +188,10 @@ class PoolGauges(Collector):
             reports = [self.cluster.reports[n].time for n in state.table.rows if n in self.cluster.reports]
             if reports:
                 age.add_metric([name], (now - min(reports)) / SECOND)
-            waiting = min((state.leases[uid].created for uid in state.queue.requests), default=now)
+            waiting = min(
+                (state.leases[uid].created for uid in state.queue.requests.keys() - state.calendar.promises),
+                default=now,
+            )
             oldest.add_metric([name], max(0, now - waiting) / SECOND)
         yield from (capacity, nodes, leases, conditions, age, oldest)
 

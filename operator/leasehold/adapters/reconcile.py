@@ -595,7 +595,7 @@ class PoolWorker:
 
     def _start_change(self, change: Change) -> None:
         self.state.busy.add(change.lease.uid)
-        renewed = change.step.patch.get("deadlines", {}).get("expirationTime")
+        renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
         if renewed:
             self.state.expect_until(change.lease.uid, parse_time(renewed))
         self._spawn(self._write_change(change))
@@ -743,7 +743,7 @@ class PoolWorker:
         world = World(sessions=cluster.sessions)
         step = grant_step(lease, entry, self.policy, world, now, adopted=adopted, tenant=tenant)
         written = await self._patch_lease(lease, step)
-        self.tools.metrics.granted(self.name, waited=now - written.created)
+        self.tools.metrics.granted(self.name, waited=now - max(written.created, written.start_time or 0))
 
     def _still_wanted(self, lease: Lease, entry: Entry) -> bool:
         """A commitment holds for the request it was made for; anything else is decided anew."""

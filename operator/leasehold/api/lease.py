@@ -320,7 +320,9 @@ class Deadlines(Model):
     heartbeat_time: Timestamp | None = Field(default=None, description="The next heartbeat must come before.")
     expiration_time: Timestamp | None = Field(default=None, description="The term ends. Renewal moves it.")
     max_expiration_time: Timestamp | None = Field(
-        default=None, description="No renewal reaches further: the pool's maxTotalSeconds from the grant."
+        default=None,
+        description="No renewal reaches further: the pool's maxTotalSeconds from the grant, or"
+        " when another lease needs the room that this one jumped the queue for.",
     )
     revocation_time: Timestamp | None = Field(
         default=None, description="The lease is ending; its capacity is taken back now."
@@ -439,7 +441,7 @@ class Quote(Model):
 
 
 class Revocation(Model):
-    """The notice to a holder whose lease is ended for another one."""
+    """The notice to a holder whose lease is taken back before its term ends."""
 
     preemptor_uid: str | None = Field(
         default=None,
@@ -550,7 +552,7 @@ class LeaseStatus(Model):
         default=None, description="What could be had instead of what was asked for."
     )
     revocation: Revocation | None = Field(
-        default=None, description="The notice to a holder whose lease is ended for another one."
+        default=None, description="The notice to a holder whose lease is taken back before its term ends."
     )
     release: Release | None = Field(default=None, description="How the lease ends.")
     accounting: Accounting | None = Field(

@@ -424,7 +424,10 @@ class LeaseReason(Named):
 
     # ExpiringSoon
     EXPIRATION = "Expiration", "The term ends soon. Renew, or finish."
-    MAXIMUM = "Maximum", "The pool's maxTotalSeconds ends soon. It cannot be renewed further."
+    MAXIMUM = (
+        "Maximum",
+        "The longest time it may be held ends soon (maxExpirationTime). It cannot be renewed further.",
+    )
     IDLE = "Idle", "The capacity is hardly used. Use it or give it back."
     PROMISED_START = (
         "PromisedStart",
@@ -436,7 +439,10 @@ class LeaseReason(Named):
 
     # DisruptionTarget
     TERM_ENDED = "TermEnded", "The term and its grace are over."
-    MAXIMUM_REACHED = "MaximumReached", "The lease has been held for the pool's maxTotalSeconds."
+    MAXIMUM_REACHED = (
+        "MaximumReached",
+        "The lease was held as long as it may be (status.deadlines.maxExpirationTime).",
+    )
     HEARTBEAT_LOST = "HeartbeatLost", "The holder stopped renewing."
     POOL_DRAINING = "PoolDraining", "An administrator drains the pool, or deletes it."
     NODE_LOST = "NodeLost", "One of its nodes was deleted, or not ready for the pool's nodeLossSeconds."

@@ -15,7 +15,7 @@ from leasehold.core.amounts import times
 from leasehold.core.fairness import beyond
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.request import Request, Shape
+from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.tenancy import NOT_YET, Unplaced, tenant_of
 from leasehold.core.times import SECOND
 
@@ -91,6 +91,16 @@ def queue_full(policy: PoolPolicy) -> Refusal:
     return Refusal(R.QUEUE_FULL, f"{policy.max_pending} leases wait already (maxPending of the pool).")
 
 
+def _window(lease: Lease) -> tuple[int, int]:
+    """Return from when and until when a lease may be promised a start; one that wants to start now is promised none."""
+    if lease.start_time is None or lease.start_time <= lease.created:
+        return 0, NEVER
+    return (
+        lease.start_time,
+        NEVER if lease.start_deadline is None else lease.start_time + lease.start_deadline,
+    )
+
+
 def admit(
     lease: Lease, policy: PoolPolicy, labels: Mapping[str, str] | None, turn: tuple[int, ...]
 ) -> Request | Refusal | None:
@@ -119,6 +129,6 @@ def admit(
         lease.topology_key,
         lease.node_selector,
         policy.span_of(lease.duration),
-        lease.start_time if lease.start_time is not None and lease.start_time > lease.created else 0,
+        *_window(lease),
     )
     return Request(lease.uid, turn, shape, lease.priority)

@@ -16,8 +16,11 @@ from heapq import heappop, heappush, merge
 from typing import NamedTuple
 
 from leasehold.core.amounts import Vector, plus, times
-from leasehold.core.capacity import NodeTable, Point, Scratch
+from leasehold.core.capacity import NodeTable, Point, Scratch, Trail
 from leasehold.core.request import NEVER, Shape
+
+_MANY = 8
+_FIRSTS = 16
 
 Slices = tuple[tuple[str, Vector], ...]
 
@@ -64,6 +67,8 @@ class Calendar:
         self.ends: list[tuple[int, str]] = []
         self.on_node: dict[str, set[str]] = {}
         self.promises: dict[str, Promise] = {}
+        self.moves: Trail[str] = Trail()
+        self.firsts: dict[object, _Firsts] = {}
 
     def hold(self, uid: str, held: Held) -> None:
         """Note what a grant takes, in place of what it took before."""
@@ -77,6 +82,7 @@ class Calendar:
             insort(self.ends, (held.until, uid))
         for node, _ in held.slices:
             self.on_node.setdefault(node, set()).add(uid)
+            self.moves.note(node)
 
     def drop(self, uid: str) -> Held | None:
         """Forget a grant; return what it took. One that is not known is no error."""
@@ -86,6 +92,7 @@ class Calendar:
         if held.until < NEVER:
             del self.ends[bisect_left(self.ends, (held.until, uid))]
         for node in {node for node, _ in held.slices}:
+            self.moves.note(node)
             uids = self.on_node[node]
             uids.discard(uid)
             if not uids:
@@ -108,6 +115,18 @@ class Calendar:
         made.on_node = {node: set(uids) for node, uids in self.on_node.items()}
         made.promises = dict(self.promises)
         return made
+
+
+class _Firsts:
+    """When each node first has room for one kind of slice (ms), as of a version of the table and of the calendar."""
+
+    __slots__ = ("at", "calendar", "fresh", "rebuilds", "table")
+
+    def __init__(self, rebuilds: int, at: list[int]) -> None:
+        self.rebuilds = rebuilds
+        self.at = at
+        self.table = self.calendar = 0
+        self.fresh = True
 
 
 class Outlook:
@@ -260,6 +279,8 @@ class Outlook:
         """
         missed = missed and after <= self.now
         if missed and shape.slices == 1 and not self.kept and shape.mode != "SameDomain":
+            if len(self.scratch.table.names) >= _MANY:
+                return self._earliest_by_node(shape, allowed)
             return self._earliest_of_one(shape.need, allowed)
         walk = _Walk(self, shape, allowed, everywhere=shape.slices > 1 or not missed)
         for at, changes in self._changes():
@@ -267,6 +288,66 @@ class Outlook:
                 return slot
             walk.go(at, changes)
         return walk.slot(max(after, walk.at))
+
+    def _earliest_by_node(self, shape: Shape, allowed: Set[int] | None) -> Slot | None:
+        """The same for many nodes: each node's first instant with room is kept from pass to pass, until it changes."""
+        table, calendar = self.scratch.table, self.calendar
+        key = (shape.need, shape.node_selector)
+        firsts = calendar.firsts.get(key)
+        if firsts is None or firsts.rebuilds != table.rebuilds:
+            if len(calendar.firsts) >= _FIRSTS:
+                calendar.firsts.clear()
+            firsts = calendar.firsts[key] = _Firsts(table.rebuilds, [NEVER] * len(table.names))
+        moved, touched = table.moves.since(firsts.table), calendar.moves.since(firsts.calendar)
+        if firsts.fresh or moved is None or touched is None:
+            stale: Iterable[int] = range(len(table.names)) if allowed is None else allowed
+        else:
+            stale = {*moved, *(table.index[node] for node in touched if node in table.index)}
+        for i in stale:
+            if table.names[i] not in self._starting:
+                firsts.at[i] = self._first_on(i, shape.need)
+        firsts.fresh, firsts.table, firsts.calendar = False, table.moves.version, calendar.moves.version
+        soonest = self.now + 1
+        best = (NEVER, -1)
+        for i in range(len(table.names)) if allowed is None else allowed:
+            at = firsts.at[i]
+            if at <= best[0]:
+                best = min(best, (max(at, soonest), i))
+        for node in self._starting:
+            i = table.index[node]
+            firsts.at[i] = NEVER
+            calendar.moves.note(node)
+            if allowed is None or i in allowed:
+                best = min(best, (max(self._first_on(i, shape.need), soonest), i))
+        at, i = best
+        if at >= NEVER:
+            return None
+        return Slot(at, (i,), {i: self.points_on(table.names[i], at)[0].room})
+
+    def _first_on(self, i: int, need: Vector) -> int:
+        """Return when a node has room for a slice by what is known to end there; NEVER if by nothing."""
+        node = self.scratch.table.names[i]
+        wanted = [(r, amount) for r, amount in enumerate(need) if amount]
+        room = self.scratch.free_on(i)
+        ending = [
+            (held.until, amounts)
+            for held in self._held_on(node)
+            for name, amounts in held.slices
+            if name == node
+        ]
+        ending += self._starting.get(node, ())
+        ending.sort()
+        for until, amounts in ending:
+            if until >= NEVER:
+                break
+            for r, _ in wanted:
+                room[r] += amounts[r]
+            for r, amount in wanted:
+                if room[r] < amount:
+                    break
+            else:
+                return until
+        return NEVER
 
     def _earliest_of_one(self, need: Vector, allowed: Set[int] | None) -> Slot | None:
         """The same for the plain case, a single slice that fits nowhere now and nothing promised: the head's."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from leasehold.core.amounts import Vector, zero
 from leasehold.core.nodes import Verdict
@@ -24,24 +24,27 @@ CLOSED = -(1 << 100)
 _SCALE = 1 << 40
 _PATIENCE = 256
 _REMEMBERED = 256
-_GROWTHS = 512
+_TRAIL = 512
 
 
-class Growth:
-    """Where room was given back lately, so that what fitted nowhere is tried again only there.
+T = TypeVar("T")
 
-    `version` rises with every give-back; `since` names the nodes that grew after one.
+
+class Trail(Generic[T]):
+    """Where something changed lately, so that what was worked out before is worked out again only there.
+
+    `version` rises with every change; `since` names the nodes that changed after one.
     """
 
     def __init__(self) -> None:
         self.version = 0
-        self._log: deque[tuple[int, int]] = deque(maxlen=_GROWTHS)
+        self._log: deque[tuple[int, T]] = deque(maxlen=_TRAIL)
         self._floor = 0
 
-    def note(self, i: int) -> None:
-        """Note that a node has more room than before."""
+    def note(self, i: T) -> None:
+        """Note a change of a node."""
         self.version += 1
-        if len(self._log) == _GROWTHS:
+        if len(self._log) == _TRAIL:
             self._floor = self._log[0][0]
         self._log.append((self.version, i))
 
@@ -51,16 +54,20 @@ class Growth:
         self._log.clear()
         self._floor = self.version
 
-    def since(self, version: int) -> list[int] | None:
-        """Return the nodes that grew after a version, or None for "anywhere"."""
+    def since(self, version: int) -> list[T] | None:
+        """Return the nodes that changed after a version, or None for "anywhere"."""
         if version < self._floor:
             return None
-        found: dict[int, None] = {}
+        found: dict[T, None] = {}
         for at, i in reversed(self._log):
             if at <= version:
                 break
             found[i] = None
         return list(found)
+
+
+class Growth(Trail[int]):
+    """Where room was given back lately: what fitted nowhere may fit there."""
 
 
 class Row(NamedTuple):
@@ -109,6 +116,7 @@ class NodeTable:
         self.weights: Vector = zero(size)
         self.capacity: Vector = zero(size)
         self.growth = Growth()
+        self.moves: Trail[int] = Trail()
         self.version = 0
         self.rebuilds = 0
         self._rebuild = True
@@ -155,6 +163,7 @@ class NodeTable:
         self.rebuilds += 1
         self.version += 1
         self.growth.forget()
+        self.moves.forget()
         self.names = sorted(self.rows)
         self.index = {name: i for i, name in enumerate(self.names)}
         rows = [self.rows[name] for name in self.names]
@@ -264,6 +273,7 @@ class NodeTable:
     def _move(self, name: str, row: Row) -> None:
         i = self.index[name]
         self.version += 1
+        self.moves.note(i)
         free = row.shown_free()
         if any(column[i] < amount for column, amount in zip(self.free, free, strict=True)):
             self.growth.note(i)

@@ -36,6 +36,12 @@ class Forecast:
             self._open.add(request.uid)
             self._line.submit(request)
         self.asking = frozenset(self._open)
+        self._rebuilds = state.table.rebuilds
+
+    @property
+    def outdated(self) -> bool:
+        """The pool got other nodes meanwhile: what was begun cannot be finished."""
+        return self._line.table.rebuilds != self._rebuilds
 
     def look(self, budget: int = BUDGET) -> bool:
         """Look so many steps further; return whether everything that can be known is known."""

@@ -168,6 +168,8 @@ class _QueuePass:
         self.again: set[Shape] = set()
         self.stale = False
         self.found = Pass()
+        self.shares = state.shares.copy()
+        self.shares.capacity = state.table.capacity
 
     def run(self, decided: Plan) -> Plan:
         """Schedule and tell."""
@@ -201,8 +203,7 @@ class _QueuePass:
 
     def _schedule(self) -> Pass:
         state = self.state
-        shares = state.shares.copy()
-        shares.capacity = state.table.capacity
+        shares = self.shares
         beyond = state.queue.order[self.policy.max_pending :]
         return schedule(
             self.outlook,
@@ -295,6 +296,8 @@ class _QueuePass:
 
     def _unasked(self, group: Group) -> Why:
         """Return why a group waits that the scheduler had no need to look at: no room, or blocked by who is first."""
+        if self.shares.over_limit(group.shape.tenant, group.total):
+            return Why.QUOTA
         head = self.found.head
         if self.found.otherwise == Why.BLOCKED and head is not None:
             first = self.state.queue.requests[head[0]].turn
@@ -314,7 +317,7 @@ class _QueuePass:
             start = self.found.head[1].start
         place = None
         if lease.reservation is None and (uid in self.state.answers.looked_at or start is not None):
-            place = Place(self.state.queue.position(uid) + 1, start)
+            place = Place(self.state.place_of(uid), start)
         patch = keep_waiting(lease, wait, self.now, place, promised=promise is not None)
         if patch:
             self._note(lease, wait.reason, wait.message, patch)

@@ -98,6 +98,17 @@ def capacity_document(figures: Sequence[Figures]) -> list[dict[str, str]]:
     ]
 
 
+def scheduled_count(state: PoolState) -> int:
+    """Count the leases that were promised a start."""
+    return sum(1 for uid in state.calendar.promises if uid not in state.holds)
+
+
+def waiting_count(state: PoolState) -> int:
+    """Count the leases that wait and were promised nothing yet."""
+    waiting = len(state.queue) + len(state.refused) + len(state.unplaced) + len(state.inquiries)
+    return waiting - scheduled_count(state)
+
+
 def waiting_rows(state: PoolState, offset: int, limit: int, namespace: str = "") -> list[dict[str, Any]]:
     """Return who waits, in the order in which the planner looks at them now, with what is known of their turn.
 
@@ -160,8 +171,8 @@ def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[st
             "conflicting": counts[RejectionReason.NODE_CONFLICTING],
         },
         "leases": {
-            "pending": len(state.queue) + len(state.refused) + len(state.unplaced) + len(state.inquiries),
-            "scheduled": sum(1 for uid in state.calendar.promises if uid not in state.holds),
+            "pending": waiting_count(state),
+            "scheduled": scheduled_count(state),
             "held": state.ledger.count(HELD),
             "releasing": state.ledger.count(RELEASING),
             "quarantined": state.ledger.count(QUARANTINED),

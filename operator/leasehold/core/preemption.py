@@ -23,7 +23,7 @@ from leasehold.core.request import NEVER, Request, Shape
 MOST_VICTIMS = 64
 """Leases that one request may displace; one that needs more waits."""
 
-_CLOSER_LOOKS = 16
+_CLOSER_LOOKS = 64
 
 
 class Preemption(NamedTuple):
@@ -53,7 +53,7 @@ def choose_victims(
     reclaims = policy.reclaims and shares.entitled(shape.tenant, wanted)
     allowed = table.selected(shape.node_selector)
     left = _left(outlook, shares)
-    candidates = _candidates(outlook, request, policy, gone_at, reclaims=reclaims)
+    candidates = _candidates(outlook, request, left, policy, gone_at, reclaims=reclaims)
     if not candidates:
         return None
     chosen = _victims(outlook, request, left, candidates, gone_at, allowed)
@@ -95,7 +95,7 @@ _Candidate = tuple[int, int, str, Held]
 
 
 def _candidates(
-    outlook: Outlook, request: Request, policy: PoolPolicy, gone_at: int, *, reclaims: bool
+    outlook: Outlook, request: Request, left: Shares, policy: PoolPolicy, gone_at: int, *, reclaims: bool
 ) -> list[_Candidate]:
     """Return who might be taken from; in order the least wanted come first, by priority, then the youngest grant."""
     found: list[_Candidate] = []
@@ -110,6 +110,8 @@ def _candidates(
         elif not reclaims:
             continue
         if held.since > latest or held.until <= soonest or held.leaving or uid in asked:
+            continue
+        if held.tenant != tenant and not left.can_lose(held.tenant, _total(left, held)):
             continue
         found.append((held.priority, -held.since, uid, held))
     return found

@@ -68,6 +68,7 @@ class Queue:
         self.untold: dict[Shape, Group] = {}
         self.later: set[Shape] = set()
         self._turns: deque[Shape] = deque()
+        self._turning: set[Shape] = set()
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -90,7 +91,9 @@ class Queue:
             group = groups.get(request.shape)
             if group is None:
                 group = groups[request.shape] = Group(request.shape)
-                self._turns.append(request.shape)
+                if request.shape not in self._turning:
+                    self._turning.add(request.shape)
+                    self._turns.append(request.shape)
                 if request.shape.not_before:
                     self.later.add(request.shape)
             insort(group.items, (request.turn, request.uid))
@@ -132,7 +135,9 @@ class Queue:
                 break
             shape = self._turns.popleft()
             group = self.tenants.get(shape.tenant, {}).get(shape)
-            if group is not None:
+            if group is None:
+                self._turning.discard(shape)
+            else:
                 found.append(group)
                 self._turns.append(shape)
         return found

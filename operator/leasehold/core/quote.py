@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from leasehold.api.names import CounterOfferKind
+from leasehold.api.names import CounterOfferKind, QueueStrategy
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.core.amounts import Vector
@@ -75,6 +75,11 @@ def why_best(chosen: Offer, offers: Sequence[Offer], now: int) -> str:
 
 def _when(offer: Offer, now: int) -> tuple[bool, int]:
     return offer.start is None, max(offer.start or 0, now)
+
+
+def in_time(request: Request, start: int | None, now: int) -> bool:
+    """Tell whether a request would start as soon as it wants to: now, or at its own start time."""
+    return start is not None and start <= max(now, request.shape.not_before)
 
 
 def smaller(outlook: Outlook, shape: Shape, policy: PoolPolicy) -> Smaller | None:
@@ -157,8 +162,7 @@ def answer_step(
         draft.unsay(C.ACCEPTED)
     if quote:
         draft.status["quote"] = quote
-    fits_now = offer.start is not None and offer.start <= now
-    if not fits_now:
+    if not in_time(request, offer.start, now):
         counter = _counter_offer(state, outlook, request, offer, elsewhere, now)
         if counter:
             draft.status["counterOffer"] = counter
@@ -201,7 +205,7 @@ def _counter_offer(
     state: PoolState, outlook: Outlook, request: Request, offer: Offer, elsewhere: Offer | None, now: int
 ) -> dict[str, Any]:
     """Another pool if that has all of it now, else what fits now if that is half of it or more, else the first time."""
-    less = smaller(outlook, request.shape, state.policy)
+    less = None if _blocked(state, request, now) else smaller(outlook, request.shape, state.policy)
     found: dict[str, Any] = {}
     if less is not None:
         found["resources"] = {
@@ -217,6 +221,16 @@ def _counter_offer(
     if less is not None and (_WORTH * less.share >= MILLION or offer.start is None):
         return {"kind": str(CounterOfferKind.SMALLER), **found}
     return {"kind": str(CounterOfferKind.LATER), **found} if offer.start is not None else {}
+
+
+def _blocked(state: PoolState, request: Request, now: int) -> bool:
+    """Tell whether a smaller request would not start now either: too early, behind others, or over its limit."""
+    strict = state.policy.queue_strategy == QueueStrategy.STRICT_FIFO and len(state.queue) > 0
+    return (
+        strict
+        or request.shape.not_before > now
+        or state.shares.over_limit(request.shape.tenant, request.shape.total)
+    )
 
 
 def _in_words(quote: dict[str, Any], offer: Offer, victims_start: int | None, now: int) -> str:

@@ -15,7 +15,7 @@ class Shape(NamedTuple):
 
     `need` is one slice, in the pool's order of resources, and `slices` how many there are. `span` is how long (ms)
     their room is taken, from the start until it is free again, if nobody renews or gives back early. `not_before` is
-    the earliest start (ms).
+    the earliest start (ms), and no start after `no_later` is promised.
     """
 
     tenant: str
@@ -26,6 +26,7 @@ class Shape(NamedTuple):
     node_selector: tuple[tuple[str, str], ...] = ()
     span: int = NEVER
     not_before: int = 0
+    no_later: int = NEVER
 
     @property
     def total(self) -> Vector:

@@ -468,7 +468,7 @@ class _Run:
         if request.uid in self.busy:
             return True
         slot = self._earliest(shape, shape.not_before)
-        if slot is None:
+        if slot is None or slot.start > shape.no_later:
             self.missed.add(shape)
             return False
         self.result.promises.append(self.outlook.keep_slot(request.uid, slot, shape))

@@ -5,7 +5,7 @@ The state only records; it decides nothing. Everything in it can be rebuilt from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import PlacementMode
 from leasehold.core.accounting import Meter
 from leasehold.core.admission import Refusal, admit
-from leasehold.core.amounts import Vector
-from leasehold.core.calendar import Calendar, Held, Outlook, Promise, total_of
+from leasehold.core.amounts import Vector, plus, zero
+from leasehold.core.calendar import Calendar, Held, Outlook, Promise, Slices, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import InvalidObject
@@ -64,10 +64,15 @@ class Hold:
 
 @dataclass(slots=True)
 class Answers:
-    """What the last look ahead found: the start (ms) of each waiting lease, and of dry runs also the nodes."""
+    """What the last look ahead found: the start (ms) of each waiting lease, and of dry runs also the nodes.
+
+    `places` are how many the planner looks at before each, plus one, where tenants make that another order than the
+    queue's own.
+    """
 
     starts: dict[str, int] = field(default_factory=dict)
     nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)
 
 
@@ -171,6 +176,8 @@ class PoolState:
             self._take(self._holding_of(entry), self._held_of(entry))
         else:
             self.calendar.promise(self._promise_of(entry))
+            for node in entry.nodes:
+                self.touch_node(node)
 
     def settle(self, uid: str) -> None:
         """Let the lease's own status speak again: its commitment was written or undone."""
@@ -226,7 +233,7 @@ class PoolState:
             change(held.tenant, total_of(held.slices, self.ledger.size))
 
     def _held(self, lease: Lease) -> Held:
-        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
+        slices = self._slices_of(lease)
         try:
             until, since = free_at(lease, self.policy), lease.instant("allocation", "allocationTime") or 0
         except InvalidObject:  # it keeps what it holds, and nobody knows for how long
@@ -234,6 +241,9 @@ class PoolState:
         leaving = lease.releasing or lease.is_true(C.DISRUPTION_TARGET)
         tenant = self.tenant_of(lease)
         return Held(until, slices, tenant, lease.priority, since, leaving)
+
+    def _slices_of(self, lease: Lease) -> Slices:
+        return tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
 
     def _held_of(self, entry: Entry) -> Held:
         lease = self.leases.get(entry.uid)
@@ -305,14 +315,20 @@ class PoolState:
         """Keep the room that a lease's status says it was promised, as long as it asks for no other."""
         if lease.uid in self.entries or lease.uid in self.holds:
             return
+        promise = self._promise_told(lease, shape)
+        if promise is None:
+            self.calendar.unpromise(lease.uid)
+        else:
+            self.calendar.promise(promise)
+
+    def _promise_told(self, lease: Lease, shape: Shape) -> Promise | None:
+        """Return the promise that a lease's status tells, if that is still what it asks for."""
         kept = lease.reservation
-        if kept is not None:
-            slices = tuple((part.node, self.policy.vector(part.amounts)) for part in kept.slices)
-            promise = Promise(lease.uid, kept.start, kept.end, slices)
-            if self._serves(promise, shape):
-                self.calendar.promise(promise)
-                return
-        self.calendar.unpromise(lease.uid)
+        if kept is None:
+            return None
+        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in kept.slices)
+        promise = Promise(lease.uid, kept.start, kept.end, slices)
+        return promise if self._serves(promise, shape) else None
 
     def _serves(self, promise: Promise, shape: Shape) -> bool:
         """Tell whether promised room is what a request asks for; it may ask for less time."""
@@ -425,6 +441,10 @@ class PoolState:
         if row != before:
             self.table.put(name, row)
 
+    def place_of(self, uid: str) -> int:
+        """Return where a waiting lease stands, about: 1 is next."""
+        return self.answers.places.get(uid) or self.queue.position(uid) + 1
+
     def touch_node(self, name: str) -> None:
         """Look again at every lease on a node."""
         self.attention |= self.ledger.holders(name)
@@ -510,44 +530,60 @@ class PoolState:
         return found
 
     def _audit_the_future(self) -> list[str]:
-        """Rebuild the queue, the calendar and the shares, and say which of them differ."""
-        fresh = PoolState(self.name, self.policy, self.namespaces)
-        fresh.arrivals = dict(self.arrivals)
+        """Work out anew who waits, what is held until when, and what was promised, and say what differs."""
+        waiting: dict[str, Request] = {}
+        asking: dict[str, Request] = {}
+        refused: dict[str, Refusal] = {}
+        promised: dict[str, Promise] = {}
+        held_by: dict[str, tuple[Slices, str]] = {}
         for lease in self.leases.values():
-            fresh.observe(lease)
-        found = []
-        if fresh.queue.order != self.queue.order or fresh.queue.requests != self.queue.requests:
-            found.append("the queue is not the leases that wait, in order")
-        if (fresh.refused, fresh.inquiries) != (self.refused, self.inquiries):
-            found.append("those refused or asking are not the leases that are")
+            if lease.slices:
+                held_by[lease.uid] = self._slices_of(lease), self.tenant_of(lease)
+            if not lease.pending or lease.deleting or lease.wants_release:
+                continue
+            found = admit(lease, self.policy, self.namespaces.get(lease.namespace), self._turn(lease))
+            if isinstance(found, Refusal):
+                refused[lease.uid] = found
+            elif found is not None:
+                (asking if lease.is_dry_run else waiting)[lease.uid] = found
+                promise = self._promise_told(lease, found.shape)
+                if promise is not None and not lease.is_dry_run:
+                    promised[lease.uid] = promise
+        found_wrong = []
+        order = sorted((request.turn, uid) for uid, request in waiting.items())
+        if waiting != self.queue.requests or order != self.queue.order:
+            found_wrong.append("the queue is not the leases that wait, in order")
+        if (refused, asking) != (self.refused, self.inquiries):
+            found_wrong.append("those refused or asking are not the leases that are")
         committed = self.entries.keys()
-        mine, theirs = (
-            {
-                uid: (held.slices, held.tenant)
-                for uid, held in state.calendar.held.items()
-                if uid not in committed
-            }
-            for state in (self, fresh)
-        )
-        if mine != theirs:
-            found.append("the calendar is not what the leases hold")
-        if {uid: p for uid, p in fresh.calendar.promises.items() if uid not in committed} != {
-            uid: p
-            for uid, p in self.calendar.promises.items()
-            if uid not in committed and uid not in self.holds
-        }:
-            found.append("the promises are not what the leases were promised")
+        known = {
+            uid: (held.slices, held.tenant)
+            for uid, held in self.calendar.held.items()
+            if uid not in committed
+        }
+        if known != {uid: held for uid, held in held_by.items() if uid not in committed}:
+            found_wrong.append("the calendar is not what the leases hold")
+        kept = {uid: promise for uid, promise in self.calendar.promises.items() if uid not in self.holds}
+        if not _same_but(kept, promised, committed):
+            found_wrong.append("the promises are not what the leases were promised")
+        return found_wrong + self._audit_the_shares()
+
+    def _audit_the_shares(self) -> list[str]:
         sums: dict[str, Vector] = {}
         for held in self.calendar.held.values():
-            before = sums.get(held.tenant, (0,) * self.ledger.size)
-            amounts = total_of(held.slices, self.ledger.size)
-            sums[held.tenant] = tuple(a + b for a, b in zip(before, amounts, strict=True))
-        found += [
+            before = sums.get(held.tenant, zero(self.ledger.size))
+            sums[held.tenant] = plus(before, total_of(held.slices, self.ledger.size))
+        return [
             f"tenant {tenant!r}: the shares count {account.used}, the calendar {sums.get(tenant)}"
             for tenant, account in self.shares.accounts.items()
             if any(account.used) and account.used != sums.get(tenant)
         ]
-        return found
+
+
+def _same_but(mine: Mapping[str, Promise], theirs: Mapping[str, Promise], committed: Set[str]) -> bool:
+    return {uid: p for uid, p in mine.items() if uid not in committed} == {
+        uid: p for uid, p in theirs.items() if uid not in committed
+    }
 
 
 class _IdleSince(Mapping[str, int]):
