@@ -33,7 +33,7 @@ from leasehold.adapters.routing import Router
 from leasehold.api.names import SESSION_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
-from leasehold.core.pool_status import waiting_rows
+from leasehold.core.pool_status import waiting_count, waiting_rows
 from leasehold.core.times import SECOND
 from leasehold.settings import BadSetting, Settings
 
@@ -321,7 +321,7 @@ class Controller:
             yield {
                 "name": name,
                 "ready": worker.ready,
-                "waiting": len(worker.state.queue),
+                "waiting": waiting_count(worker.state),
                 **{state: ledger.count(state) for state in (HELD, RELEASING, QUARANTINED)},
             }
 
