@@ -232,7 +232,7 @@ class _QueuePass:
 
     def _tell(self, started: set[str]) -> bool:
         """Draft what waiting leases hear; tell whether some were left for the next pass."""
-        full = self._refuse_those_beyond()
+        full = self._refuse_those_beyond(started)
         for group in self._groups():
             wait = self._wait_of(group)
             if wait is None:
@@ -248,9 +248,14 @@ class _QueuePass:
                 self._tell_one(uid, wait)
         return self._refuse(full)
 
-    def _refuse_those_beyond(self) -> list[tuple[str, Refusal]]:
+    def _refuse_those_beyond(self, started: set[str]) -> list[tuple[str, Refusal]]:
         full = queue_full(self.policy)
-        beyond = [(uid, full) for _, uid in self.state.queue.order[self.policy.max_pending :]]
+        promised = self.state.calendar.promises
+        beyond = [
+            (uid, full)
+            for _, uid in self.state.queue.order[self.policy.max_pending :]
+            if uid not in promised and uid not in started
+        ]
         self.absent = self.absent | {uid for uid, _ in beyond}
         return beyond
 
