@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tests.perf import bench_planning, bench_reporter, bench_throughput
+from tests.perf import bench_planning, bench_replay, bench_reporter, bench_throughput
 from tests.perf.figures import Figure
 
 from leasehold import __version__
@@ -32,6 +32,9 @@ def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) ->
     if "planning" in wanted:
         say("planning: no API server needed")
         found["planning"] = list(bench_planning.run(quick=quick))
+    if "replay" in wanted:
+        say("replay: no API server needed")
+        found["replay"] = list(bench_replay.run(quick=quick))
     if wanted & {"throughput", "reporter"}:
         with ControlPlane() as control_plane:
             control_plane.install_crds()
@@ -92,10 +95,10 @@ def main() -> int:
         "--quick", action="store_true", help="fewer rounds: minutes instead of a quarter of an hour"
     )
     parser.add_argument("--json", type=Path, default=OUT, help=f"where the results go (default {OUT})")
-    parser.add_argument("parts", nargs="*", help="planning, throughput, reporter (default: all)")
+    parser.add_argument("parts", nargs="*", help="planning, replay, throughput, reporter (default: all)")
     given = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    parts = given.parts or ["planning", "throughput", "reporter"]
+    parts = given.parts or ["planning", "replay", "throughput", "reporter"]
     found = collect(parts, quick=given.quick, say=lambda line: console.print(f"[dim]{line}[/dim]"))
     show(console, found)
     given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,9 @@ _LONGEST_WAIT: Final = 30.0
 _GOODBYE_SECONDS: Final = 0.1
 
 
+_CHANCE = random.Random()
+
+
 class KubeClient:
     """One API server. Errors are those of `adapters.kube.errors`, whatever the library below raises."""
 
@@ -54,7 +57,7 @@ class KubeClient:
                 if attempt == _TRIES:
                     raise
                 wait = min(max(busy.retry_after, 0.1 * 2**attempt), _LONGEST_WAIT)
-                await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # so that not all come back at once
+                await asyncio.sleep(wait * _CHANCE.uniform(1.0, 1.25))  # so that not all come back at once
         raise AssertionError("unreachable")
 
     async def _once(

@@ -18,6 +18,7 @@ from leasehold.adapters.kube.errors import ApiError, Gone, Refused
 
 Json = dict[str, Any]
 
+_CHANCE = random.Random()
 _WATCH_SECONDS = 290
 _SILENCE_SECONDS = 90.0  # bookmarks come about once a minute
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -77,7 +78,7 @@ class Informer:
                     metadata_only=self.metadata_only,
                     resourceVersion=version,
                     allowWatchBookmarks="true",
-                    timeoutSeconds=_WATCH_SECONDS + random.randrange(20),
+                    timeoutSeconds=_WATCH_SECONDS + _CHANCE.randrange(20),
                     **self.query,
                 )
                 async with contextlib.aclosing(events):
@@ -92,7 +93,7 @@ class Informer:
                     # A version from before a restored backup is refused for ever, though not as gone.
                     version, failures = "", 0
                 self.restarts += 1
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.5))
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _list(self) -> str:
