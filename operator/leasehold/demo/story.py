@@ -47,7 +47,7 @@ def fits(scene: Scene) -> None:
     terms = {
         "heartbeatTimeoutSeconds": 5,  # the shortest the API allows
         "gracePeriodSeconds": scene.term(2),
-        "nodeLossSeconds": scene.term(4),
+        "nodeLossSeconds": scene.term(8),
         "warnBeforeSeconds": [scene.term(4)],
     }
     scene.apply(staged("02-pool.yaml", terms=terms))

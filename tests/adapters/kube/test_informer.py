@@ -153,7 +153,7 @@ async def test_lists_that_fail_are_tried_again_with_growing_pauses(monkeypatch: 
             seconds = 0
         await sleep(seconds)
 
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(module._CHANCE, "uniform", lambda low, high: 1.0)
     monkeypatch.setattr(module.asyncio, "sleep", no_sleep)
     script = Script([Unknown("away")] * 4 + [([], "10")], [])
     async with running(script) as (informer, _):
