@@ -19,7 +19,7 @@ from leasehold.core.times import SECOND
 _SPACING = SECOND
 _RETOLD = 16
 _REST = 4
-_SHORTEST = 0.001
+_SHORTEST = 0.0002
 
 
 class Foresight:
@@ -45,7 +45,7 @@ class Foresight:
     ) -> float | None:
         """Look a slice further; return how long it took (s), or None when there is nothing to look at now.
 
-        A slice is a fifth of how long the last pass took (`passed`, in seconds), and never shorter than a millisecond.
+        A slice is a fifth of how long the last pass took (`passed`, in seconds), and at least one step.
         """
         state.table.settle()
         if self._looking is not None and self._looking.outdated:
