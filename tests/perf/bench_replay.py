@@ -16,8 +16,9 @@ from tests.perf.figures import Figure
 
 CURIE = Path(__file__).parents[1] / "sim" / "data" / "CEA-Curie-sample.swf.gz"
 _MEASURED = (
-    "import resource, sys; from leasehold.cli.main import main; code = main(sys.argv[1:]);"
-    " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    "import sys; from leasehold.cli.main import main; code = main(sys.argv[1:]);"
+    " print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')], file=sys.stderr);"
+    " sys.exit(code)"
 )
 
 

@@ -234,6 +234,8 @@ class _QueuePass:
         """Draft what waiting leases hear; tell whether some were left for the next pass."""
         full = self._refuse_those_beyond(started)
         for group in self._groups():
+            if all(uid in started or uid in self.absent for _, uid in group.items):
+                continue
             wait = self._wait_of(group)
             if wait is None:
                 return True

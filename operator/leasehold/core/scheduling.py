@@ -27,6 +27,7 @@ from leasehold.core.request import NEVER, Request, Shape, Start
 _MISSES = 64
 _PREEMPTORS = 2
 _GROWN = 64
+_MANY = 16
 
 
 class Why(StrEnum):
@@ -188,8 +189,10 @@ class _Run:
         self.promised_at = -1
         self.courses: dict[str, tuple[tuple[int, int], _Course]] = {}
         self.taken = 0
-        # What no node has free now none will have in this pass: room only shrinks.
-        self.largest = [max(column, default=0) for column in outlook.scratch.free]
+        # What no node has free now none will have in this pass: room only shrinks. Worth knowing where many wait.
+        self.largest: list[int] = []
+        if len(queue) > _MANY or len(self.table.names) < _MANY:
+            self.largest = [max(column, default=0) for column in outlook.scratch.free]
 
     # --- promises that are due ---
 
@@ -275,7 +278,7 @@ class _Run:
         """Tell whether no node had room for a slice, and none that grew since has."""
         if group.shape.not_before > self.now:
             return False
-        for amount, most in zip(group.least, self.largest, strict=True):
+        for amount, most in zip(group.least, self.largest, strict=False):
             if amount > most:
                 return True
         if group.stuck_at < 0:
