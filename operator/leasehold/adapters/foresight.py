@@ -31,7 +31,6 @@ class Foresight:
         self._looking: Forecast | None = None
         self._seen = -1
         self._next_at = 0
-        self._asked: frozenset[str] = frozenset()
         self._spent = 0.0
 
     def next(self, state: PoolState) -> int | None:
@@ -88,9 +87,7 @@ class Foresight:
         self._seen = found.changes
         state.answers = found.answers
         if len(state.queue.tenants) > 1:
-            shares = state.shares.copy()
-            shares.capacity = state.table.capacity
-            line = enumerate(in_line(state.queue, shares), start=1)
+            line = enumerate(in_line(state.queue, state.shares.copy()), start=1)
             state.answers.places = {request.uid: k for k, request in line}
         retold = 0
         for uid, place in _places(state):

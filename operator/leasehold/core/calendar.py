@@ -220,13 +220,7 @@ class Outlook:
         i = self.scratch.table.index[node]
         shares = [(self.kept[uid], amounts) for uid, amounts in self._on_node.get(node, {}).items()]
         soonest = self.now + 1
-        ending = [
-            (held.until, amounts)
-            for held in self._held_on(node)
-            for name, amounts in held.slices
-            if name == node
-        ]
-        ending += self._starting.get(node, ())
+        ending = self._ending_on(node)
         points = []
         for at in sorted({*also, *(max(promise.start, soonest) for promise, _ in shares)}):
             room = self.scratch.free_on(i)
@@ -239,9 +233,17 @@ class Outlook:
             points.append(Point(at, room))
         return points
 
-    def _held_on(self, node: str) -> list[Held]:
+    def _ending_on(self, node: str) -> list[tuple[int, Vector]]:
+        """Return what is held on a node, and what started there in this pass, each with when it ends."""
         held, asked = self.calendar.held, self.asked
-        return [asked[uid] if uid in asked else held[uid] for uid in self.calendar.on_node.get(node, ())]
+        found = [
+            (known.until, amounts)
+            for uid in self.calendar.on_node.get(node, ())
+            for known in (asked[uid] if uid in asked else held[uid],)
+            for name, amounts in known.slices
+            if name == node
+        ]
+        return found + self._starting.get(node, [])
 
     # --- what starts in this pass ---
 
@@ -263,7 +265,7 @@ class Outlook:
             point.at
             for i in set(nodes)
             for point in self.scratch.guard.get(i, ())
-            if point.at >= until and not _covers(point.room, times(need, nodes.count(i)))
+            if point.at >= until and _short(point.room, times(need, nodes.count(i)))
         ]
         return min(found, default=None)
 
@@ -329,15 +331,7 @@ class Outlook:
         node = self.scratch.table.names[i]
         wanted = [(r, amount) for r, amount in enumerate(need) if amount]
         room = self.scratch.free_on(i)
-        ending = [
-            (held.until, amounts)
-            for held in self._held_on(node)
-            for name, amounts in held.slices
-            if name == node
-        ]
-        ending += self._starting.get(node, ())
-        ending.sort()
-        for until, amounts in ending:
+        for until, amounts in sorted(self._ending_on(node)):
             if until >= NEVER:
                 break
             for r, _ in wanted:
@@ -621,10 +615,6 @@ def _short(room: Sequence[int], need: Vector) -> bool:
 def _add(room: list[int], amounts: Vector, sign: int) -> None:
     for r, amount in enumerate(amounts):
         room[r] += sign * amount
-
-
-def _covers(room: Sequence[int], need: Sequence[int]) -> bool:
-    return all(have >= amount for have, amount in zip(room, need, strict=True) if amount)
 
 
 def total_of(slices: Slices, size: int) -> Vector:

@@ -97,7 +97,6 @@ def _line_of(state: PoolState, now: int) -> Timeline:
     line.calendar = state.calendar.copy()
     line.queue = state.queue.copy()
     line.shares = state.shares.copy()
-    line.shares.capacity = state.table.capacity
     line.holds = {uid: set(hold.victims) for uid, hold in state.holds.items()}
     # Whom a lease would displace is decided when its turn comes, not foretold.
     line.preempts = False

@@ -169,7 +169,6 @@ class _QueuePass:
         self.stale = False
         self.found = Pass()
         self.shares = state.shares.copy()
-        self.shares.capacity = state.table.capacity
 
     def run(self, decided: Plan) -> Plan:
         """Schedule and tell."""
@@ -203,12 +202,11 @@ class _QueuePass:
 
     def _schedule(self) -> Pass:
         state = self.state
-        shares = self.shares
         beyond = state.queue.order[self.policy.max_pending :]
         return schedule(
             self.outlook,
             state.queue,
-            shares,
+            self.shares,
             self.policy,
             growth=state.table.growth,
             batch=self.batch,

@@ -20,7 +20,7 @@ from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import InvalidObject
 from leasehold.core.fairness import MILLION, Shares, shares_of
-from leasehold.core.lease import Lease
+from leasehold.core.lease import Lease, Reservation
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding, Ledger, differences
 from leasehold.core.nodes import Report, Verdict
 from leasehold.core.policy import PoolPolicy
@@ -242,8 +242,8 @@ class PoolState:
         tenant = self.tenant_of(lease)
         return Held(until, slices, tenant, lease.priority, since, leaving)
 
-    def _slices_of(self, lease: Lease) -> Slices:
-        return tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
+    def _slices_of(self, found: Lease | Reservation) -> Slices:
+        return tuple((part.node, self.policy.vector(part.amounts)) for part in found.slices)
 
     def _held_of(self, entry: Entry) -> Held:
         lease = self.leases.get(entry.uid)
@@ -326,8 +326,7 @@ class PoolState:
         kept = lease.reservation
         if kept is None:
             return None
-        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in kept.slices)
-        promise = Promise(lease.uid, kept.start, kept.end, slices)
+        promise = Promise(lease.uid, kept.start, kept.end, self._slices_of(kept))
         return promise if self._serves(promise, shape) else None
 
     def _serves(self, promise: Promise, shape: Shape) -> bool:

@@ -15,7 +15,7 @@ from leasehold.core.capacity import Growth, NodeTable, Scratch
 from leasehold.core.fairness import Shares, shares_of
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.queue import Queue
-from leasehold.core.request import NEVER, Request, Start
+from leasehold.core.request import Request, Start
 from leasehold.core.scheduling import schedule
 
 
@@ -145,6 +145,3 @@ class Timeline:
     def _leave(self, uid: str, by: int) -> None:
         held = self.calendar.held[uid]
         self.calendar.hold(uid, held._replace(until=min(held.until, by), leaving=True))
-
-
-__all__ = ["NEVER", "Head", "Moment", "Timeline"]
