@@ -84,6 +84,9 @@ class Desk:
             told(document)
 
     async def begin(self) -> None:
+        for name in ("nodes", "nodereports"):
+            self.controller.informers[name].client = self.kube  # type: ignore[assignment]
+            await self.controller.informers[name]._list()
         for informer in self.controller.informers.values():
             informer.synced.set()
             informer.last_event = self.controller.clock.now()
@@ -120,10 +123,29 @@ async def test_pools_are_led_once_every_list_is_complete(desk: Desk) -> None:
 
 
 async def test_lists_that_fail_are_waited_for(desk: Desk) -> None:
-    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.NODES))
+    desk.kube.add(paths.pool("ci"), pool_document())
+    desk.kube.watchers.clear()  # the watch tells nothing of it
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.POOLS))
     await desk.begin()
     assert desk.controller.started.is_set()
-    assert "n1" in desk.controller.cluster.nodes
+    assert "ci" in desk.controller.workers
+
+
+@pytest.mark.parametrize("late", ["nodes", "nodereports", "capacityleases", "sessions", "namespaces"])
+async def test_no_pool_is_led_before_the_last_list_is_complete(desk: Desk, late: str) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    for name, informer in desk.controller.informers.items():
+        if name != late:
+            informer.synced.set()
+    beginning = asyncio.create_task(desk.controller._begin())
+    await desk.until(lambda: (paths.POOLS, None) in [(at, body) for _, at, body in desk.kube.requests])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not desk.controller.started.is_set()
+    assert not desk.controller.workers
+    desk.controller.informers[late].synced.set()
+    await beginning
+    assert "ci" in desk.controller.workers
 
 
 async def test_the_first_word_is_waited_for_and_the_clock_follows_the_server(

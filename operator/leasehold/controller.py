@@ -17,7 +17,7 @@ import kopf
 from leasehold import __version__
 from leasehold.adapters import logs
 from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster, Namespaces, Sessions
+from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
@@ -56,6 +56,8 @@ class Controller:
         self.recorder = Recorder(self.client, self.clock, settings.events_per_second)
         self.informers = {
             "capacityleases": Informer(self.client, paths.LEASES, self.cluster, self.clock.now),
+            "nodes": Informer(self.client, paths.NODES, Nodes(self.cluster), self.clock.now),
+            "nodereports": Informer(self.client, paths.REPORTS, Reports(self.cluster), self.clock.now),
             "sessions": Informer(
                 self.client, paths.SESSIONS, Sessions(self.cluster), self.clock.now, SESSION_LABEL
             ),
@@ -170,8 +172,8 @@ class Controller:
             )
 
     async def _begin(self) -> None:
-        """Start the pools once every list was complete: kopf tells no such moment, so each is listed here."""
-        await self._patiently(self._list_world)
+        """Start the pools once every list was complete: kopf tells no such moment, so pools are listed here."""
+        await self._patiently(self._list_pools)
         for informer in self.informers.values():
             await informer.synced.wait()
         await self._patiently(self._look_for_namespaces)
@@ -194,14 +196,8 @@ class Controller:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5)
 
-    async def _list_world(self) -> None:
-        nodes, _ = await self.client.list(paths.NODES)
-        reports, _ = await self.client.list(paths.REPORTS)
+    async def _list_pools(self) -> None:
         pools, _ = await self.client.list(paths.POOLS)
-        for node in nodes:
-            self.cluster.node_seen(node)
-        for report in reports:
-            self.cluster.report_seen(report)
         for pool in pools:
             self.pool_seen(pool)
 

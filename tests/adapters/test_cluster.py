@@ -8,7 +8,7 @@ import pytest
 from tests.adapters.fakes import lease_document, node_document, report_document
 
 from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster, Namespaces, Sessions
+from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
 from leasehold.core.selectors import Selector
 
 NOW = 1795374000000
@@ -88,6 +88,39 @@ def test_a_list_of_nodes_drops_what_it_lacks_but_not_what_is_newer(cluster: Clus
     cluster.node_seen(stamped(node_document("newer"), 50))
     cluster.nodes_listed(["kept"], 40)
     assert cluster.nodes.keys() == {"kept", "newer"}
+
+
+def test_a_watch_of_nodes_tells_what_came_changed_and_went(cluster: Cluster) -> None:
+    nodes = Nodes(cluster)
+    nodes.listed([stamped(node_document("a"), 5), stamped(node_document("b"), 6)], 10)
+    assert cluster.nodes.keys() == {"a", "b"}
+    nodes.changed("ADDED", stamped(node_document("c"), 11))
+    nodes.changed("MODIFIED", stamped(node_document("a", cpu="8"), 12))
+    nodes.changed("DELETED", stamped(node_document("b"), 13))
+    assert {name: node.allocatable["cpu"] for name, node in cluster.nodes.items()} == {"a": 8000, "c": 4000}
+    nodes.listed([stamped(node_document("c"), 11)], 20)
+    assert cluster.nodes.keys() == {"c"}, "what a relist lacks is gone"
+
+
+def test_a_watch_of_reports_tells_what_came_changed_and_went(cluster: Cluster) -> None:
+    pool, reports = Listener("a"), Reports(cluster)
+    cluster.pool_joined("ci", pool, ALL)
+    reports.listed([stamped(report_document(name, at=NOW), 5) for name in ("a", "b", "c")], 10)
+    assert cluster.reports.keys() == {"a", "b", "c"}
+    reports.changed("MODIFIED", stamped(report_document("a", at=NOW + 1000), 11))
+    assert cluster.reports["a"].time == NOW + 1000
+    reports.changed("DELETED", stamped(report_document("b", at=NOW), 12))
+    assert cluster.reports.keys() == {"a", "c"}
+    pool.told.clear()
+    reports.listed([], 11)
+    assert cluster.reports == {}, "what a relist lacks is gone"
+    assert pool.told == [("node_changed", "a")]
+
+
+def test_a_list_of_reports_drops_none_that_is_newer(cluster: Cluster) -> None:
+    cluster.report_seen(stamped(report_document("answered", at=NOW), 50))
+    Reports(cluster).listed([], 40)
+    assert cluster.reports.keys() == {"answered"}
 
 
 def test_reports_tell_the_pools_of_their_node_and_those_that_hold_there(cluster: Cluster) -> None:

@@ -87,7 +87,6 @@ class Cluster:
 
     def node_seen(self, document: Json) -> None:
         """Take in a Node; an older version than the one known is ignored, and one that cannot be read is logged."""
-        self.heard()
         try:
             node = node_of(document)
         except (LeaseholdError, ValueError, KeyError) as error:
@@ -102,7 +101,6 @@ class Cluster:
 
     def node_gone(self, name: str) -> None:
         """Take in that a Node was deleted."""
-        self.heard()
         if self.nodes.pop(name, None) is not None:
             self._place(name)
 
@@ -117,7 +115,6 @@ class Cluster:
 
     def report_seen(self, document: Json) -> None:
         """Take in a NodeReport. One that cannot be read is logged and counts as missing."""
-        self.heard()
         try:
             report = report_of(document)
         except (InvalidObject, ValueError, KeyError) as error:
@@ -134,9 +131,14 @@ class Cluster:
 
     def report_gone(self, name: str) -> None:
         """Take in that a NodeReport was deleted."""
-        self.heard()
         if self.reports.pop(name, None) is not None:
             self._tell_node(name)
+
+    def reports_listed(self, names: Iterable[str], version: int) -> None:
+        """Drop the reports that a complete list does not name, but none that was seen after the list was made."""
+        for name in self.reports.keys() - set(names):
+            if self.reports[name].version <= version:
+                self.report_gone(name)
 
     def _place(self, name: str) -> None:
         """Find out which pools select a node, and tell those that did or do."""
@@ -321,6 +323,50 @@ class Cluster:
                 "CapacityLease %s/%s cannot be read: %s", meta.get("namespace"), meta.get("name"), error
             )
             return None
+
+
+class Nodes:
+    """The audience of the informer for Nodes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+        """Take in a complete list of nodes."""
+        self.cluster.heard()
+        for item in items:
+            self.cluster.node_seen(item)
+        self.cluster.nodes_listed((item["metadata"]["name"] for item in items), version)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a node."""
+        self.cluster.heard()
+        if kind == "DELETED":
+            self.cluster.node_gone(item["metadata"]["name"])
+        else:
+            self.cluster.node_seen(item)
+
+
+class Reports:
+    """The audience of the informer for NodeReports."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+        """Take in a complete list of reports."""
+        self.cluster.heard()
+        for item in items:
+            self.cluster.report_seen(item)
+        self.cluster.reports_listed((item["metadata"]["name"] for item in items), version)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a report."""
+        self.cluster.heard()
+        if kind == "DELETED":
+            self.cluster.report_gone(item["metadata"]["name"])
+        else:
+            self.cluster.report_seen(item)
 
 
 class Sessions:

@@ -105,8 +105,32 @@ async def test_lists_and_watches_ask_for_the_same_part_of_an_object(*, metadata_
 
 async def test_a_bookmark_moves_the_version_on() -> None:
     script = Script([([], "10")], [[bookmark(50)]])
-    async with running(script):
+    async with running(script) as (informer, _):
         assert script.asked[-1] == "50"
+        assert informer.heard_version == 50
+
+
+async def test_what_the_audience_heard_is_known_by_its_version() -> None:
+    """Never ahead of the audience: a version counts as heard only after it was told."""
+    script = Script([([], "10")], [[event("ADDED", 1, 11), event("MODIFIED", 1, 14), error(410)]])
+    heard_before: list[int] = []
+
+    class Asking(Heard):
+        def listed(self, items: list[Any], version: int) -> None:
+            heard_before.append(informer.heard_version)
+
+        def changed(self, kind: str, item: Any) -> None:
+            heard_before.append(informer.heard_version)
+
+    informer = Informer(script, "/things", Asking(), lambda: 42)  # type: ignore[arg-type]
+    assert informer.heard_version == 0
+    task = asyncio.create_task(informer.run())
+    async with asyncio.timeout(5):
+        await script.finished.wait()
+    assert heard_before == [0, 10, 11, 14]
+    assert informer.heard_version == 999, "the second list"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("gone", [error(410), Gone("too old", 410)])

@@ -1,4 +1,4 @@
-"""Watches of pools, nodes and reports, and the slow sweep as a timer on each pool."""
+"""The watch of pools, the few, and the slow sweep as a timer on each of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import kopf
 
 from leasehold.adapters.cluster import Cluster
-from leasehold.api.names import GROUP, POOL_PLURAL, REPORT_PLURAL, VERSION
+from leasehold.api.names import GROUP, POOL_PLURAL, VERSION
 
 
 class Leadership(Protocol):
@@ -39,20 +39,6 @@ def register(
             leadership.pool_gone(event["object"])
         else:
             leadership.pool_seen(event["object"])
-
-    @kopf.on.event("", "v1", "nodes", registry=registry)
-    async def node_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
-        if event["type"] == "DELETED":
-            cluster.node_gone(name)
-        else:
-            cluster.node_seen(event["object"])
-
-    @kopf.on.event(GROUP, VERSION, REPORT_PLURAL, registry=registry)
-    async def report_event(event: kopf.RawEvent, name: str, **_: Any) -> None:
-        if event["type"] == "DELETED":
-            cluster.report_gone(name)
-        else:
-            cluster.report_seen(event["object"])
 
     @kopf.timer(
         GROUP, VERSION, POOL_PLURAL, registry=registry, interval=sweep_seconds, initial_delay=sweep_seconds

@@ -40,6 +40,8 @@ class Audience(Protocol):
 class Informer:
     """Keeps an audience informed about one resource. `synced` is set after the first complete list.
 
+    `heard_version` is the resourceVersion up to which the audience has heard everything: of the last list, change or
+    bookmark, whichever came last. It is 0 before the first list, and falls when the server's store was set back.
     With `metadata_only` the audience is told of metadata and of nothing else.
     """
 
@@ -60,6 +62,7 @@ class Informer:
         self.query = {"labelSelector": label_selector} if label_selector else {}
         self.metadata_only = metadata_only
         self.synced = asyncio.Event()
+        self.heard_version = 0
         self.last_event = 0
         self.relists = 0
         self.restarts = 0
@@ -99,6 +102,7 @@ class Informer:
     async def _list(self) -> str:
         items, version = await self.client.list(self.path, self.query, metadata_only=self.metadata_only)
         self.audience.listed(items, int(version or 0))
+        self.heard_version = int(version or 0)
         self.relists += 1
         self.last_event = self.now()
         self.synced.set()
@@ -114,4 +118,5 @@ class Informer:
         if kind != "BOOKMARK":
             self.audience.changed(kind, item)
         version: str = item["metadata"]["resourceVersion"]
+        self.heard_version = int(version)
         return version
