@@ -634,7 +634,7 @@ async def test_a_promise_that_was_committed_by_a_dead_operator_is_finished_by_th
     scene.workers = {"ci": next_one}
     async with scene:
         await scene.until(lambda: next_one.ready)
-        await scene.until(lambda: "reservation" in scene.lease("later")["status"])
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
         await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
         assert scene.lease("later")["status"]["reservation"]["ledgerSequence"] == row["sequence"]
         assert len(next_one.state.ledger) == 0
