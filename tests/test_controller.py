@@ -23,10 +23,12 @@ from tests.adapters.fakes import (
 )
 
 from leasehold import controller as module
+from leasehold.adapters.election import Leadership, boot_clock
 from leasehold.adapters.http import HealthServer
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound, Unknown
 from leasehold.controller import Controller, main
+from leasehold.core.election import Terms
 from leasehold.settings import BadSetting, Settings
 
 
@@ -71,6 +73,7 @@ class Desk:
         self.kube = Server()
         self.controller.client = self.kube  # type: ignore[assignment]
         self.controller.tools.client = self.kube  # type: ignore[assignment]
+        self.controller.elector.start = lambda: None  # type: ignore[method-assign]
         self.kube.add(f"{paths.NODES}/n1", node_document())
         self.kube.add(paths.report("n1"), report_document(at=self.controller.clock.now()))
         self.kube.add("/api/v1/namespaces/team", {"metadata": {"name": "team"}})
@@ -91,6 +94,12 @@ class Desk:
             informer.synced.set()
             informer.last_event = self.controller.clock.now()
         await self.controller._begin()
+        await self.controller.pools.shard_won(self.leadership(), None)
+
+    def leadership(self, shard: int = 0) -> Leadership:
+        """The right to lead a shard for as long as a test lasts."""
+        terms = Terms(600_000)
+        return Leadership(shard, boot_clock() + terms.renew_deadline, terms)
 
     async def close(self) -> None:
         self.session_closed = await self.session.close()
@@ -112,14 +121,14 @@ async def desk(kubeconfig: str) -> Any:
 
 async def test_pools_are_led_once_every_list_is_complete(desk: Desk) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
-    assert desk.controller.workers == {}
+    assert desk.controller.pools.workers == {}
     assert "not every list" in desk.controller._not_ready()
     await desk.begin()
-    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
+    await desk.until(lambda: desk.controller.pools.workers["ci"][0].ready)
     assert desk.controller._not_ready() == ""
     desk.kube.add(paths.pool("later"), pool_document("later"))
     assert "not leading yet: later" in desk.controller._not_ready()
-    await desk.until(lambda: desk.controller.workers["later"][0].ready)
+    await desk.until(lambda: desk.controller.pools.workers["later"][0].ready)
 
 
 async def test_lists_that_fail_are_waited_for(desk: Desk) -> None:
@@ -128,7 +137,7 @@ async def test_lists_that_fail_are_waited_for(desk: Desk) -> None:
     desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.POOLS))
     await desk.begin()
     assert desk.controller.started.is_set()
-    assert "ci" in desk.controller.workers
+    assert "ci" in desk.controller.pools.workers
 
 
 @pytest.mark.parametrize("late", ["nodes", "nodereports", "capacityleases", "sessions", "namespaces"])
@@ -137,15 +146,18 @@ async def test_no_pool_is_led_before_the_last_list_is_complete(desk: Desk, late:
     for name, informer in desk.controller.informers.items():
         if name != late:
             informer.synced.set()
+    begun: list[str] = []
+    desk.controller.elector.start = lambda: begun.append("campaign")  # type: ignore[method-assign]
     beginning = asyncio.create_task(desk.controller._begin())
     await desk.until(lambda: (paths.POOLS, None) in [(at, body) for _, at, body in desk.kube.requests])
     for _ in range(10):
         await asyncio.sleep(0)
     assert not desk.controller.started.is_set()
-    assert not desk.controller.workers
+    assert begun == [], "nobody stands for election who knows only half"
     desk.controller.informers[late].synced.set()
     await beginning
-    assert "ci" in desk.controller.workers
+    assert begun == ["campaign"]
+    assert "ci" in desk.controller.pools.followers
 
 
 async def test_the_first_word_is_waited_for_and_the_clock_follows_the_server(
@@ -168,31 +180,31 @@ async def test_the_first_word_is_waited_for_and_the_clock_follows_the_server(
 async def test_a_pool_made_anew_under_an_old_name_is_another_pool(desk: Desk) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
     await desk.begin()
-    first = desk.controller.workers["ci"]
+    first = desk.controller.pools.workers["ci"]
     desk.kube.watchers.clear()  # its end is not heard of
     desk.kube.objects.pop(paths.pool("ci"))
     anew = desk.kube.add(paths.pool("ci"), pool_document())
     desk.controller.pool_seen(anew)
-    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
-    assert desk.controller.workers["ci"][0] is not first[0]
+    await desk.until(lambda: desk.controller.pools.workers["ci"][0].ready)
+    assert desk.controller.pools.workers["ci"][0] is not first[0]
     assert first[1].cancelled()
     desk.controller.pool_gone(first[0].pool)  # a late word about the old one
-    assert "ci" in desk.controller.workers
+    assert "ci" in desk.controller.pools.workers
 
 
 async def test_an_older_word_about_a_pool_changes_nothing(desk: Desk) -> None:
     old = dict(desk.kube.add(paths.pool("ci"), pool_document()))
     await desk.begin()
-    await desk.until(lambda: desk.controller.workers["ci"][0].ready)
+    await desk.until(lambda: desk.controller.pools.workers["ci"][0].ready)
     desk.controller.pool_seen(old)
-    assert desk.controller._pools["ci"] is not old
+    assert desk.controller.pools.documents["ci"] is not old
 
 
 async def test_a_pool_that_is_gone_before_it_was_taken_over(desk: Desk) -> None:
     desk.kube.faults.append(failing(NotFound("gone", 404), path=paths.pool("ci")))
     desk.kube.add(paths.pool("ci"), pool_document())
     await desk.begin()
-    await desk.until(lambda: not desk.controller.workers)
+    await desk.until(lambda: not desk.controller.pools.workers)
     assert desk.controller.failure == ""
 
 
@@ -311,9 +323,9 @@ async def test_reporters_are_asked_only_where_the_pool_wants_to_know(desk: Desk)
     await desk.begin()
     desk.kube.add(lease_path("a"), lease_document("a"))
     uid = desk.kube.objects[lease_path("a")]["metadata"]["uid"]
-    await desk.until(lambda: desk.controller._asking() == {"n1": {uid}})
+    await desk.until(lambda: desk.controller.pools.asking() == {"n1": {uid}})
     desk.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"verification": "None"}}})
-    await desk.until(lambda: desk.controller._asking() == {})
+    await desk.until(lambda: desk.controller.pools.asking() == {})
 
 
 async def test_who_waits_can_be_looked_up(desk: Desk) -> None:

@@ -6,10 +6,13 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import kopf
@@ -18,19 +21,22 @@ from leasehold import __version__
 from leasehold.adapters import logs
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
+from leasehold.adapters.election import Elector, Leadership
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
 from leasehold.adapters.kube.informer import Informer
-from leasehold.adapters.login import connect
-from leasehold.adapters.metrics import Metrics, PoolGauges, ProcessGauges
-from leasehold.adapters.reconcile import PoolWorker, Tools
+from leasehold.adapters.leading import Pools
+from leasehold.adapters.login import connect, election_namespace
+from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
+from leasehold.adapters.reconcile import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
 from leasehold.api.names import SESSION_LABEL
+from leasehold.core.election import Terms
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
 from leasehold.core.pool_status import waiting_count, waiting_rows
@@ -52,7 +58,8 @@ class Controller:
         self.cluster = Cluster(self.clock)
         self.metrics = Metrics()
         self.lag = LoopLag()
-        self.client = connect(settings.kubeconfig)
+        self.identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self.client = connect(settings.kubeconfig, self.identity)
         self.recorder = Recorder(self.client, self.clock, settings.events_per_second)
         self.informers = {
             "capacityleases": Informer(self.client, paths.LEASES, self.cluster, self.clock.now),
@@ -65,7 +72,13 @@ class Controller:
                 self.client, paths.NAMESPACES, Namespaces(self.cluster), self.clock.now, metadata_only=True
             ),
         }
-        self.router = Router(self.clock, lambda: [worker for worker, _ in self.workers.values()])
+        self.cluster.nodes_heard = lambda: self.informers["nodes"].heard_version
+        self.router = Router(
+            self.clock,
+            lambda: [worker for worker, _ in self.pools.workers.values()],
+            lambda: self.pools.followers.values(),
+            self.cluster.namespaces,
+        )
         self.tools = Tools(
             self.client,
             self.clock,
@@ -75,6 +88,18 @@ class Controller:
             settings.writers,
             settings.debounce_milliseconds / 1000,
             self.router.elsewhere,
+            settings.overdue_ends_per_second,
+        )
+        self.pools = Pools(self.tools, settings.shards, self._watch, self._chores)
+        self.elector = Elector(
+            partial(connect, settings.kubeconfig, self.identity),
+            self.clock,
+            self.pools,
+            namespace=election_namespace(settings.election_namespace),
+            identity=self.identity,
+            instance=secrets.token_hex(8),
+            terms=Terms(settings.election_seconds * SECOND),
+            shards=settings.shards,
         )
         self.server = HealthServer(
             settings.http_host,
@@ -83,18 +108,17 @@ class Controller:
             self._wrong,
             self._not_ready,
             QueuePages(self.clock.now, self._pool_rows, self._waiting_rows),
+            self._about,
         )
         self.metrics.registry.register(PoolGauges(self.metrics, self.cluster))
         self.metrics.registry.register(
             ProcessGauges(self.cluster, self.client, self.recorder, self.informers, self.lag)
         )
-        self.workers: dict[str, tuple[PoolWorker, asyncio.Task[None]]] = {}
+        self.metrics.registry.register(ElectionGauges(self.elector, self.pools))
         self.stop = asyncio.Event()
         self.started = asyncio.Event()
         self.failure = ""
         self._tasks: list[asyncio.Task[None]] = []
-        self._pools: dict[str, Mapping[str, Any]] = {}
-        self._listed = False
         self._sweeps: dict[str, int] = {}
         self._world_swept = 0
 
@@ -151,7 +175,6 @@ class Controller:
         for name, informer in self.informers.items():
             self._watch(informer.run(), f"watch of {name}")
         self._watch(self.recorder.run(), "recorder")
-        self._watch(ReportSpecs(self.client, self.cluster, self._asking).run(), "report specs")
         self._watch(self._begin(), "start of the pools")
         log.info("leasehold %s, listening on port %d", __version__, self.server.port)
 
@@ -177,14 +200,23 @@ class Controller:
         for informer in self.informers.values():
             await informer.synced.wait()
         await self._patiently(self._look_for_namespaces)
-        self._listed = True
-        for document in list(self._pools.values()):
-            self._lead(document)
-        homeless = HomelessWorker(
-            self.client, self.clock, self.cluster, lambda: set(self.workers), self.router, self.recorder
-        )
-        self._watch(homeless.run(), "homeless leases")
+        self.pools.begin()
+        self.elector.start()
         self.started.set()
+
+    def _chores(self, leadership: Leadership) -> Iterable[tuple[str, Coroutine[Any, Any, None]]]:
+        """Return the work of whoever leads the first shard."""
+        homeless = HomelessWorker(
+            self.client,
+            self.clock,
+            self.cluster,
+            lambda: set(self.pools.documents),
+            self.router,
+            self.recorder,
+            leadership.valid,
+        )
+        specs = ReportSpecs(self.client, self.cluster, self.pools.asking, leadership.valid)
+        return ("homeless leases", homeless.run()), ("report specs", specs.run())
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         pause = 0.2
@@ -211,9 +243,9 @@ class Controller:
             self.cluster.namespaces_missed(doubtful, living)
 
     async def _cleanup(self, **_: Any) -> None:
-        tasks = [task for _, task in self.workers.values()] + self._tasks
-        self.workers.clear()
-        self._tasks = []
+        await self.pools.end()
+        await self.elector.stop()
+        tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -229,6 +261,8 @@ class Controller:
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
         if task.cancelled() or task.exception() is None:
             return
         self.failure = f"{task.get_name()}: {task.exception()}"
@@ -238,50 +272,19 @@ class Controller:
     # --- pools: told by the handlers ---
 
     def pool_seen(self, document: Mapping[str, Any]) -> None:
-        """Take in a pool; start to lead it once the world is known."""
-        name = document["metadata"]["name"]
-        known = self._pools.get(name)
-        if known is not None and _older(document, known):
-            return
-        if known is not None and known["metadata"]["uid"] != document["metadata"]["uid"]:
-            self.pool_gone(known)
-        self._pools[name] = document
-        if name in self.workers:
-            self.workers[name][0].pool_seen(document)
-        elif self._listed:
-            self._lead(document)
+        """Take in a pool."""
+        self.pools.pool_seen(document)
 
     def pool_gone(self, document: Mapping[str, Any]) -> None:
         """Take in that a pool no longer exists."""
-        name, uid = document["metadata"]["name"], document["metadata"]["uid"]
-        if self._pools.get(name, document)["metadata"]["uid"] != uid:
-            return
-        self._pools.pop(name, None)
-        self._sweeps.pop(name, None)
-        led = self.workers.pop(name, None)
-        if led is not None:
-            led[1].cancel()
-        self.cluster.pool_left(name)
-        self.metrics.forget(name)
-
-    def _lead(self, document: Mapping[str, Any]) -> None:
-        worker = PoolWorker(self.tools, document)
-        worker.join()
-        task = self._watch(self._lead_until_gone(worker), f"pool {worker.name}")
-        self.workers[worker.name] = worker, task
-
-    async def _lead_until_gone(self, worker: PoolWorker) -> None:
-        try:
-            await worker.run()
-        except ApiError as error:
-            if error.code != 404:
-                raise
-        self.pool_gone(worker.pool)
+        self._sweeps.pop(document["metadata"]["name"], None)
+        self.pools.pool_gone(document)
 
     async def sweep(self, name: str) -> None:
         """Audit a pool; every so often list everything anew."""
-        led = self.workers.get(name)
+        led = self.pools.workers.get(name)
         if led is None:
+            self._sweeps.pop(name, None)
             return
         count = self._sweeps[name] = self._sweeps.get(name, 0) + 1
         try:
@@ -300,19 +303,10 @@ class Controller:
         nodes, version = await self.client.list(paths.NODES, metadata_only=True)
         self.cluster.nodes_listed((node["metadata"]["name"] for node in nodes), int(version))
 
-    def _asking(self) -> dict[str, frozenset[str]]:
-        """Return, by node, the leases that reporters must look after."""
-        asked: dict[str, set[str]] = {}
-        for worker, _ in self.workers.values():
-            if worker.ready and worker.policy.attributes_usage():
-                for node in worker.state.ledger.nodes():
-                    asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
-        return {node: frozenset(uids) for node, uids in asked.items()}
-
     # --- who waits, for the endpoint ---
 
     def _pool_rows(self) -> Iterable[Mapping[str, Any]]:
-        for name, (worker, _) in sorted(self.workers.items()):
+        for name, (worker, _) in sorted(self.pools.workers.items()):
             ledger = worker.state.ledger
             yield {
                 "name": name,
@@ -324,7 +318,7 @@ class Controller:
     def _waiting_rows(
         self, pool: str, offset: int, limit: int, namespace: str
     ) -> Iterable[Mapping[str, Any]] | None:
-        led = self.workers.get(pool)
+        led = self.pools.workers.get(pool)
         return None if led is None else waiting_rows(led[0].state, offset, limit, namespace)
 
     # --- health ---
@@ -340,15 +334,16 @@ class Controller:
             return wrong
         if not self.started.is_set():
             return "not every list was complete yet"
-        waiting = sorted(name for name, (worker, _) in self.workers.items() if not worker.ready)
+        waiting = self.pools.not_ready()
         if waiting:
             return f"not leading yet: {', '.join(waiting[:10])}"
         silent = (self.clock.now() - min(i.last_event for i in self.informers.values())) / SECOND
         return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
 
-
-def _older(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    return int(document["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+    def _about(self) -> str:
+        """Say which shards this replica leads: a standby is ready, too."""
+        led = ", ".join(str(shard) for shard in sorted(self.pools.led)) or "none, standing by"
+        return f"{self.identity} leads of {self.settings.shards} shard(s): {led}"
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -393,6 +388,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz, /pools")
     parser.add_argument("--http-port", type=int, default=None, help="their port; 0 takes a free one")
+    parser.add_argument(
+        "--identity", default=None, help="this replica's name in elections, unique among replicas"
+    )
+    parser.add_argument("--election-namespace", default=None, help="where the Leases of the election are")
+    parser.add_argument(
+        "--shards", type=int, default=None, help="into how many parts pools are dealt to replicas"
+    )
     parser.add_argument("--log-format", choices=("json", "text"), default=None)
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=None)
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}

@@ -21,6 +21,9 @@ _BOUNDS: Final = {
     "sweep_seconds": (1, 86_400),
     "relist_sweeps": (1, 10_000),
     "events_per_second": (1, 1000),
+    "overdue_ends_per_second": (1, 100_000),
+    "election_seconds": (2, 300),
+    "shards": (1, 64),
 }
 _CHOICES: Final = {"log_level": ("DEBUG", "INFO", "WARNING", "ERROR"), "log_format": ("json", "text")}
 
@@ -52,6 +55,23 @@ class Settings:
 
     events_per_second: int = 5
     """Kubernetes Events written per second at most; the rest are counted and dropped."""
+
+    overdue_ends_per_second: int = 50
+    """How many leases whose end is more than ten seconds overdue a pool ends in a second."""
+
+    identity: str = ""
+    """This replica's name in elections; empty: host name and a random part. One that is the same after a restart,
+    such as the pod's name, takes its Leases back at once. No two replicas may have the same.
+    """
+
+    election_namespace: str = ""
+    """Where the coordination Leases of the election are; empty: the pod's namespace, else leasehold-system."""
+
+    election_seconds: int = 15
+    """After so long without a renewal another replica takes over; a leader stops itself after two thirds of it."""
+
+    shards: int = 1
+    """Into how many parts pools are dealt; each part is led by one replica. The same for all replicas."""
 
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""

@@ -205,6 +205,19 @@ def report_document(name: str = "n1", *, at: int, **usage: str) -> Object:
     }
 
 
+class FakeRight:
+    """The right to lead, until it is taken away."""
+
+    def __init__(self) -> None:
+        self.is_valid = self.is_in_touch = True
+
+    def valid(self) -> bool:
+        return self.is_valid
+
+    def in_touch(self) -> bool:
+        return self.is_in_touch
+
+
 class Scene:
     """A worker with everything it needs, on a fake API server whose watch is heard at once."""
 
@@ -223,6 +236,7 @@ class Scene:
             8,
             debounce,
         )
+        self.right = FakeRight()
         self.workers: dict[str, PoolWorker] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         for i in range(1, nodes + 1):
@@ -245,7 +259,7 @@ class Scene:
 
     def add_pool(self, document: Object) -> PoolWorker:
         stored = self.kube.add(paths.pool(document["metadata"]["name"]), document)
-        worker = PoolWorker(self.tools, stored)
+        worker = PoolWorker(self.tools, stored, self.right)
         self.workers[worker.name] = worker
         return worker
 

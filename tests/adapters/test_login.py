@@ -114,7 +114,7 @@ async def test_a_renewed_token_is_read_again(pod: Pod, monkeypatch: pytest.Monke
     server = await serve(pod, monkeypatch)
     now = [100.0]
     monkeypatch.setattr(login, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    client = connect("", pod.token_file)
+    client = connect("", token_file=pod.token_file)
     await client.get("/a")
     pod.token_file.write_text("two")
     await client.get("/a")
@@ -131,7 +131,7 @@ async def test_a_token_that_is_refused_is_read_again_at_once(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await serve(pod, monkeypatch)
-    client = connect("", pod.token_file)
+    client = connect("", token_file=pod.token_file)
     await client.get("/a")
     pod.rotate("two")
     with pytest.raises(Refused):
@@ -143,7 +143,7 @@ async def test_a_token_that_is_refused_is_read_again_at_once(
 
 async def test_a_token_file_that_is_away_for_a_moment(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await serve(pod, monkeypatch)
-    client = connect("", pod.token_file)
+    client = connect("", token_file=pod.token_file)
     pod.token_file.unlink()
     with pytest.raises(Unknown, match="no token"):
         await client.get("/a")

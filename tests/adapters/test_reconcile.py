@@ -630,7 +630,7 @@ async def test_a_promise_that_was_committed_by_a_dead_operator_is_finished_by_th
     assert row["startTime"] == start
     assert row["endTime"] > start
     assert "reservation" not in scene.lease("later").get("status", {})
-    next_one = PoolWorker(scene.tools, scene.pool())
+    next_one = PoolWorker(scene.tools, scene.pool(), scene.right)
     scene.workers = {"ci": next_one}
     async with scene:
         await scene.until(lambda: next_one.ready)
@@ -675,7 +675,7 @@ async def test_who_jumps_the_queue_keeps_its_last_end_through_a_crash() -> None:
     scene.kube.faults.clear()
     last = scene.pool()["status"]["ledger"]["inFlight"][0]["notAfterTime"]
     assert last == scene.lease("held")["status"]["deadlines"]["expirationTime"]
-    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
     async with scene:
         await scene.granted("jumps")
         assert scene.lease("jumps")["status"]["deadlines"]["maxExpirationTime"] == last
@@ -708,7 +708,7 @@ async def test_a_notice_given_by_a_dead_operator_is_kept_by_the_next_and_by_a_ch
         await scene.until(lambda: scene.reason("held", "DisruptionTarget") == "Preempted")
         await scene.until(lambda: scene.reason("urgent", "Allocated") == "WaitingForVictims")
     told = scene.lease("held")["status"]["revocation"]
-    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         await asyncio.sleep(0.1)
@@ -765,7 +765,7 @@ async def test_tenants_hear_of_their_namespaces_and_their_past_survives_a_restar
         await scene.until(lambda: scene.pool()["status"]["tenants"][0]["sharePermille"] == 500)
         await scene.until(lambda: reason(scene.pool(), "TenantsValid") == "Valid")
     scene.kube.touch(paths.pool("ci"), {"status": {"tenants": [{"name": "red", "usagePermille": 300}]}})
-    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool())}
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         assert 290_000 < scene.worker.state.shares.account("red").past <= 310_000

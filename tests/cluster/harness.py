@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import sys
 import threading
@@ -32,7 +33,13 @@ POOLS = "capacitypools.leasehold.dev"
 REPORTS = "nodereports.leasehold.dev"
 SESSIONS = "leases.coordination.k8s.io"
 
-QUICK = {"sweep_seconds": 1, "relist_sweeps": 2, "events_per_second": 100, "http_port": 0}
+QUICK = {
+    "sweep_seconds": 1,
+    "relist_sweeps": 2,
+    "events_per_second": 100,
+    "http_port": 0,
+    "election_seconds": 6,
+}
 """Settings under which what takes minutes takes seconds."""
 
 PATIENCE = 20.0
@@ -85,7 +92,8 @@ class ThreadOperator:
         return self
 
     def ready(self) -> bool:
-        return self.controller.started.is_set() and not self.controller._not_ready()
+        led = len(self.controller.pools.led) == self.settings.shards
+        return self.controller.started.is_set() and not self.controller._not_ready() and led
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Run something on the operator's own loop, where its memory may be read."""
@@ -112,13 +120,12 @@ class ProcessOperator:
     def __init__(self, control_plane: ControlPlane, kubeconfig: Path | None = None, **env: Any) -> None:
         self.port = free_port()
         self.log = control_plane.directory / f"operator-{secrets.token_hex(4)}.log"
-        settings = {"sweep_seconds": 1, "relist_sweeps": 2, "events_per_second": 100, **env}
-        import os
-
+        # The same name for all, so that the next one need not wait for the end of one that was killed.
+        settings = {**QUICK, "http_port": self.port, "identity": "the-operator", **env}
         self.child = Child(
             [
                 *(sys.executable, "-m", "leasehold.cli.main", "operator"),
-                *("--kubeconfig", str(kubeconfig or control_plane.kubeconfig), "--http-port", str(self.port)),
+                *("--kubeconfig", str(kubeconfig or control_plane.kubeconfig)),
             ],
             log=self.log,
             cwd=Path.cwd(),
@@ -132,8 +139,10 @@ class ProcessOperator:
         self.child.kill()
 
     def ready(self) -> bool:
+        """Every list is complete, and it leads: a standby is another kind of ready."""
         with contextlib.suppress(OSError):
-            return fetch(f"http://127.0.0.1:{self.port}/readyz")[0] == 200
+            status, text = fetch(f"http://127.0.0.1:{self.port}/readyz")
+            return status == 200 and "standing by" not in text
         return False
 
     def wait_ready(self) -> ProcessOperator:

@@ -19,6 +19,7 @@ from tests.cluster.harness import (
     finished,
     granted,
     is_,
+    nodes_of,
     until,
 )
 
@@ -41,10 +42,10 @@ def install(control_plane: ControlPlane, file: str) -> set[Right]:
             client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         for document in documents:
             client.apply(document)
-    rules = next(d for d in documents if d["kind"] == "ClusterRole")["rules"]
     return {
         (group, resource, verb)
-        for rule in rules
+        for document in documents
+        for rule in document.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -72,14 +73,20 @@ def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log
     account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
     bare.nodes.create(2, SMALL)
     bare.kube.patch("nodereports", bare.nodes.names[0], {"metadata": {"ownerReferences": None}})
-    with ThreadOperator(bare.control_plane.write_kubeconfig(account)) as operator:
-        pool = bare.pool(policy={"verification": "NodeReport", "verificationTimeoutSeconds": 1})
+    with ThreadOperator(bare.control_plane.write_kubeconfig(account), shards=2) as operator:
+        policy = {
+            "verification": "NodeReport",
+            "verificationTimeoutSeconds": 1,
+            "heartbeatTimeoutSeconds": 5,
+            "nodeLossSeconds": 0,
+        }
+        pool = bare.pool(policy=policy)
         bare.session("s")
         lease = bare.lease(
             pool, liveness="Session", holder={"sessionRef": {"name": "s"}}, ttlSecondsAfterFinished=0
         )
         bare.until(lease, is_("Claimed"))
-        worker = operator.controller.workers[pool][0]
+        worker = operator.controller.pools.workers[pool][0]
         known = next(iter(worker.state.leases.values()))
         looking = asyncio.run_coroutine_threadsafe(worker._refresh(known), operator._loop)
         looking.result(10)  # what a conflict does
@@ -93,6 +100,17 @@ def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log
         bare.until(other, is_("Released", "False", "Quarantined"))
         bare.annotate(other, force_release="true")
         bare.until_gone(other)
+        bare.session("silent")
+        silent = bare.lease(pool, liveness="Session", holder={"sessionRef": {"name": "silent"}})
+        bare.until(silent, is_("Released", "False"))
+        bare.annotate(silent, force_release="true")
+        stranded = bare.lease(pool)
+        lost = nodes_of(bare.until(stranded, granted))[0]
+        bare.nodes.mark_not_ready(lost)
+        bare.until(stranded, is_("Ready", "False", "NodeLost"))
+        bare.nodes.mark_ready(lost)
+        bare.annotate(stranded, force_release="true")
+        bare.until(stranded, finished)
         homeless = bare.lease("no-such-pool")
         bare.until(homeless, is_("Accepted", "False", "PoolNotFound"))
         until(lambda: bool(bare.events(lease)), "Events")

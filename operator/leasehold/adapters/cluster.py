@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Protocol
 
 from leasehold.adapters.clock import SteadyClock
@@ -15,6 +15,7 @@ from leasehold.core.course import Session
 from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership, pools_of
+from leasehold.core.neighbours import Heard, digest
 from leasehold.core.nodes import Node, Report, node_of, report_of
 from leasehold.core.selectors import Selector
 from leasehold.core.times import SECOND
@@ -56,7 +57,12 @@ class Member(Protocol):
 
 
 class Cluster:
-    """Shared memory of all pool workers in this process."""
+    """Shared memory of all pool workers in this process.
+
+    `joining` are the nodes that may not be lent yet because they came to their pool a moment ago, with the version as
+    of which they are in it; None where no other replica leads other pools. `nodes_heard` returns the version up to
+    which Nodes were heard of, and `leases_heard` is the latest version of a lease seen.
+    """
 
     def __init__(self, clock: SteadyClock) -> None:
         self.clock = clock
@@ -67,6 +73,11 @@ class Cluster:
         self.namespaces: dict[str, Mapping[str, str]] = {}
         self.gone_namespaces: frozenset[str] = frozenset()
         self.selectors: dict[str, Selector] = {}
+        self.generations: dict[str, str] = {}
+        self._digest = ""
+        self.joining: dict[str, int] | None = None
+        self.nodes_heard: Callable[[], int] = lambda: 0
+        self.leases_heard = 0
         self.membership: dict[str, Membership] = {}
         self.workers: dict[str, Member] = {}
         self.homeless: set[str] = set()
@@ -149,6 +160,11 @@ class Cluster:
             if found.pools:
                 self.membership[name] = found
         after = self.membership.get(name, Membership(()))
+        if self.joining is not None and before.pools != after.pools:
+            if node is None or not after.pools:
+                self.joining.pop(name, None)
+            else:
+                self.joining[name] = node.version
         for pool in {*before.pools, *after.pools}:
             if pool in self.workers:
                 self.workers[pool].node_changed(name)
@@ -169,17 +185,34 @@ class Cluster:
 
     # --- pools ---
 
-    def pool_joined(self, name: str, worker: Member, selector: Selector) -> None:
-        """Add a pool, or take in its changed selector."""
+    def pool_joined(self, name: str, worker: Member, selector: Selector, generation: str = "") -> None:
+        """Add a pool, or take in its changed selector, that of a generation of its spec."""
         self.workers[name] = worker
         self.selectors[name] = selector
+        self.generations[name] = generation
+        self._digest = ""
         for node in self.nodes:
             self._place(node)
+
+    def heard_of(self) -> Heard:
+        """Return what decisions made now rest on."""
+        self._digest = self._digest or digest(self.generations)
+        return Heard(self.nodes_heard(), self._digest, self.leases_heard)
+
+    def settle(self, level: int | None) -> None:
+        """Let the nodes be lent that all others have heard of; `level` is up to which version (None: all of them)."""
+        found = [name for name, since in (self.joining or {}).items() if level is None or since <= level]
+        for name in found:
+            if self.joining is not None:
+                del self.joining[name]
+            self._tell_node(name)
 
     def pool_left(self, name: str) -> None:
         """Forget a pool that no longer exists."""
         self.workers.pop(name, None)
         self.selectors.pop(name, None)
+        self.generations.pop(name, None)
+        self._digest = ""
         for node in self.nodes:
             self._place(node)
         if self.leases.get(name):
@@ -232,6 +265,28 @@ class Cluster:
         for worker in self.workers.values():
             worker.namespace_changed(name)
 
+    # --- sessions ---
+
+    def session_seen(self, item: Mapping[str, Any]) -> None:
+        """A session is renewed when its object changes, at the moment we see it: no two clocks are compared."""
+        meta, spec = item["metadata"], item.get("spec") or {}
+        key = (meta["namespace"], meta["name"])
+        known = self.sessions.get(key)
+        version = int(meta["resourceVersion"])
+        if known is not None and known.version >= version:
+            return
+        seconds = spec.get("leaseDurationSeconds")
+        duration = seconds * SECOND if isinstance(seconds, int) and seconds > 0 else None
+        self.sessions[key] = Session(*key, version, self.clock.now(), duration)
+        for worker in self.workers.values():
+            worker.session_changed(key)
+
+    def session_gone(self, key: tuple[str, str]) -> None:
+        """Take in that a session was deleted."""
+        if self.sessions.pop(key, None) is not None:
+            for worker in self.workers.values():
+                worker.session_changed(key)
+
     # --- leases: the audience of the informer ---
 
     def listed(self, items: list[dict[str, Any]], version: int) -> None:
@@ -261,6 +316,7 @@ class Cluster:
 
     def lease_seen(self, lease: Lease) -> None:
         """Take in a lease, from a watch, a list or an answer to our own write, whichever comes first."""
+        self.leases_heard = max(self.leases_heard, lease.version)
         known = self.find(lease.uid)
         if lease.uid in self._gone or (known is not None and lease.version <= known.version):
             return
@@ -379,36 +435,17 @@ class Sessions:
         """Take in a complete list of sessions."""
         seen = {(i["metadata"]["namespace"], i["metadata"]["name"]) for i in items}
         for item in items:
-            self._seen(item)
+            self.cluster.session_seen(item)
         for key in self.cluster.sessions.keys() - seen:
-            self._gone(key)
+            self.cluster.session_gone(key)
 
     def changed(self, kind: str, item: dict[str, Any]) -> None:
         """Take in one change of a session."""
         self.cluster.heard()
         if kind == "DELETED":
-            self._gone((item["metadata"]["namespace"], item["metadata"]["name"]))
+            self.cluster.session_gone((item["metadata"]["namespace"], item["metadata"]["name"]))
         else:
-            self._seen(item)
-
-    def _seen(self, item: dict[str, Any]) -> None:
-        """A session is renewed when its object changes, at the moment we see it: no two clocks are compared."""
-        meta, spec = item["metadata"], item.get("spec") or {}
-        key = (meta["namespace"], meta["name"])
-        known = self.cluster.sessions.get(key)
-        version = int(meta["resourceVersion"])
-        if known is not None and known.version >= version:
-            return
-        seconds = spec.get("leaseDurationSeconds")
-        duration = seconds * SECOND if isinstance(seconds, int) and seconds > 0 else None
-        self.cluster.sessions[key] = Session(*key, version, self.cluster.clock.now(), duration)
-        for worker in self.cluster.workers.values():
-            worker.session_changed(key)
-
-    def _gone(self, key: tuple[str, str]) -> None:
-        if self.cluster.sessions.pop(key, None) is not None:
-            for worker in self.cluster.workers.values():
-                worker.session_changed(key)
+            self.cluster.session_seen(item)
 
 
 class Namespaces:

@@ -41,7 +41,9 @@ class HomelessWorker:
         pools: Callable[[], set[str]],
         router: Router,
         recorder: Recorder,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.may_write = may_write
         self.router = router
         self.recorder = recorder
         self.client = client
@@ -60,7 +62,9 @@ class HomelessWorker:
             existing = self.pools()
             for uid in sorted(news | self._deadlines.pop_due(now) | self.pauses.pop_due(now)):
                 lease = self.cluster.find(uid)
-                if lease is not None and lease.pool not in existing and uid not in self.pauses:
+                if lease is None or lease.pool in existing or uid in self.pauses:
+                    continue
+                if self.may_write():
                     await self._look_after(lease)
 
     async def _sleep(self) -> None:

@@ -107,6 +107,7 @@ class HealthServer:
         alive: Check,
         ready: Check,
         queues: QueuePages | None = None,
+        about: Callable[[], str] = lambda: "ok",
     ) -> None:
         self.host = host
         self.port = port
@@ -114,6 +115,7 @@ class HealthServer:
         self._alive = alive
         self._ready = ready
         self._queues = queues
+        self._about = about
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -140,7 +142,7 @@ class HealthServer:
         return _answer(self._alive())
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        return _answer(self._ready())
+        return _answer(self._ready(), self._about())
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -148,8 +150,8 @@ class HealthServer:
         )
 
 
-def _answer(wrong: str) -> web.Response:
-    return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)
+def _answer(wrong: str, right: str = "ok") -> web.Response:
+    return web.Response(text=(wrong or right) + "\n", status=503 if wrong else 200)
 
 
 def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:

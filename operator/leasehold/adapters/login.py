@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from leasehold.adapters.kube.client import KubeClient
 from leasehold.settings import BadSetting
 
 _TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TOKEN_AGE_SECONDS = 60.0
 USER_AGENT = "leasehold-operator"
+DEFAULT_NAMESPACE = "leasehold-system"
+_ENVIRONMENT = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -56,26 +60,27 @@ class _FreshToken:
         self.read_at = time.monotonic()
 
 
-def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
+def election_namespace(named: str, file: Path = _NAMESPACE_FILE) -> str:
+    """Return the namespace of the election's Leases: the one that was named, the pod's, or the one we install into."""
+    if named:
+        return named
+    try:
+        return file.read_text().strip() or DEFAULT_NAMESPACE
+    except OSError:
+        return DEFAULT_NAMESPACE
+
+
+def connect(kubeconfig: str, identity: str = "", token_file: Path = _TOKEN_FILE) -> KubeClient:
     """Open a session to the cluster of a kubeconfig file, or of the pod when none is named.
 
-    Never falls back to the user's current context. Raises BadSetting when there is neither.
+    `identity` tells replicas apart in the API server's audit log. Never falls back to the user's current context.
+    Raises BadSetting when there is neither.
     """
     settings = kopf.OperatorSettings()
     if kubeconfig:
         if not Path(kubeconfig).is_file():
             raise BadSetting(f"there is no kubeconfig at {kubeconfig}; correct --kubeconfig")
-        before = os.environ.get("KUBECONFIG")
-        os.environ["KUBECONFIG"] = kubeconfig
-        try:
-            info = kopf.login_with_kubeconfig(settings=settings)
-        except Exception as error:  # a YAML error, a missing key, a wrong type: whatever the file provokes
-            raise BadSetting(f"the kubeconfig {kubeconfig} cannot be used: {error!r}; correct it") from error
-        finally:
-            if before is None:
-                del os.environ["KUBECONFIG"]
-            else:
-                os.environ["KUBECONFIG"] = before
+        info = _read(kubeconfig, settings)
         middlewares: tuple[aiohttp.ClientMiddlewareType, ...] = ()
     else:
         info = kopf.login_with_service_account(settings=settings)
@@ -86,7 +91,23 @@ def connect(kubeconfig: str, token_file: Path = _TOKEN_FILE) -> KubeClient:
         )
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-        headers={**info.as_http_headers(), "User-Agent": USER_AGENT},
+        headers={**info.as_http_headers(), "User-Agent": f"{USER_AGENT}/{identity}".rstrip("/")},
         middlewares=middlewares,
     )
     return KubeClient(info.server, session)
+
+
+def _read(kubeconfig: str, settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
+    """Read a kubeconfig file as kopf does: it takes the name from the environment, which all threads share."""
+    with _ENVIRONMENT:
+        before = os.environ.get("KUBECONFIG")
+        os.environ["KUBECONFIG"] = kubeconfig
+        try:
+            return kopf.login_with_kubeconfig(settings=settings)
+        except Exception as error:  # a YAML error, a missing key, a wrong type: whatever the file provokes
+            raise BadSetting(f"the kubeconfig {kubeconfig} cannot be used: {error!r}; correct it") from error
+        finally:
+            if before is None:
+                del os.environ["KUBECONFIG"]
+            else:
+                os.environ["KUBECONFIG"] = before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +21,7 @@ from leasehold.core.times import SECOND, parse_time
 
 if TYPE_CHECKING:
     from leasehold.adapters.cluster import Cluster
+    from leasehold.adapters.election import Elector, Leadership
     from leasehold.adapters.kube.client import KubeClient
     from leasehold.adapters.kube.informer import Informer
     from leasehold.adapters.recorder import Recorder
@@ -76,6 +77,11 @@ class Metrics:
         self.mismatches = counter(
             "ledger_mismatches_total", "Audits that found the books and the leases apart.", "pool"
         )
+        self.foreign_writes = counter(
+            "foreign_writes_total",
+            "Writes by somebody else to a status that is the operator's alone, the first of each object aside.",
+            "pool",
+        )
         self.missed = counter("watch_missed_total", "Changes of leases that only a relist showed.", "pool")
         self._by_pool: tuple[Counter | Histogram, ...] = (
             *(
@@ -86,6 +92,7 @@ class Metrics:
                 self.refusals,
                 self.mismatches,
                 self.missed,
+                self.foreign_writes,
             ),
             *(self.wait, self.hold, self.reclaim, self.decision),
         )
@@ -256,6 +263,41 @@ class ProcessGauges(Collector):
             gauge = _gauge(name, text)
             gauge.add_metric([], value)
             yield gauge
+
+
+class Led(Protocol):
+    """What this replica leads."""
+
+    led: dict[int, Leadership]
+    deposed: int
+
+
+class ElectionGauges(Collector):
+    """What this replica leads, read at scrape time. Summed over replicas, each shard must have exactly one leader."""
+
+    def __init__(self, elector: Elector, pools: Led) -> None:
+        self.elector = elector
+        self.pools = pools
+
+    def describe(self) -> Iterable[Metric]:
+        """Name no metrics ahead of time."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the figures."""
+        leading = _gauge("leading", "1 where this replica leads the shard.", "shard")
+        for shard in range(self.elector.shards):
+            found = self.pools.led.get(shard)
+            leading.add_metric([str(shard)], found is not None and found.valid())
+        yield leading
+        for name, text, value in (
+            ("election_failures", "Requests of the election that failed.", self.elector.failures),
+            ("election_lost", "Shards that another replica took while this one led.", self.elector.beaten),
+            ("pools_deposed", "Pools that another replica took over while this one led.", self.pools.deposed),
+        ):
+            counter = CounterMetricFamily(f"leasehold_{name}", text)
+            counter.add_metric([], value)
+            yield counter
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

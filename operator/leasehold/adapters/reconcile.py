@@ -9,7 +9,9 @@ The commit protocol (docs/architecture.md), step by step:
 5. `_write_grant` one write per lease, with its resourceVersion; token = sequence
 6. `_commit`      drops finished entries with the next batch, `_publish` when none follows
 
-Capacity that a write frees counts as free only after that write is known to have happened.
+Capacity that a write frees counts as free only after that write is known to have happened. Nothing is written without a
+look at whether this replica still leads the pool's shard. What rests on another object (a session, a node) is looked
+up once more before it ends a lease.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -30,19 +32,22 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused, Unknown
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.pauses import Pauses
+from leasehold.adapters.pauses import FIRST, Pauses, Rivals
 from leasehold.adapters.recorder import Recorder, Subject
 from leasehold.api.names import (
     API_VERSION,
     LEASE_KIND,
     POOL_KIND,
     RELEASE_FINALIZER,
+    SESSION_LABEL,
     LeaseReason,
+    Liveness,
     RejectionReason,
     StopPolicy,
 )
 from leasehold.api.pool import PoolSpec
 from leasehold.api.quantity import amount
+from leasehold.core.backlog import Backlog
 from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.deadlines import Deadlines
@@ -50,7 +55,9 @@ from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.fairness import MILLION
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership
+from leasehold.core.neighbours import Heard
 from leasehold.core.nodes import Report, judge
+from leasehold.core.outages import Outage, joined
 from leasehold.core.planning import (
     BATCH,
     Change,
@@ -64,10 +71,10 @@ from leasehold.core.planning import (
     promise_step,
 )
 from leasehold.core.policy import PoolPolicy, policy_of
-from leasehold.core.pool_status import Facts, ledger_document, status_of
+from leasehold.core.pool_status import Facts, ledger_document, outages_document, status_of
 from leasehold.core.queueing import Wait
 from leasehold.core.quote import Offer
-from leasehold.core.state import Entry, PoolState, loss_plan
+from leasehold.core.state import OVERDUE_PER_SECOND, Entry, PoolState, loss_plan
 from leasehold.core.status import merge_patch
 from leasehold.core.times import SECOND, earliest, parse_time
 
@@ -79,13 +86,30 @@ _LEAST_BATCH = BATCH // 2
 _URGENT, _LAZY = SECOND // 4, 10 * SECOND
 _LOOK_AGAIN = 5 * SECOND
 _FAREWELL_SECONDS = 1.0
+_SILENT = frozenset({LeaseReason.HEARTBEAT_LOST, LeaseReason.CLAIM_TIMEOUT})
+_CONFIRMED = 10_000
 _NOWHERE = {"matchExpressions": [{"key": "leasehold.dev/none", "operator": "Exists"}]}
 
 log = logging.getLogger(__name__)
 
 
-class Deposed(LeaseholdError):
-    """Another operator took a pool over: its epoch is higher than ours. This process must stop deciding."""
+class Deposed(Exception):
+    """This replica leads the pool no more: another raised the epoch, or its own right ran out. Its worker must end.
+
+    No LeaseholdError, so that no handler of failed writes takes it for one.
+    """
+
+
+class Right(Protocol):
+    """The right to lead a pool. It may run out between any two lines."""
+
+    def valid(self) -> bool:
+        """Tell whether the pool may still be written to."""
+        ...
+
+    def in_touch(self) -> bool:
+        """Tell whether the API server answered lately."""
+        ...
 
 
 class Tools:
@@ -101,6 +125,7 @@ class Tools:
         writers: int,
         debounce: float,
         elsewhere: Callable[[str, Lease], Offer | None] = lambda pool, lease: None,
+        overdue_per_second: int = OVERDUE_PER_SECOND,
     ) -> None:
         self.client = client
         self.clock = clock
@@ -110,18 +135,25 @@ class Tools:
         self.writers = asyncio.Semaphore(writers)
         self.debounce = debounce
         self.elsewhere = elsewhere
+        self.overdue_per_second = overdue_per_second
 
 
 class PoolWorker:
-    """Leads one pool, from take-over until the pool is gone or this process is deposed."""
+    """Leads one pool, from take-over until the pool is gone or this replica is deposed.
 
-    def __init__(self, tools: Tools, document: Json) -> None:
+    `absence` is the time in which nobody led it before, where it is known.
+    """
+
+    def __init__(self, tools: Tools, document: Json, right: Right, absence: Outage | None = None) -> None:
         self.tools = tools
+        self.right = right
         self.name: str = document["metadata"]["name"]
         self.pool: Json = document
         self.invalid = ""
         self.policy = self._read_policy(document, None)
-        self.state = PoolState(self.name, self.policy, tools.cluster.namespaces)
+        self.outages: tuple[Outage, ...] = () if absence is None else (absence,)
+        self._backlog = Backlog(tools.overdue_per_second)
+        self.state = self._new_state()
         self.epoch = 0
         self.sequence = 0
         self.ready = False
@@ -142,6 +174,15 @@ class PoolWorker:
         self._took = 0.0
         self._foresight = Foresight()
         self._inherited: frozenset[str] = frozenset()
+        self._taken_over_at = 0
+        self._outages_due = bool(self.outages)
+        self._confirmed: dict[tuple[str, str, str], int] = {}
+        self._doubtful: set[str] = set()
+        self._rivals = Rivals()
+        self._held_off_until = 0
+        self._swapping = False
+        self._unsure = False
+        self._basis: Heard | None = None
         self._respec: Json | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._fatal: BaseException | None = None
@@ -157,6 +198,13 @@ class PoolWorker:
     def deleting(self) -> bool:
         """The pool is being deleted; it drains first."""
         return "deletionTimestamp" in self.pool["metadata"]
+
+    def basis(self) -> Heard:
+        """Return what the decisions that are under way rest on, and those to come."""
+        return self._basis or self.tools.cluster.heard_of()
+
+    def _new_state(self) -> PoolState:
+        return PoolState(self.name, self.policy, self.tools.cluster.namespaces, self._backlog)
 
     def _version(self) -> int:
         return int(self.pool["metadata"]["resourceVersion"])
@@ -186,8 +234,11 @@ class PoolWorker:
             return
         changed = document["metadata"].get("generation") != self.pool["metadata"].get("generation")
         was_deleting = self.deleting
+        foreign = self.ready and not self._swapping and document.get("status") != self.pool.get("status")
         self.pool = document
         self._read_ledger()
+        if foreign and self._fatal is None:
+            self._rival_seen("")
         if changed:
             self._respec = document
         if changed or self.deleting != was_deleting:
@@ -201,7 +252,7 @@ class PoolWorker:
         if ledger.get("epoch", 0) > self.epoch:
             self._fatal = Deposed(
                 f"pool {self.name} is led by epoch {ledger['epoch']}, ours is {self.epoch}: "
-                "another operator took over"
+                "another replica took over"
             )
             self.mark()
         self.sequence = max(self.sequence, ledger.get("sequence", 0))
@@ -214,8 +265,54 @@ class PoolWorker:
 
     def lease_seen(self, lease: Lease) -> None:
         """Take in a lease of this pool."""
+        known = self.state.leases.get(lease.uid)
+        if (
+            known is not None
+            and known.status != lease.status
+            and self.ready
+            and lease.version > known.version
+        ):
+            self._status_changed(lease.uid)
         if self.state.observe(lease):
             self.mark()
+
+    def _status_changed(self, uid: str) -> None:
+        """Find out whether it was somebody else who wrote a status that is ours alone to write."""
+        if uid in self._doubtful:
+            self._doubtful.discard(uid)  # our own write after all, whose answer was lost
+        elif uid not in self.state.busy and uid not in self.state.entries:
+            self._rival_seen(uid)
+
+    def _rival_seen(self, uid: str) -> None:
+        """Somebody else writes what is ours. Correct it once, then less and less often: a fight helps nobody.
+
+        `uid` is the lease's, or "" for the pool's own status.
+        """
+        now = self.tools.clock.now()
+        pause = self._rivals.seen(uid, now)
+        if not pause:
+            return
+        self.tools.metrics.foreign_writes.labels(pool=self.name).inc()
+        if uid:
+            self.state.aside.add(uid)
+            self.pauses.put(uid, now + pause)
+        else:
+            self._held_off_until = now + pause
+            self._publish_due = True
+        if pause == 2 * FIRST:
+            lease = self.state.leases.get(uid)
+            subject = self._subject() if lease is None else _subject(lease)
+            text = (
+                "Somebody else writes the status, which is the operator's alone. Find out who, and stop it."
+            )
+            log.warning("%s %s: %s", subject.kind, subject.name, text, extra={"pool": self.name})
+            self.tools.recorder.note(subject, Notice("ForeignWrite", text, warning=True))
+
+    def outage_over(self, outage: Outage) -> None:
+        """Take in that the API server answers again: silence meanwhile counts against nobody."""
+        self.outages = joined((*self.outages, outage))
+        self._outages_due = self._publish_due = True
+        self.mark()
 
     def lease_gone(self, uid: str) -> None:
         """Take in that a lease of this pool no longer exists."""
@@ -274,7 +371,11 @@ class PoolWorker:
         self._inherited = frozenset(node for row in rows for node in row["nodes"])
         for lease in self.tools.cluster.leases.get(self.name, {}).values():
             self.state.observe(lease)
-        self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+        self._join()
+
+    def _join(self) -> None:
+        generation = f"{self.uid}/{self.pool['metadata'].get('generation', 1)}"
+        self.tools.cluster.pool_joined(self.name, self, self.policy.selector, generation)
 
     async def run(self) -> None:
         """Lead the pool until cancelled. Raises Deposed when another operator took it over."""
@@ -338,18 +439,20 @@ class PoolWorker:
         await self._ensure_finalizer()
         ledger = self._status().get("ledger") or {}
         epoch = ledger.get("epoch", 0) + 1
-        patch = {"epoch": epoch, "sequence": ledger.get("sequence", 0)}
+        patch = {"epoch": epoch, "sequence": ledger.get("sequence", 0), **self._outages_told(ledger)}
         try:
             self.pool = await self._patch_pool({"ledger": patch})
         except (Conflict, Unknown):
             self.pool = await self.tools.client.get(paths.pool(self.name))
             raise
         self.epoch, self.sequence = epoch, patch["sequence"]
+        self._outages_due = False
         self.policy = self._read_policy(self.pool, self.policy)
         self._rebuild()
         # Joined before the list, so that nothing the watch says in between is lost.
-        self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+        self._join()
         listed, version = await self._list_leases()
+        self._taken_over_at = version
         self.state.replace(listed, version)
         # A pool made anew under an old name must not repeat the tokens of leases that are still there.
         tokens = (lease.status.get("fencingToken", 0) for lease in listed)
@@ -362,6 +465,14 @@ class PoolWorker:
         self.mismatches = self.state.audit()
         self.ready = True
         log.info("pool %s taken over", self.name, extra={"pool": self.name, "epoch": epoch})
+
+    def _outages_told(self, ledger: Json) -> dict[str, Any]:
+        """Join the outages that the pool remembers with those this replica knows of; return what to write of them."""
+        told = [
+            Outage(parse_time(r["startTime"]), parse_time(r["endTime"])) for r in ledger.get("outages") or ()
+        ]
+        self.outages = joined((*told, *self.outages))
+        return {"outages": outages_document(self.outages)} if self._outages_due else {}
 
     async def _list_leases(self) -> tuple[list[Lease], int]:
         """List the pool's leases by a quorum read and tell the cluster's memory of them."""
@@ -417,7 +528,7 @@ class PoolWorker:
     def _rebuild(self) -> None:
         """Start the memory anew, after a change of the pool's spec; commitments under way are kept."""
         before = self.state
-        self.state = PoolState(self.name, self.policy, self.tools.cluster.namespaces)
+        self.state = self._new_state()
         self.state.arrivals = before.arrivals
         self.state.seen_at = before.seen_at
         self.state.meters = before.meters
@@ -445,7 +556,7 @@ class PoolWorker:
             self._respec = None
             self.policy = self._read_policy(self.pool, self.policy)
             self._rebuild()
-            self.tools.cluster.pool_joined(self.name, self, self.policy.selector)
+            self._join()
             self._publish_due = True
         names, self._dirty_nodes = self._dirty_nodes, set()
         for name in names | self._node_deadlines.pop_due(now):
@@ -474,6 +585,8 @@ class PoolWorker:
             preemptors={victim: state.preemptor_of(victim) for victim in state.displaced()},
             limits=limits,
             bill=state.bill,
+            in_touch=self.right.in_touch(),
+            outages=self.outages,
         )
 
     def _judge(self, name: str, now: int) -> None:
@@ -499,6 +612,8 @@ class PoolWorker:
             # Nobody tells when the other pool's last lease there ends: look again.
             again = earliest(verdict.revisit_at, now + _LOOK_AGAIN)
             verdict = verdict._replace(reason=RejectionReason.NODE_CONFLICTING, revisit_at=again)
+        elif name in (cluster.joining or ()):
+            verdict = verdict._replace(reason=RejectionReason.NODE_JOINING)
         self.state.put_node(name, node.labels, verdict)
         self._node_deadlines.put(name, verdict.revisit_at)
 
@@ -522,6 +637,8 @@ class PoolWorker:
         while more:
             now = self.tools.clock.now()
             world = self._gather(now)
+            if not self._unsure:
+                self._basis = self.tools.cluster.heard_of()
             due = self.state.deadlines.pop_due(now)
             hold = self._hold()
             started = time.perf_counter()
@@ -543,6 +660,8 @@ class PoolWorker:
             more = bool(decided.preemptions) or (decided.more and self._batch() > 0)
             await asyncio.sleep(0)
         await self._publish()
+        if not self._unsure:
+            self._basis = None
         return await self._leave_if_drained()
 
     async def _look_ahead(self) -> None:
@@ -618,31 +737,63 @@ class PoolWorker:
 
         When the swap fails nothing was granted, and the next pass decides anew on what is then true.
         """
+        grants = self._fence(grants)
         entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(grants, start=1)]
-        if not await self._swap_ledger(entries):
+        if not entries or not await self._swap_ledger(entries):
             return
         for entry in entries:
             self.state.assume(entry)
         for entry in entries:
             self._spawn(self._write_grant(entry, adopted=False))
 
+    def _fence(self, grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
+        """Put off promises that rest on the end of a lease that an earlier leader may still renew.
+
+        A renewal that it decided before it lost the pool, and that is still on its way, carries the version of the
+        lease from before. So each such lease is written to once; what is late is refused from then on.
+        """
+        kept = []
+        for grant in grants:
+            if grant.start is None:
+                kept.append(grant)
+                continue
+            holders = {uid for node in grant.nodes for uid in self.state.ledger.holders(node)}
+            old = [
+                lease
+                for uid in sorted(holders - self.state.entries.keys())
+                if (lease := self.state.leases.get(uid)) is not None and lease.version <= self._taken_over_at
+            ]
+            for lease in old:
+                if lease.uid not in self.state.busy and lease.uid not in self.state.aside:
+                    self._start_change(Change(lease, Step({"allocation": {"ledgerEpoch": self.epoch}})))
+            if not old:
+                kept.append(grant)
+        return tuple(kept)
+
     async def _swap_ledger(self, entries: list[Entry], **status: Any) -> bool:
         """Write the pool's status in one compare-and-swap; tell whether it is known to have happened."""
         settled = frozenset(self._settled)
         kept = [entry for uid, entry in self.state.entries.items() if uid not in settled]
-        sequence = self.sequence + len(entries)
+        # After a swap that may happen yet, one number is left out: the next swap must change the object, so that
+        # the late one finds another version.
+        sequence = self.sequence + len(entries) + self._unsure
         ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
+        if self._outages_due:
+            ledger["outages"] = outages_document(self.outages)
+        self._swapping = True
         try:
             answer = await self._patch_pool({**status, "ledger": ledger})
+            self.pool_seen(answer)
         except NotFound:
             return False
         except ApiError as error:
             if not await self._swapped_after_all(error, entries):
                 self.mark()
                 return False
-        else:
-            self.pool_seen(answer)
-            self.sequence = sequence
+        finally:
+            self._swapping = False
+        self.sequence = max(self.sequence, sequence)
+        self._outages_due = self._unsure = False
         self.pauses.worked(self.name)
         self._settled -= settled
         return True
@@ -655,6 +806,7 @@ class PoolWorker:
         """
         log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
         self._count_failure(error)
+        self._unsure = self._unsure or isinstance(error, Unknown)
         if isinstance(error, (Conflict, Unknown)):
             await self._reread()
         if isinstance(error, Unknown) and entries:
@@ -665,7 +817,7 @@ class PoolWorker:
         if not isinstance(error, Conflict):
             first = self.pauses.failed(self.name, self.tools.clock.now())
             if first and isinstance(error, Refused):
-                self._tell_refused(Subject(API_VERSION, POOL_KIND, "", self.name, self.uid), error)
+                self._tell_refused(self._subject(), error)
         return False
 
     def _count_failure(self, error: LeaseholdError) -> None:
@@ -688,7 +840,17 @@ class PoolWorker:
         if self._fatal is not None:
             raise self._fatal
 
+    def _check(self) -> None:
+        """Raise Deposed unless this replica leads the pool at this moment. The last thing before each write."""
+        if self._fatal is not None:
+            raise self._fatal
+        if not self.right.valid():
+            self._fatal = Deposed(f"the right to lead pool {self.name} ran out; nothing more is written")
+            self.mark()
+            raise self._fatal
+
     async def _patch_pool(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        self._check()
         body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}
         with self.tools.metrics.request("commit"):
             return await self.tools.client.patch(paths.status(paths.pool(self.name)), body)
@@ -752,6 +914,7 @@ class PoolWorker:
         return same and not lease.deleting and not lease.wants_release
 
     async def _add_finalizer(self, lease: Lease) -> Lease:
+        self._check()
         meta = {"resourceVersion": str(lease.version), "finalizers": [*lease.finalizers, RELEASE_FINALIZER]}
         answer = await self.tools.client.patch(paths.lease(lease.namespace, lease.name), {"metadata": meta})
         return self._observe(answer)
@@ -759,15 +922,23 @@ class PoolWorker:
     async def _write_change(self, change: Change) -> None:
         lease, step = change.lease, change.step
         try:
-            async with self.tools.writers:
-                await self._write_step(lease, step)
+            if await self._confirm(lease, step):
+                async with self.tools.writers:
+                    await self._write_step(lease, step)
         except NotFound:
             self.tools.cluster.lease_gone(lease.uid)
         except LeaseholdError as error:
             self._count_failure(error)
             log.info("lease %s: %s", lease.key, error, extra=_about(lease))
-            looked_up = isinstance(error, Conflict) and await self._refresh_if_possible(lease)
-            if not looked_up and self._put_aside(lease.uid) and isinstance(error, Refused):
+            doubtful = isinstance(error, (Conflict, Unknown))
+            looked_up = doubtful and await self._refresh_if_possible(lease)
+            if isinstance(error, Unknown) and not looked_up:
+                self._doubtful.add(lease.uid)
+            if (
+                not (looked_up and isinstance(error, Conflict))
+                and self._put_aside(lease.uid)
+                and isinstance(error, Refused)
+            ):
                 self._tell_refused(_subject(lease), error)
         else:
             self.pauses.worked(lease.uid)
@@ -776,6 +947,63 @@ class PoolWorker:
             self.state.rebook(lease.uid)
             self.state.attention.add(lease.uid)
         self._publish_due = True
+
+    async def _confirm(self, lease: Lease, step: Step) -> bool:
+        """Look once more at what a lease is lost for, where that is another object; tell whether it is as was heard.
+
+        A watch can be behind, or dead and not know it. A holder must not lose its lease for that.
+        """
+        cause = (step.patch.get("release") or {}).get("cause") if not lease.releasing else None
+        if cause in _SILENT and lease.liveness == Liveness.SESSION:
+            return await self._confirm_session(lease, step.due or 0)
+        if cause == LeaseReason.NODE_LOST:
+            for name in sorted({part.node for part in lease.slices}):
+                if not await self._confirm_node(name):
+                    return False
+        return True
+
+    async def _confirm_session(self, lease: Lease, due: int) -> bool:
+        key = ("session", lease.namespace, lease.session)
+        if self._confirmed.get(key, 0) > due:
+            return True
+        cluster = self.tools.cluster
+        now = self.tools.clock.now()
+        known = cluster.sessions.get(key[1:])
+        try:
+            document = await self.tools.client.get(paths.coordination(lease.namespace, lease.session))
+            if SESSION_LABEL not in (document["metadata"].get("labels") or {}):
+                raise NotFound("without the label it is no session", 404)
+        except NotFound:
+            cluster.session_gone(key[1:])
+            same = known is None
+        else:
+            cluster.session_seen(document)
+            same = cluster.sessions.get(key[1:]) == known
+        if same:
+            self._remember_confirmed(key, now)
+        return same
+
+    async def _confirm_node(self, name: str) -> bool:
+        key = ("node", "", name)
+        now = self.tools.clock.now()
+        if self._confirmed.get(key, 0) > now - SECOND:
+            return True
+        known = self.tools.cluster.nodes.get(name)
+        try:
+            self.tools.cluster.node_seen(await self.tools.client.get(paths.node(name)))
+        except NotFound:
+            self.tools.cluster.node_gone(name)
+        found = self.tools.cluster.nodes.get(name)
+        same = (found and found.not_ready_since) == (known and known.not_ready_since)
+        if same and (found is None) == (known is None):
+            self._remember_confirmed(key, now)
+            return True
+        return False
+
+    def _remember_confirmed(self, key: tuple[str, str, str], at: int) -> None:
+        if len(self._confirmed) > _CONFIRMED:
+            self._confirmed.clear()
+        self._confirmed[key] = at
 
     def _put_aside(self, uid: str) -> bool:
         """Leave a lease alone for a while after a write failed; tell whether it is the first time in a row.
@@ -787,12 +1015,14 @@ class PoolWorker:
         return self.pauses.failed(uid, self.tools.clock.now())
 
     async def _write_step(self, lease: Lease, step: Step) -> None:
+        self._check()
         client, path = self.tools.client, paths.lease(lease.namespace, lease.name)
         if step.patch:
             before = lease
             lease = await self._patch_lease(lease, step)
             if before.allocated and not lease.allocated:
                 self.tools.metrics.released(self.name, before, lease, self.tools.clock.now())
+        self._check()
         if step.action == "drop-finalizer":
             kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
             meta = {"resourceVersion": str(lease.version), "finalizers": kept}
@@ -805,6 +1035,7 @@ class PoolWorker:
             await client.delete(path, lease.uid)
 
     async def _patch_lease(self, lease: Lease, step: Step) -> Lease:
+        self._check()
         body = {"metadata": {"resourceVersion": str(lease.version)}, "status": step.patch}
         with self.tools.metrics.request("lease"):
             answer = await self.tools.client.patch(
@@ -845,13 +1076,13 @@ class PoolWorker:
         if self.name in self.pauses:
             return None
         if self._publish_due or self._settled:
-            return max(now + 1, self._published_at + self._spacing)
+            return max(now + 1, self._published_at + self._spacing, self._held_off_until)
         return self._drift_at
 
     async def _publish(self) -> None:
         """Write the pool's status when it moved: soon when people would notice, seldom when only figures drift."""
         now = self.tools.clock.now()
-        if now < self._published_at + self._spacing or self.name in self.pauses:
+        if now < max(self._published_at + self._spacing, self._held_off_until) or self.name in self.pauses:
             self._publish_due = True
             return
         before = self._status()
@@ -865,16 +1096,19 @@ class PoolWorker:
         drifting = patch.keys() <= {"capacity"} and _same_holdings(before, draft)
         self._publish_due = False
         self._drift_at = None
-        if not self._settled and not patch:
+        bound = bool(self._settled) or self._outages_due or self._unsure
+        if not bound and not patch:
             return
-        if not self._settled and drifting and now < self._published_at + _LAZY:
+        if not bound and drifting and now < self._published_at + _LAZY:
             self._drift_at = self._published_at + _LAZY
             return
         self._published_at = now
         for notice in _pool_notices(before, draft):
-            subject = Subject(API_VERSION, POOL_KIND, "", self.name, self.uid)
-            self.tools.recorder.note(subject, notice)
+            self.tools.recorder.note(self._subject(), notice)
         await self._swap_ledger([], **patch)
+
+    def _subject(self) -> Subject:
+        return Subject(API_VERSION, POOL_KIND, "", self.name, self.uid)
 
     async def _leave_if_drained(self) -> bool:
         """Let a deleted pool go once nothing is held in it any more."""
@@ -882,6 +1116,7 @@ class PoolWorker:
             return False
         kept = [name for name in self.pool["metadata"].get("finalizers", ()) if name != POOL_FINALIZER]
         meta = {"resourceVersion": str(self._version()), "finalizers": kept}
+        self._check()
         try:
             await self.tools.client.patch(paths.pool(self.name), {"metadata": meta})
         except NotFound:

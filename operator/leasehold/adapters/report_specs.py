@@ -25,8 +25,13 @@ class ReportSpecs:
     """Compares what reporters are asked with what they should be, every few seconds."""
 
     def __init__(
-        self, client: KubeClient, cluster: Cluster, wanted: Callable[[], Mapping[str, frozenset[str]]]
+        self,
+        client: KubeClient,
+        cluster: Cluster,
+        wanted: Callable[[], Mapping[str, frozenset[str]]],
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.may_write = may_write
         self.client = client
         self.cluster = cluster
         self.wanted = wanted
@@ -50,7 +55,7 @@ class ReportSpecs:
             if node is not None and not report.has_owner:
                 owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid}
                 patch["metadata"] = {"ownerReferences": [owner]}
-            if not patch:
+            if not patch or not self.may_write():
                 continue
             try:
                 self.cluster.report_seen(await self.client.patch(paths.report(name), patch))

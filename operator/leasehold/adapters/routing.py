@@ -16,7 +16,8 @@ from leasehold.core.calendar import Outlook
 from leasehold.core.forecast import Forecast
 from leasehold.core.lease import Lease
 from leasehold.core.placement import place
-from leasehold.core.quote import Offer, best, load_of, why_best
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.quote import Offer, best, load_of, offer_told, why_best
 from leasehold.core.request import Request
 from leasehold.core.state import PoolState
 
@@ -36,6 +37,14 @@ class Pool(Protocol):
         ...
 
 
+class Followed(Protocol):
+    """A pool that another replica leads. `policy` is None while its spec cannot be read."""
+
+    name: str
+    pool: Mapping[str, Any]
+    policy: PoolPolicy | None
+
+
 class Choice(NamedTuple):
     """The pool that was chosen ("" for none) and why; `wait` says that some pool cannot be asked yet."""
 
@@ -45,11 +54,19 @@ class Choice(NamedTuple):
 
 
 class Router:
-    """Asks the pools that are led here."""
+    """Asks the pools that are led here; of the others it knows what their status tells."""
 
-    def __init__(self, clock: SteadyClock, pools: Callable[[], Iterable[Pool]]) -> None:
+    def __init__(
+        self,
+        clock: SteadyClock,
+        pools: Callable[[], Iterable[Pool]],
+        followed: Callable[[], Iterable[Followed]] = tuple,
+        namespaces: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.clock = clock
         self.pools = pools
+        self.followed = followed
+        self.namespaces = namespaces or {}
 
     async def choose(self, lease: Lease) -> Choice:
         """Choose a pool for a lease with a `poolSelector`."""
@@ -71,6 +88,16 @@ class Router:
                 refusals.append(f"{pool.name} grants nothing now")
             else:
                 offers.append(await self._offer(pool, request, now))
+        for other in sorted(self.followed(), key=lambda pool: pool.name):
+            if not self._matches(other, lease) or other.policy is None:
+                continue
+            found = admit(lease, other.policy, self.namespaces.get(lease.namespace), _turn(lease))
+            if isinstance(found, Refusal):
+                refusals.append(f"{other.name}: {found.message}")
+            elif found is not None:
+                offers.append(
+                    offer_told(other.name, other.pool.get("status") or {}, found, other.policy, now)
+                )
         chosen = best(offers, now)
         if chosen is not None:
             return Choice(chosen.pool, why_best(chosen, offers, now))
@@ -100,7 +127,7 @@ class Router:
                 return offer
         return None
 
-    def _matches(self, pool: Pool, lease: Lease) -> bool:
+    def _matches(self, pool: Pool | Followed, lease: Lease) -> bool:
         labels = pool.pool["metadata"].get("labels") or {}
         leaving = "deletionTimestamp" in pool.pool["metadata"]
         return lease.pool_selector is not None and not leaving and lease.pool_selector.matches(labels)
@@ -116,8 +143,11 @@ class Router:
 
 
 def _request(state: PoolState, lease: Lease) -> Request | Refusal | None:
-    turn = (-lease.priority, lease.created, lease.version)
-    return admit(lease, state.policy, state.namespaces.get(lease.namespace), turn)
+    return admit(lease, state.policy, state.namespaces.get(lease.namespace), _turn(lease))
+
+
+def _turn(lease: Lease) -> tuple[int, int, int]:
+    return (-lease.priority, lease.created, lease.version)
 
 
 def _starts_now(state: PoolState, request: Request, now: int) -> bool:

@@ -297,6 +297,10 @@ class Allocation(Model):
     )
 
     ledger_sequence: Serial = Field(description="The commit in the pool's ledger that made the grant.")
+    ledger_epoch: Serial | None = Field(
+        default=None,
+        description="The epoch in which a later leader made sure that no earlier one still writes to the lease.",
+    )
     allocation_time: Timestamp = Field(description="When the grant was made, by the operator's clock.")
     slices: list[Slice] = Field(
         max_length=MAX_SLICES,
@@ -318,6 +322,11 @@ class Deadlines(Model):
     start_time: Timestamp | None = Field(default=None, description="The promised start.")
     claim_time: Timestamp | None = Field(default=None, description="The holder must show up before.")
     heartbeat_time: Timestamp | None = Field(default=None, description="The next heartbeat must come before.")
+    amnesty_time: Timestamp | None = Field(
+        default=None,
+        description="The end of the last outage of the operator or the API server by which claimTime and"
+        " heartbeatTime were moved.",
+    )
     expiration_time: Timestamp | None = Field(default=None, description="The term ends. Renewal moves it.")
     max_expiration_time: Timestamp | None = Field(
         default=None,

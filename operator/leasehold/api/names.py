@@ -504,6 +504,10 @@ class RejectionReason(Named):
         "NodeConflicting",
         "Two pools select the node, or leases of another pool still hold some of it; neither pool may lend it.",
     )
+    NODE_JOINING = (
+        "NodeJoining",
+        "The node has just come to the pool; the replicas that lead other pools must hear of that first.",
+    )
     NODE_EXCLUDED = "NodeExcluded", "The node's NodeReport has state Excluded."
     REPORT_MISSING = "ReportMissing", "The node has no report. Is the reporter running there?"
     REPORT_STALE = "ReportStale", "The node's last report is too old."

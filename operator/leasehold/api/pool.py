@@ -54,6 +54,8 @@ MAX_IN_FLIGHT: Final = 128
 
 MAX_TENANTS: Final = 64
 
+MAX_OUTAGES: Final = 8
+
 DAY: Final = 86_400
 WEEK: Final = 7 * DAY
 YEAR: Final = 365 * DAY
@@ -585,6 +587,13 @@ class InFlightEntry(Model):
     )
 
 
+class LedgerOutage(Model):
+    """A stretch of time in which no operator led the pool, or the API server did not answer it."""
+
+    start_time: Timestamp = Field(description="When somebody was last there.")
+    end_time: Timestamp = Field(description="When somebody was there again.")
+
+
 class Ledger(Model):
     """The order of commits. Written by compare-and-swap only; it keeps two operators from granting twice."""
 
@@ -597,6 +606,12 @@ class Ledger(Model):
         max_length=MAX_IN_FLIGHT,
         json_schema_extra=keyed_by("uid"),
         description="Grants that may not have reached their lease yet. A new leader finishes them first.",
+    )
+    outages: list[LedgerOutage] | None = Field(
+        default=None,
+        max_length=MAX_OUTAGES,
+        json_schema_extra=ORDERED,
+        description="The latest outages. Deadlines for claims and heartbeats move by them, ends of terms do not.",
     )
 
 

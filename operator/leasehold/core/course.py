@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.core.calendar import RenewalLimits
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Node, Report
+from leasehold.core.outages import Outage
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.status import Draft, Patch
 from leasehold.core.times import earliest
@@ -36,7 +37,8 @@ class World:
     `ends` names leases that must go, with the reason (`PoolDraining`, `CapacityLost`). `idle_since` says since when
     a lease has been hardly used. `over_nodes` hold more than they now have. `preemptors` names, by uid, for whom a
     lease must go. `limits` tells how far a lease may be renewed where starts are promised, and `bill` what one that
-    ends held and used.
+    ends held and used. While not `in_touch` with the API server nobody is taken for dead, and `outages` are those by
+    which claims and heartbeats move.
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -49,6 +51,8 @@ class World:
     preemptors: Mapping[str, str] = field(default_factory=dict)
     limits: RenewalLimits | None = None
     bill: Callable[[Lease, int], Mapping[str, Any]] = _no_bill
+    in_touch: bool = True
+    outages: Sequence[Outage] = ()
 
 
 class Notice(NamedTuple):
@@ -62,13 +66,15 @@ class Notice(NamedTuple):
 class Step(NamedTuple):
     """What to do about one lease now, and when to look again (ms, or None for "when it changes").
 
-    `patch` is for the status subresource; `action` is "", "drop-finalizer" or "delete".
+    `patch` is for the status subresource; `action` is "", "drop-finalizer" or "delete". `due` is the deadline (ms)
+    whose coming ends the lease, where one does.
     """
 
     patch: Patch
     wake_at: int | None = None
     action: str = ""
     notices: tuple[Notice, ...] = ()
+    due: int | None = None
 
 
 class Concern(NamedTuple):
@@ -84,7 +90,7 @@ class Course:
     """One lease's way through the rules.
 
     A rule changes the draft, asks to be woken, leaves concerns and notices, and notes as `losses` when the grace of
-    a deadline that has passed will be over.
+    a deadline that has passed will be over. One that ends the lease because its time came notes since when as `due`.
     """
 
     lease: Lease
@@ -97,6 +103,7 @@ class Course:
     notices: list[Notice] = field(default_factory=list)
     losses: list[int] = field(default_factory=list)
     heartbeat_missed: bool = False
+    due: int | None = None
 
     def wake(self, *instants: int | None) -> None:
         """Ask to be looked at again; instants that have passed are no reason."""
@@ -104,4 +111,4 @@ class Course:
 
     def step(self) -> Step:
         """Return what the rules came to."""
-        return Step(self.draft.patch(), earliest(*self.wakes), notices=tuple(self.notices))
+        return Step(self.draft.patch(), earliest(*self.wakes), notices=tuple(self.notices), due=self.due)

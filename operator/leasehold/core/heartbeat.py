@@ -1,7 +1,8 @@
 """What keeps a lease: its holder shows up, stays alive, and renews.
 
 `spec.renewTime` is one request whenever its text changes; what the text says is never compared with a clock. A
-session's heartbeat counts from the moment the operator saw it. So no two machines' clocks are ever compared.
+session's heartbeat counts from the moment the operator saw it. So no two machines' clocks are ever compared. Time in
+which nobody could be heard does not count against a holder (`core.outages`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import Liveness
 from leasehold.core.course import Concern, Course, Session, World
 from leasehold.core.lease import Lease
+from leasehold.core.outages import moved
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.status import Draft
-from leasehold.core.times import format_time
+from leasehold.core.times import SECOND, format_time
 
 
 def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
@@ -65,10 +67,14 @@ def claim(course: Course) -> None:
 def unclaimed(course: Course) -> R | None:
     """End a lease nobody claimed. Its claim deadline was its holder's grace, so there is no other."""
     claim(course)
+    granted = course.lease.instant("allocation", "allocationTime")
     deadline = course.draft.deadline("claimTime")
+    if deadline is not None and granted is not None:
+        deadline = _forgive(course, "claimTime", deadline, granted, deadline)
     if deadline is None:
         return None
-    if course.now >= deadline:
+    if course.now >= deadline and _may_judge(course):
+        course.due = deadline
         course.draft.say(C.CLAIMED, False, R.CLAIM_TIMEOUT, R.CLAIM_TIMEOUT.meaning)
         return R.CLAIM_TIMEOUT
     course.wake(deadline)
@@ -84,7 +90,8 @@ def heartbeat_lost(course: Course) -> R | None:
         return None
     reason, since = missed
     gone_at = since + course.policy.grace
-    if course.now >= gone_at:
+    if course.now >= gone_at and _may_judge(course):
+        course.due = gone_at
         return R.HEARTBEAT_LOST
     course.heartbeat_missed = True
     course.losses.append(gone_at)
@@ -96,23 +103,50 @@ def heartbeat_lost(course: Course) -> R | None:
     return None
 
 
+def _may_judge(course: Course) -> bool:
+    """Tell whether silence means anything now: while the API server does not answer, nobody is heard."""
+    if not course.world.in_touch:
+        course.wake(course.now + SECOND)
+    return course.world.in_touch
+
+
+def _forgive(course: Course, name: str, deadline: int, since: int, end: int) -> int:
+    """Move a deadline that has come by the outages before its `end`, and write it down; return what it is now.
+
+    Written only then: most deadlines are overtaken by a heartbeat long before.
+    """
+    if course.now < deadline or not course.world.outages:
+        return deadline
+    before = course.draft.deadline("amnestyTime") or 0
+    later = deadline + moved(end, since, course.world.outages, after=before) - end
+    if later > deadline:
+        last = course.world.outages[-1].end
+        course.draft.set_time("deadlines", **{name: later}, amnestyTime=last)
+    return later
+
+
 def _missed_heartbeat(course: Course) -> tuple[R, int] | None:
     """Return why and since when the heartbeat is missing, or None while it is there."""
-    lease = course.lease
+    lease, grace = course.lease, course.policy.grace
     stored = course.draft.deadline("heartbeatTime")
     if lease.liveness == Liveness.RENEW:
         if renewal_asked(lease) or stored is None:
             return None
+        began = stored - course.policy.heartbeat_timeout
+        stored = _forgive(course, "heartbeatTime", stored, began, stored + grace)
         course.wake(stored)
         return (R.MISSED, stored) if course.now >= stored else None
     session = course.world.sessions.get((lease.namespace, lease.session))
+    if stored is not None:
+        stored = _forgive(course, "heartbeatTime", stored, stored, stored + grace)
     if session is None:
         return R.SESSION_GONE, course.now if stored is None else stored
     due = _session_deadline(session, course.policy)
+    due += moved(due + grace, session.renewed_at, course.world.outages) - due - grace
     if course.now >= due:
         return R.MISSED, due if stored is None else min(stored, due)
     course.wake(due)
-    course.draft.set_time("deadlines", heartbeatTime=None)
+    course.draft.set_time("deadlines", heartbeatTime=None, amnestyTime=None)
     return None
 
 
@@ -196,7 +230,7 @@ def renew(course: Course) -> None:
     if renewal_asked(lease):
         draft.put("renewal", count=count, observedRenewTime=lease.renew_time)
         if lease.liveness == Liveness.RENEW:
-            draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout)
+            draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout, amnestyTime=None)
     if draft.holds(C.DISRUPTION_TARGET):
         return
     renewed = renewal_of(course)

@@ -172,6 +172,7 @@ def _term_over(course: Course) -> R | None:
         return None
     if renewal_of(course) is not None:
         return None
+    course.due = end + course.policy.grace
     return R.MAXIMUM_REACHED if end == course.lease.deadline("maxExpirationTime") else R.TERM_ENDED
 
 

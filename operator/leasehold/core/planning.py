@@ -13,6 +13,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import StopPolicy
 from leasehold.core.admission import Refusal, queue_full
+from leasehold.core.backlog import AGE
 from leasehold.core.calendar import Outlook, Promise
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
@@ -103,10 +104,10 @@ def plan(
 ) -> Plan:
     """Decide about the leases that changed or are due, then about the queue.
 
-    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None
-    when it does). `quotes` are what was found out for dry runs: by this pool, and the best of the others. Leases with
-    a write under way, or put aside, are left alone. A lease whose status cannot be read keeps what it holds and is
-    named in `unreadable`; it does not stop the others.
+    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None when
+    it does). `quotes` are what was found out for dry runs: by this pool, and the best of the others. Leases with a
+    write under way, or put aside, are left alone, and those whose end is long overdue end in turn. A lease whose
+    status cannot be read keeps what it holds and is named in `unreadable`; it does not stop the others.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
@@ -120,6 +121,11 @@ def plan(
         except InvalidObject as error:
             unreadable.append((uid, str(error)))
             continue
+        if step.due is not None and now - step.due >= AGE:
+            later = state.backlog.turn(uid, now)
+            if later is not None:
+                wakes.append((uid, later))
+                continue
         if step.patch or step.action:
             changes.append(Change(lease, step))
         wakes.append((uid, step.wake_at))

@@ -15,6 +15,7 @@ from leasehold.core.fairness import MILLION
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
 from leasehold.core.nodes import NOT_FRESH
+from leasehold.core.outages import Outage
 from leasehold.core.scheduling import in_line
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import amount_text, amounts_document
@@ -208,6 +209,13 @@ def tenants_document(state: PoolState) -> list[dict[str, Any]]:
 def ledger_document(epoch: int, sequence: int, entries: Sequence[Entry]) -> dict[str, Any]:
     """Write the pool's ledger: the epoch of its operator, the last token, and what is committed but not written."""
     return {"epoch": epoch, "sequence": sequence, "inFlight": [_entry_document(entry) for entry in entries]}
+
+
+def outages_document(outages: Sequence[Outage]) -> list[dict[str, str]]:
+    """Write the outages that the ledger remembers."""
+    return [
+        {"startTime": format_time(outage.start), "endTime": format_time(outage.end)} for outage in outages
+    ]
 
 
 def _entry_document(entry: Entry) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leasehold.api.names import CounterOfferKind, QueueStrategy
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
+from leasehold.api.quantity import amount as units_of
 from leasehold.core.amounts import Vector
 from leasehold.core.calendar import Outlook, Tally
 from leasehold.core.course import Notice, Step
@@ -20,6 +21,8 @@ from leasehold.core.request import Request, Shape
 from leasehold.core.state import PoolState
 from leasehold.core.status import Draft, amount_text
 from leasehold.core.times import format_time
+
+Json = Mapping[str, Any]
 
 _STEPS = 1024
 _WORTH = 2
@@ -49,6 +52,29 @@ def load_of(state: PoolState) -> int:
         held = [a + b for a, b in zip(held, account.used, strict=True)]
     state.table.settle()
     return dominant_share(held, state.table.capacity)
+
+
+def offer_told(pool: str, status: Json, request: Request, policy: PoolPolicy, now: int) -> Offer:
+    """Return what a pool that another replica leads can be expected to offer, by what its status tells.
+
+    A start at once where nobody waits there and one node has room for a slice and all of them for the whole; otherwise
+    nobody here can tell a start.
+    """
+    rows = {row["name"]: row for row in status.get("capacity", ())}
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
+    fits = ready and not status.get("leases", {}).get("pending", 0)
+    load = 0
+    for name, need, total in zip(policy.names, request.shape.need, request.shape.total, strict=True):
+        figures = {key: _units(name, rows.get(name, {}).get(key)) for key in ("largestFree", "free")}
+        fits = fits and need <= figures["largestFree"] and total <= figures["free"]
+        lent = _units(name, rows.get(name, {}).get("allocated"))
+        capacity = _units(name, rows.get(name, {}).get("allocatable"))
+        load = max(load, lent * MILLION // capacity if capacity else MILLION)
+    return Offer(pool, now if fits else None, load=load)
+
+
+def _units(name: str, text: str | None) -> int:
+    return 0 if text is None else units_of(name, text)
 
 
 def best(offers: Sequence[Offer], now: int) -> Offer | None:

@@ -62,6 +62,7 @@ def mark_end(draft: Draft, reason: R) -> None:
     for part in ("rejections", "queue", "reservation"):
         draft.status.pop(part, None)
     draft.set_time("deadlines", startTime=None, claimTime=None, heartbeatTime=None, revocationTime=None)
+    draft.set_time("deadlines", amnestyTime=None)
     draft.next_deadline(None, "")
 
 

@@ -15,6 +15,7 @@ from leasehold.api.names import PlacementMode
 from leasehold.core.accounting import Meter
 from leasehold.core.admission import Refusal, admit
 from leasehold.core.amounts import Vector, plus, zero
+from leasehold.core.backlog import Backlog
 from leasehold.core.calendar import Calendar, Held, Outlook, Promise, Slices, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
@@ -28,6 +29,9 @@ from leasehold.core.preemption import Preemption, room_left_by
 from leasehold.core.queue import Queue
 from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.tenancy import tenant_of as tenant_of_namespace
+
+OVERDUE_PER_SECOND = 50
+"""How many leases whose end is long overdue a pool ends in a second, unless told otherwise."""
 
 
 class Entry(NamedTuple):
@@ -85,11 +89,16 @@ class PoolState:
     """
 
     def __init__(
-        self, name: str, policy: PoolPolicy, namespaces: Mapping[str, Mapping[str, str]] | None = None
+        self,
+        name: str,
+        policy: PoolPolicy,
+        namespaces: Mapping[str, Mapping[str, str]] | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
         self.namespaces = {} if namespaces is None else namespaces
+        self.backlog = Backlog(OVERDUE_PER_SECOND) if backlog is None else backlog
         self.table = NodeTable(len(policy.resources), policy.strategy)
         self.ledger = Ledger(len(policy.resources))
         self.leases: dict[str, Lease] = {}
@@ -155,6 +164,7 @@ class PoolState:
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
         self.meters.pop(uid, None)
+        self.backlog.forget(uid)
         self.changes += 1
         if uid not in self.entries:
             self._give_back(uid)

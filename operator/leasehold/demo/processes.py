@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from leasehold.demo.errors import PartEnded
+from leasehold.demo.examples import NAMESPACE
 from leasehold.testing.processes import Child, wait_until
 
 _PROGRAM = (sys.executable, "-m", "leasehold.cli.main")
@@ -48,7 +49,8 @@ class Operator(Part):
     """The operator's process and its HTTP endpoint."""
 
     def __init__(self, directory: Path, kubeconfig: Path) -> None:
-        super().__init__("operator", directory, "--kubeconfig", str(kubeconfig), "--http-port", "0")
+        options = ("--kubeconfig", str(kubeconfig), "--http-port", "0", "--election-namespace", NAMESPACE)
+        super().__init__("operator", directory, *options)
         self.url = ""
 
     def wait_ready(self) -> None:

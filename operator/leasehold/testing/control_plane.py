@@ -27,6 +27,9 @@ from leasehold.testing.providers import Binaries, Existing, Kind, Provider
 from leasehold.testing.servers import Servers
 from leasehold.testing.toolchain import MODULES, Progress, print_progress
 
+OPERATOR_NAMESPACE = "leasehold-system"
+"""Where the operator is installed, and where its replicas elect who leads."""
+
 _KIND_SECONDS = 300
 _PROGRAM_SETTLES_SECONDS = 0.5
 _PROGRAM_GRACE_SECONDS = 3.0
@@ -203,9 +206,10 @@ class ControlPlane:
             return str(client.request("POST", path, request)["status"]["token"])
 
     def install_crds(self) -> None:
-        """Install Leasehold's own resources and wait until they are served."""
+        """Install Leasehold's own resources and wait until they are served; make the operator's namespace."""
         with Client(self.connection) as client:
             crds.install(client)
+            ensure_namespace(client, OPERATOR_NAMESPACE)
 
     # Other programs
 
@@ -314,6 +318,15 @@ class ControlPlane:
             timeout=_KIND_SECONDS,
             check=False,
         )
+
+
+def ensure_namespace(client: Client, name: str) -> None:
+    """Make a namespace if need be."""
+    try:
+        client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    except ApiError as error:
+        if error.reason != "AlreadyExists":
+            raise
 
 
 def ensure_service_account(client: Client, namespace: str, name: str) -> dict[str, Any]:

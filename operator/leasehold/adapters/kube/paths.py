@@ -35,3 +35,14 @@ def events(namespace: str) -> str:
 def status(path: str) -> str:
     """Return the path of an object's status subresource."""
     return f"{path}/status"
+
+
+def coordination(namespace: str, name: str = "") -> str:
+    """Return the path of a coordination Lease, or of all of a namespace."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"{path}/{name}" if name else path
+
+
+def node(name: str) -> str:
+    """Return the path of a Node."""
+    return f"{NODES}/{name}"
