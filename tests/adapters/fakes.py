@@ -116,6 +116,16 @@ class FakeKube:
             raise after[1]
         return answer
 
+    async def create(self, path: str, body: Object) -> Object:
+        after = await self._ask("POST", path, body)
+        at = f"{path}/{body['metadata']['name']}"
+        if at in self.objects:
+            raise Conflict(f"{at} already exists", 409)
+        answer = self.add(at, {**body, "metadata": dict(body["metadata"])})
+        if after is not None:
+            raise after[1]
+        return answer
+
     async def delete(self, path: str, uid: str) -> None:
         await self._ask("DELETE", path, uid)
         if path not in self.objects:

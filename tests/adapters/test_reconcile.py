@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ from tests.adapters.fakes import (
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Unknown
 from leasehold.adapters.reconcile import Deposed, PoolWorker
+from leasehold.api.names import SESSION_LABEL
 from leasehold.core.lease import lease_of
+from leasehold.core.outages import Outage
+from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
 
 POOL_STATUS = f"{paths.pool('ci')}/status"
@@ -778,3 +782,244 @@ async def test_a_promised_lease_that_is_given_up_does_not_end_the_worker() -> No
         await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
         scene.kube.touch(lease_path("later"), {"spec": {"desiredState": "Released"}})
         await scene.until(lambda: scene.reason("later", "Finished") == "Released")
+
+
+# --- the right to lead, outages, and what others write ---
+
+
+async def test_nothing_is_written_once_the_right_to_lead_ran_out() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker._tasks)
+        scene.right.is_valid = False
+        scene.kube.requests.clear()
+        scene.ask("b")
+        with pytest.raises(Deposed, match="ran out"):
+            await asyncio.wait_for(scene.tasks.pop("ci"), 5)
+        assert [row for row in scene.kube.requests if row[0] != "GET"] == []
+
+
+async def test_a_right_that_runs_out_between_commit_and_write_leaves_the_grant_to_the_next() -> None:
+    scene = Scene()
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+
+        def runs_out(method: str, path: str, body: Any) -> None:
+            if path == POOL_STATUS and body["status"].get("ledger", {}).get("inFlight"):
+                scene.right.is_valid = False
+
+        scene.kube.faults.append(runs_out)
+        scene.ask("a")
+        with pytest.raises(Deposed):
+            await asyncio.wait_for(scene.tasks.pop("ci"), 5)
+        assert status(scene.lease("a"), "Allocated") == ""
+        (row,) = scene.pool()["status"]["ledger"]["inFlight"]
+    scene.kube.faults.clear()
+    scene.right.is_valid = True
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["fencingToken"] == row["sequence"]
+        assert scene.reason("a", "Allocated") == "Adopted"
+
+
+async def test_an_absence_is_remembered_in_the_pool_with_the_take_over() -> None:
+    scene = Scene()
+    now = scene.clock.now()
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right, Outage(now - 90_000, now))}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        (first,) = [body for body in scene.kube.writes(POOL_STATUS) if "epoch" in body["status"]["ledger"]][
+            :1
+        ]
+        assert len(first["status"]["ledger"]["outages"]) == 1
+        (row,) = scene.pool()["status"]["ledger"]["outages"]
+        assert row["endTime"] == format_time(now)
+        scene.worker.outage_over(Outage(now + 1000, now + 5000))
+        await scene.until(lambda: len(scene.pool()["status"]["ledger"]["outages"]) == 2)
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        assert len(scene.worker.outages) == 2, "the next leader reads them"
+
+
+def with_session(scene: Scene, name: str = "s", *, age: int = 0) -> None:
+    """A session that was last heard of so many milliseconds ago."""
+    path = paths.coordination("team", name)
+    document = {"metadata": {"name": name, "namespace": "team", "labels": {SESSION_LABEL: ""}}, "spec": {}}
+    scene.cluster.session_seen(scene.kube.add(path, document))
+    known = scene.cluster.sessions["team", name]
+    scene.cluster.sessions["team", name] = known._replace(renewed_at=scene.clock.now() - age)
+
+
+async def test_a_session_that_was_renewed_unheard_keeps_its_leases() -> None:
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    async with Scene(pool_document(leasePolicy=terms)) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        with_session(scene, age=4000)
+        scene.ask("a", liveness="Session", holder={"sessionRef": {"name": "s"}})
+        await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
+        scene.kube.touch(paths.coordination("team", "s"), {"spec": {"renewTime": "now"}})  # nobody tells us
+        session = paths.coordination("team", "s")
+        await scene.until(lambda: ("GET", session, None) in scene.kube.requests)
+        await scene.until(lambda: not scene.worker.state.busy)
+        assert status(scene.lease("a"), "Ready") == "True"
+        assert scene.cluster.sessions["team", "s"].renewed_at > scene.clock.now() - 2000
+
+
+async def test_a_session_that_is_silent_indeed_is_looked_up_once_for_all_its_leases() -> None:
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    async with Scene(pool_document(leasePolicy=terms)) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        with_session(scene, age=4000)
+        for name in "abc":
+            scene.ask(name, liveness="Session", holder={"sessionRef": {"name": "s"}})
+        for name in "abc":
+            await scene.until(lambda name=name: status(scene.lease(name), "Claimed") == "True")
+        for name in "abc":
+            await scene.until(lambda name=name: status(scene.lease(name), "Finished") == "True")
+            assert scene.lease(name)["status"]["release"]["cause"] == "HeartbeatLost"
+        session = paths.coordination("team", "s")
+        assert 1 <= [at for _, at, _ in scene.kube.requests].count(session) <= 3
+
+
+async def test_a_session_that_lost_its_label_or_is_gone_is_none() -> None:
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    async with Scene(pool_document(leasePolicy=terms)) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        with_session(scene, age=4000)
+        scene.ask("a", liveness="Session", holder={"sessionRef": {"name": "s"}})
+        await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
+        scene.kube.touch(paths.coordination("team", "s"), {"metadata": {"labels": {SESSION_LABEL: None}}})
+        await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
+        assert ("team", "s") not in scene.cluster.sessions
+
+
+async def test_a_node_that_is_ready_again_unheard_loses_no_lease() -> None:
+    async with Scene(pool_document(leasePolicy={"gracePeriodSeconds": 0, "nodeLossSeconds": 0})) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        node = f"{paths.NODES}/n1"
+        down = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+        stale = apply_patch(scene.kube.objects[node], down)
+        scene.kube.touch(node, {"metadata": {"labels": {"seen": "later"}}})
+        stale["metadata"] = {**stale["metadata"], "resourceVersion": str(_version_of(scene, node) - 1)}
+        scene.cluster.nodes["n1"] = replace(scene.cluster.nodes["n1"], version=0)
+        scene.cluster.node_seen(stale)
+        await scene.until(lambda: ("GET", node, None) in scene.kube.requests)
+        await scene.until(lambda: not scene.worker.state.busy and not scene.worker.state.attention)
+        assert status(scene.lease("a"), "Ready") == "True"
+        scene.cluster.node_seen(scene.kube.touch(node, down))
+        await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
+        assert scene.lease("a")["status"]["release"]["cause"] == "NodeLost"
+
+
+def _version_of(scene: Scene, path: str) -> int:
+    return int(scene.kube.objects[path]["metadata"]["resourceVersion"])
+
+
+async def test_a_node_that_is_gone_indeed_loses_its_leases() -> None:
+    async with Scene(nodes=2) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="4")
+        await scene.granted("a")
+        node = scene.lease("a")["status"]["allocation"]["slices"][0]["nodeName"]
+        scene.kube.remove(f"{paths.NODES}/{node}")
+        scene.cluster.node_gone(node)
+        await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
+        assert scene.lease("a")["status"]["release"]["cause"] == "NodeLost"
+
+
+async def test_a_foreign_writer_is_corrected_less_and_less_often_and_reported() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker.state.entries)
+        vandal = {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Vandal"}]}}
+        fixed = 0
+        for _ in range(5):
+            scene.kube.touch(lease_path("a"), vandal)
+            began = scene.clock.now()
+            await scene.until(lambda: status(scene.lease("a"), "Ready") == "True")
+            fixed += 1
+        assert fixed == 5
+        assert scene.clock.now() - began >= 700, "the fifth time it waits"
+        assert scene.recorder.reasons().count("ForeignWrite") == 1
+        page = scene.metrics.page().decode()
+        assert 'leasehold_foreign_writes_total{pool="ci"} 4.0' in page
+
+
+async def test_our_own_write_whose_answer_was_lost_is_no_foreign_one() -> None:
+    async with Scene(
+        pool_document(leasePolicy={"gracePeriodSeconds": 600, "warnBeforeSeconds": []})
+    ) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", durationSeconds=1)
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker.state.entries)
+        for _ in range(3):
+            scene.kube.faults.append(lost(Unknown("lost"), path=lease_path("a")))
+            scene.kube.touch(lease_path("a"), {"spec": {"renewTime": format_time(scene.clock.now())}})
+            await scene.until(lambda: not scene.worker.state.attention and not scene.worker.state.busy)
+            scene.kube.faults.clear()
+        assert "foreign_writes_total{" not in scene.metrics.page().decode()
+
+
+async def test_a_foreign_writer_of_the_pools_status_is_corrected_less_and_less_often() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        await scene.until(lambda: status(scene.pool(), "Ready") == "True")
+        began = scene.clock.now()
+        for _ in range(5):
+            conditions = [{**row, "reason": "Vandal"} for row in scene.pool()["status"]["conditions"]]
+            scene.kube.touch(paths.pool("ci"), {"status": {"conditions": conditions}})
+            await scene.until(lambda: reason(scene.pool(), "Ready") == "Serving")
+        assert scene.clock.now() - began >= 200 + 400 + 800 + 1600
+        assert scene.recorder.reasons().count("ForeignWrite") == 1
+
+
+async def test_after_a_commit_that_may_happen_yet_the_object_is_changed_before_anything_rests_on_it() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        await scene.until(lambda: status(scene.pool(), "Ready") == "True")
+        scene.kube.faults.append(failing(Unknown("away"), path=POOL_STATUS, times=1))
+        version = _version_of(scene, paths.pool("ci"))
+        scene.ask("big", cpu="400")  # nothing is granted, so that nothing else is committed
+        scene.worker._publish_due = True
+        scene.worker._published_at = 0
+        scene.worker._settled.add("none")
+        scene.worker.mark()
+        await scene.until(lambda: scene.kube.faults and scene.worker._unsure)
+        assert scene.worker.basis() == scene.worker._basis, "what was decided before still stands"
+        await scene.until(lambda: not scene.worker._unsure)
+        assert _version_of(scene, paths.pool("ci")) > version
+
+
+async def test_a_promise_on_inherited_room_waits_until_late_renewals_cannot_come_any_more() -> None:
+    scene = Scene()
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="3", durationSeconds=600)
+        await scene.granted("held")
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+    before = _version_of(scene, lease_path("held"))
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.requests.clear()
+        scene.ask("later", cpu="3", startTime=soon(scene, 3600))
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        assert scene.lease("held")["status"]["allocation"]["ledgerEpoch"] == 2
+        late = {"metadata": {"resourceVersion": str(before)}, "status": {"renewal": {"count": 1}}}
+        with pytest.raises(Conflict):  # what an earlier leader sent before it was deposed
+            await scene.kube.patch(paths.status(lease_path("held")), late)
+        order = [at for method, at, body in scene.kube.requests if method == "PATCH"]
+        assert order.index(paths.status(lease_path("held"))) < order.index(paths.status(lease_path("later")))
+        scene.kube.requests.clear()
+        scene.ask("again", cpu="1", startTime=soon(scene, 3700))
+        await scene.until(lambda: "reservation" in scene.lease("again").get("status", {}))
+        assert scene.kube.writes(lease_path("held")) == [], "once for each leader"

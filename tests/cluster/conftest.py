@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.harness import Stage, ThreadOperator, stage_on
+from tests.cluster.harness import SESSIONS, Stage, ThreadOperator, stage_on
 
-from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane
 
 AUDIT_LOG = "audit.jsonl"
 
@@ -64,6 +64,7 @@ def audit_log(arena: ControlPlane) -> Path:
 
 @pytest.fixture
 def bare(arena: ControlPlane) -> Iterator[Stage]:
-    """A stage without an operator."""
+    """A stage without an operator. What killed ones left behind in the election is tidied away."""
     with stage_on(arena) as made:
         yield made
+        made.kube.delete_all(SESSIONS, OPERATOR_NAMESPACE)

@@ -259,21 +259,42 @@ class Stage:
     ) -> str:
         """Make a pool over this stage's nodes; grace is 0 and nothing need be claimed unless said otherwise."""
         name = f"p-{secrets.token_hex(4)}"
+        self.pool_named(name, selector or self.nodes.selector, policy, **spec)
+        if wait:
+            self.until_pool(name, is_("Ready", wait))
+        return name
+
+    def pool_named(
+        self,
+        name: str,
+        selector: Mapping[str, Any],
+        policy: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        **spec: Any,
+    ) -> None:
+        """Make a pool of a name; to be used where no other test of the same API server has it."""
         self.pools.append(name)
+        terms = {"gracePeriodSeconds": 0, **(policy or {})}
         self.kube.create(
             {
                 "apiVersion": "leasehold.dev/v1alpha1",
                 "kind": "CapacityPool",
-                "metadata": {"name": name},
-                "spec": {
-                    "nodeSelector": selector or self.nodes.selector,
-                    "leasePolicy": {"gracePeriodSeconds": 0, **(policy or {})},
-                    **spec,
-                },
+                "metadata": {"name": name, "labels": dict(labels or {})},
+                "spec": {"nodeSelector": selector, "leasePolicy": terms, **spec},
             }
         )
-        if wait:
-            self.until_pool(name, is_("Ready", wait))
+
+    def lease_by(self, selector: Mapping[str, Any], cpu: str = "1", **spec: Any) -> str:
+        """Ask for a lease of any pool that matches; return its name."""
+        name = f"l-{secrets.token_hex(4)}"
+        self.kube.create(
+            {
+                "apiVersion": "leasehold.dev/v1alpha1",
+                "kind": "CapacityLease",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": {"poolSelector": selector, "resources": {"cpu": cpu}, **spec},
+            }
+        )
         return name
 
     def lease(self, pool: str, name: str = "", cpu: str = "1", **spec: Any) -> str:

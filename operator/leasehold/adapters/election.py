@@ -130,6 +130,7 @@ class Elector:
         self._fresh = True
         self._answered = local()
         self._steady_since = local()
+        self._announced = -terms.duration
         self._complaint = ""
 
     # --- life ---
@@ -173,13 +174,17 @@ class Elector:
             while not self._stop.is_set():
                 began = self._local()
                 await self.look()
-                rest = self.terms.period - (self._local() - began)
+                rest = self.pace() - (self._local() - began)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(rest, self.terms.period // 10) / SECOND):
                         await self._woken.wait()
             await self._say_goodbye()
         finally:
             await self._client.close()
+
+    def pace(self) -> int:
+        """Return how long to wait from look to look (ms): while another leads, its last renewal must be seen soon."""
+        return self.terms.period if len(self.held) == self.shards else self.terms.period // 4
 
     # --- one look: list, renew, claim, hand on ---
 
@@ -231,9 +236,15 @@ class Elector:
                 self._lose(shard)
 
     async def _renew_all(self) -> None:
-        answers = await asyncio.gather(*(self._renew(leadership) for leadership in self.held.values()))
+        deadline = self.terms.renew_deadline
+        due = [one for one in self.held.values() if self._is_due(one.until - deadline)]
+        answers = await asyncio.gather(*map(self._renew, due))
         if any(answers) or not self.held:
             self._note_answer()
+
+    def _is_due(self, renewed: int) -> bool:
+        """Tell whether a Lease that was renewed then (ms) is to be renewed in this look."""
+        return self._local() - renewed >= self.terms.period * 3 // 4
 
     def _note_answer(self) -> None:
         """The API server answered: make an outage before that known first, then that it is over."""
@@ -267,9 +278,13 @@ class Elector:
             return
         name = f"{REPLICA_PREFIX}{_slug(self.identity)}"
         record = self._seen[name].record if name in self._seen else None
+        if not self._is_due(self._announced):
+            return
+        sent = self._local()
         try:
             async with asyncio.timeout(self.terms.touch / SECOND):
                 await self._write(name, record, {"renewTime": self._stamp()}, kind="replica")
+                self._announced = sent
                 for other, seen in self._replicas().items():
                     if self._local() - seen.since > _FORGET_REPLICAS_AFTER * self.terms.duration:
                         await self._remove(other)

@@ -18,7 +18,7 @@ from leasehold.adapters.reconcile import Deposed, PoolWorker, Tools
 from leasehold.core.election import shard_of
 from leasehold.core.neighbours import Heard, level_of
 from leasehold.core.outages import Outage
-from leasehold.core.times import SECOND
+from leasehold.core.times import SECOND, parse_time
 
 Json = Mapping[str, Any]
 
@@ -127,7 +127,11 @@ class Pools:
         self.cluster.pool_joined(follower.name, follower, follower.selector, follower.generation)
 
     def _prepare(self, document: Json, shard: int) -> PoolWorker:
-        worker = PoolWorker(self.tools, document, self.led[shard], self._absences.get(shard))
+        absence = self._absences.get(shard)
+        if absence is not None:
+            made = parse_time(document["metadata"]["creationTimestamp"])
+            absence = None if made >= absence.end else absence._replace(start=max(made, absence.start))
+        worker = PoolWorker(self.tools, document, self.led[shard], absence)
         self.followers.pop(worker.name, None)
         worker.join()
         return worker

@@ -290,6 +290,8 @@ class PoolWorker:
         """
         now = self.tools.clock.now()
         pause = self._rivals.seen(uid, now)
+        self._publish_due = True
+        self.mark()
         if not pause:
             return
         self.tools.metrics.foreign_writes.labels(pool=self.name).inc()
@@ -298,7 +300,6 @@ class PoolWorker:
             self.pauses.put(uid, now + pause)
         else:
             self._held_off_until = now + pause
-            self._publish_due = True
         if pause == 2 * FIRST:
             lease = self.state.leases.get(uid)
             subject = self._subject() if lease is None else _subject(lease)
@@ -440,13 +441,14 @@ class PoolWorker:
         ledger = self._status().get("ledger") or {}
         epoch = ledger.get("epoch", 0) + 1
         patch = {"epoch": epoch, "sequence": ledger.get("sequence", 0), **self._outages_told(ledger)}
+        told = self.outages
         try:
             self.pool = await self._patch_pool({"ledger": patch})
         except (Conflict, Unknown):
             self.pool = await self.tools.client.get(paths.pool(self.name))
             raise
         self.epoch, self.sequence = epoch, patch["sequence"]
-        self._outages_due = False
+        self._outages_due = told != self.outages
         self.policy = self._read_policy(self.pool, self.policy)
         self._rebuild()
         # Joined before the list, so that nothing the watch says in between is lost.
@@ -778,8 +780,9 @@ class PoolWorker:
         # the late one finds another version.
         sequence = self.sequence + len(entries) + self._unsure
         ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
+        told = self.outages
         if self._outages_due:
-            ledger["outages"] = outages_document(self.outages)
+            ledger["outages"] = outages_document(told)
         self._swapping = True
         try:
             answer = await self._patch_pool({**status, "ledger": ledger})
@@ -793,7 +796,8 @@ class PoolWorker:
         finally:
             self._swapping = False
         self.sequence = max(self.sequence, sequence)
-        self._outages_due = self._unsure = False
+        self._outages_due = self._outages_due and told != self.outages
+        self._unsure = False
         self.pauses.worked(self.name)
         self._settled -= settled
         return True

@@ -20,7 +20,7 @@ class Backlog:
 
     def __init__(self, per_second: int) -> None:
         self._interval = SECOND / per_second
-        self._next = 0.0
+        self._next = float("-inf")
         self._turns: dict[str, float] = {}
 
     def turn(self, uid: str, now: int) -> int | None:

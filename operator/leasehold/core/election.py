@@ -12,9 +12,9 @@ its share.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import NamedTuple
 
 MOVE_AFTER_PERIODS = 3
@@ -89,7 +89,7 @@ class Moves(NamedTuple):
 
 def shard_of(pool: str, shards: int) -> int:
     """Return the shard of a pool. It depends on the name alone, so that all replicas agree."""
-    return zlib.crc32(pool.encode()) % shards
+    return int.from_bytes(blake2b(pool.encode(), digest_size=8).digest()) % shards
 
 
 def observe(before: Mapping[str, Seen], listed: Mapping[str, Record], now: int) -> dict[str, Seen]:
