@@ -100,6 +100,7 @@ class Controller:
             instance=secrets.token_hex(8),
             terms=Terms(settings.election_seconds * SECOND),
             shards=settings.shards,
+            failed=self._fail,
         )
         self.server = HealthServer(
             settings.http_host,
@@ -179,19 +180,22 @@ class Controller:
         log.info("leasehold %s, listening on port %d", __version__, self.server.port)
 
     async def _first_word(self) -> None:
-        """Wait for the API server; start no later than its clock."""
+        """Wait for the API server; start by its clock where ours is off."""
         pause = 0.2
         while True:
             try:
-                step = self.clock.hold_back(await self.client.server_time())
+                step = self.clock.follow(await self.client.server_time())
                 break
             except ApiError as error:
                 log.warning("waiting for the API server: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5)
         if step:
+            side = "ahead of" if step > 0 else "behind"
             log.warning(
-                "this clock is %.1f s ahead of the API server's; following the API server's", step / SECOND
+                "this clock is %.1f s %s the API server's; following the API server's",
+                abs(step) / SECOND,
+                side,
             )
 
     async def _begin(self) -> None:
@@ -265,8 +269,11 @@ class Controller:
             self._tasks.remove(task)
         if task.cancelled() or task.exception() is None:
             return
-        self.failure = f"{task.get_name()}: {task.exception()}"
-        log.error("%s; stopping", self.failure, exc_info=task.exception())
+        log.error("%s failed; stopping", task.get_name(), exc_info=task.exception())
+        self._fail(f"{task.get_name()}: {task.exception()}")
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
         self.stop.set()
 
     # --- pools: told by the handlers ---

@@ -316,8 +316,9 @@ async def test_an_event_loop_that_is_blocked_costs_no_leadership() -> None:
     assert "election" not in [thread.name for thread in threading.enumerate()]
 
 
-async def test_a_bug_in_the_election_is_loud_and_leads_nothing_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_in_the_election_is_loud_and_ends_the_operator(caplog: pytest.LogCaptureFixture) -> None:
     electors = Electors()
+    failures: list[str] = []
     told = Replica(electors, "a", 1, "a-1")
 
     def broken() -> Any:
@@ -332,9 +333,12 @@ async def test_a_bug_in_the_election_is_loud_and_leads_nothing_on(caplog: pytest
         instance="a-1",
         terms=TERMS,
         shards=1,
+        failed=failures.append,
     )
     elector.start()
     await elector.stop()
+    await asyncio.sleep(0)
+    assert failures == ["election: a bug"]
     assert "the election ended" in caplog.text
 
 

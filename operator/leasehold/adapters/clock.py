@@ -1,8 +1,8 @@
 """The operator's clock: starts at the wall clock, then runs by the monotonic one.
 
 A wall clock that jumps would end leases early or never. This one does not jump; how far the wall has moved away is
-told, so that a metric and a log line can say so. TTL is a lower bound: when the API server's clock is behind ours at
-the start, we start behind too, because late is allowed and early is not.
+told, so that a metric and a log line can say so. Deadlines are absolute times that one replica writes and another may
+read. So each starts at the API server's time where its own differs from it: they need not trust each other's clocks.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ class SteadyClock:
         """Return the time in milliseconds since the epoch."""
         return int((self._anchor + self._monotonic() - self._started) * 1000)
 
-    def hold_back(self, server_time: int) -> int:
-        """Start no later than the API server's clock says (ms, of one-second resolution); return the step taken.
+    def follow(self, server_time: int) -> int:
+        """Start at the API server's time (ms, of one-second resolution) where this clock is off; return the step taken.
 
-        To be called before anything is decided.
+        A step is negative where this clock was behind. To be called before anything is decided.
         """
-        behind = self.now() - server_time - 1000
-        if behind <= 1000:
+        ahead = self.now() - server_time - 1000
+        if ahead > 1000:
+            step = ahead
+        elif self.now() < server_time - 1000:
+            step = self.now() - server_time
+        else:
             return 0
-        self._anchor -= behind / 1000
-        return behind
+        self._anchor -= step / 1000
+        return step
 
     def drift(self) -> int:
         """Return how many milliseconds the wall clock is ahead of this one."""

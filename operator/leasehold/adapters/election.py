@@ -92,7 +92,7 @@ class Electorate(Protocol):
 
 
 class Elector:
-    """Campaigns for this replica until stopped."""
+    """Campaigns for this replica until stopped. `failed` is called on the operator's loop when it ends by a bug."""
 
     def __init__(
         self,
@@ -105,6 +105,7 @@ class Elector:
         instance: str,
         terms: Terms,
         shards: int,
+        failed: Callable[[str], None] = lambda why: None,
         local: Callable[[], int] = boot_clock,
     ) -> None:
         self.namespace = namespace
@@ -119,6 +120,7 @@ class Elector:
         self._connect = connect
         self._clock = clock
         self._electorate = electorate
+        self._failed = failed
         self._local = local
         self._client: KubeClient
         self._main: asyncio.AbstractEventLoop
@@ -156,15 +158,11 @@ class Elector:
         try:
             asyncio.run(self._campaign())
         except Exception as error:
+            # Without it nobody here may lead, and nobody would ever again.
             log.exception("the election ended")
-            with contextlib.suppress(RuntimeError):
-                asyncio.run_coroutine_threadsafe(self._failed(error), self._main)
-
-    async def _failed(self, error: Exception) -> None:
-        for shard in list(self.held):
-            self.held.pop(shard).until = 0
-            await self._electorate.shard_lost(shard)
-        raise error
+            for shard in list(self.held):
+                self._lose(shard)
+            self._main.call_soon_threadsafe(self._failed, f"election: {error}")
 
     async def _campaign(self) -> None:
         self._woken = asyncio.Event()
