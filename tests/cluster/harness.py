@@ -413,7 +413,7 @@ class Record:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, ApiError):  # an API server that restarts
                 for event in self._kube.watch(
                     LEASES, self.stage.namespace, resource_version=self._version, timeout_seconds=60
                 ):

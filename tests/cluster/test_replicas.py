@@ -163,7 +163,7 @@ def test_a_node_that_moves_to_a_pool_of_another_shard_is_lent_once(bare: Stage) 
             here, there = (WEST, EAST) if i % 2 else (EAST, WEST)
             bare.kube.patch("nodes", node, {"metadata": {"labels": {"side": there}}})
             for pool in (here, there, here, there):
-                bare.lease(pool, name=f"{pool}-{i}-{len(record.revisions)}", cpu="3", durationSeconds=1)
+                bare.lease(pool, cpu="3", durationSeconds=1)
             time.sleep(0.3)  # not to wait for anything: to let the node move while leases come and go
         last = bare.lease(EAST if i % 2 else WEST, name="last", cpu="3", durationSeconds=1, priority=9)
         bare.until(last, granted, 40)

@@ -85,7 +85,8 @@ def test_the_probes_and_the_metrics_page(stage: Stage, operator: ThreadOperator)
     held = stage.lease(pool, cpu="1")
     stage.until(held, granted)
     assert operator.page("/healthz") == (200, "ok\n")
-    until(lambda: operator.page("/readyz") == (200, "ok\n"), "ready")
+    until(lambda: operator.page("/readyz")[0] == 200, "ready")
+    assert operator.page("/readyz")[1].endswith("leads of 1 shard(s): 0\n")
 
     def mine(name: str) -> dict[tuple[str, ...], float]:
         status, page = operator.page("/metrics")
