@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.confirmation import Confirmation
 from leasehold.adapters.foresight import Foresight
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
@@ -39,9 +40,7 @@ from leasehold.api.names import (
     LEASE_KIND,
     POOL_KIND,
     RELEASE_FINALIZER,
-    SESSION_LABEL,
     LeaseReason,
-    Liveness,
     RejectionReason,
     StopPolicy,
 )
@@ -86,8 +85,6 @@ _LEAST_BATCH = BATCH // 2
 _URGENT, _LAZY = SECOND // 4, 10 * SECOND
 _LOOK_AGAIN = 5 * SECOND
 _FAREWELL_SECONDS = 1.0
-_SILENT = frozenset({LeaseReason.HEARTBEAT_LOST, LeaseReason.CLAIM_TIMEOUT})
-_CONFIRMED = 10_000
 _NOWHERE = {"matchExpressions": [{"key": "leasehold.dev/none", "operator": "Exists"}]}
 
 log = logging.getLogger(__name__)
@@ -176,7 +173,7 @@ class PoolWorker:
         self._inherited: frozenset[str] = frozenset()
         self._taken_over_at = 0
         self._outages_due = bool(self.outages)
-        self._confirmed: dict[tuple[str, str, str], int] = {}
+        self._confirm = Confirmation(tools.client, tools.cluster, tools.clock)
         self._doubtful: set[str] = set()
         self._rivals = Rivals()
         self._held_off_until = 0
@@ -951,63 +948,6 @@ class PoolWorker:
             self.state.rebook(lease.uid)
             self.state.attention.add(lease.uid)
         self._publish_due = True
-
-    async def _confirm(self, lease: Lease, step: Step) -> bool:
-        """Look once more at what a lease is lost for, where that is another object; tell whether it is as was heard.
-
-        A watch can be behind, or dead and not know it. A holder must not lose its lease for that.
-        """
-        cause = (step.patch.get("release") or {}).get("cause") if not lease.releasing else None
-        if cause in _SILENT and lease.liveness == Liveness.SESSION:
-            return await self._confirm_session(lease, step.due or 0)
-        if cause == LeaseReason.NODE_LOST:
-            for name in sorted({part.node for part in lease.slices}):
-                if not await self._confirm_node(name):
-                    return False
-        return True
-
-    async def _confirm_session(self, lease: Lease, due: int) -> bool:
-        key = ("session", lease.namespace, lease.session)
-        if self._confirmed.get(key, 0) > due:
-            return True
-        cluster = self.tools.cluster
-        now = self.tools.clock.now()
-        known = cluster.sessions.get(key[1:])
-        try:
-            document = await self.tools.client.get(paths.coordination(lease.namespace, lease.session))
-            if SESSION_LABEL not in (document["metadata"].get("labels") or {}):
-                raise NotFound("without the label it is no session", 404)
-        except NotFound:
-            cluster.session_gone(key[1:])
-            same = known is None
-        else:
-            cluster.session_seen(document)
-            same = cluster.sessions.get(key[1:]) == known
-        if same:
-            self._remember_confirmed(key, now)
-        return same
-
-    async def _confirm_node(self, name: str) -> bool:
-        key = ("node", "", name)
-        now = self.tools.clock.now()
-        if self._confirmed.get(key, 0) > now - SECOND:
-            return True
-        known = self.tools.cluster.nodes.get(name)
-        try:
-            self.tools.cluster.node_seen(await self.tools.client.get(paths.node(name)))
-        except NotFound:
-            self.tools.cluster.node_gone(name)
-        found = self.tools.cluster.nodes.get(name)
-        same = (found and found.not_ready_since) == (known and known.not_ready_since)
-        if same and (found is None) == (known is None):
-            self._remember_confirmed(key, now)
-            return True
-        return False
-
-    def _remember_confirmed(self, key: tuple[str, str, str], at: int) -> None:
-        if len(self._confirmed) > _CONFIRMED:
-            self._confirmed.clear()
-        self._confirmed[key] = at
 
     def _put_aside(self, uid: str) -> bool:
         """Leave a lease alone for a while after a write failed; tell whether it is the first time in a row.

@@ -1,0 +1,87 @@
+"""One more look, at the API server itself, at what a lease is about to be lost for.
+
+A watch can be behind, or dead and not know it. A holder must not lose its lease for that. So where the reason is
+another object (a session that is silent, a node that is gone), that object is read before the end is written.
+"""
+
+from __future__ import annotations
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.client import KubeClient
+from leasehold.adapters.kube.errors import NotFound
+from leasehold.api.names import SESSION_LABEL, LeaseReason, Liveness
+from leasehold.core.course import Step
+from leasehold.core.lease import Lease
+from leasehold.core.times import SECOND
+
+_SILENT = frozenset({LeaseReason.HEARTBEAT_LOST, LeaseReason.CLAIM_TIMEOUT})
+_REMEMBERED = 10_000
+
+
+class Confirmation:
+    """Looks things up once for all leases that are lost for the same thing at the same time."""
+
+    def __init__(self, client: KubeClient, cluster: Cluster, clock: SteadyClock) -> None:
+        self._client = client
+        self._cluster = cluster
+        self._clock = clock
+        self._seen: dict[tuple[str, str, str], int] = {}
+
+    async def __call__(self, lease: Lease, step: Step) -> bool:
+        """Tell whether what a step rests on is as was heard; where it is not, the cluster's memory is put right.
+
+        Raises ApiError when it cannot be looked up.
+        """
+        cause = (step.patch.get("release") or {}).get("cause") if not lease.releasing else None
+        if cause in _SILENT and lease.liveness == Liveness.SESSION:
+            return await self._session(lease, step.due or 0)
+        if cause == LeaseReason.NODE_LOST:
+            for name in sorted({part.node for part in lease.slices}):
+                if not await self._node(name):
+                    return False
+        return True
+
+    async def _session(self, lease: Lease, due: int) -> bool:
+        """A look that was made after the deadline speaks for every lease of the session."""
+        key = ("session", lease.namespace, lease.session)
+        if self._seen.get(key, 0) > due:
+            return True
+        now = self._clock.now()
+        known = self._cluster.sessions.get(key[1:])
+        try:
+            document = await self._client.get(paths.coordination(lease.namespace, lease.session))
+            if SESSION_LABEL not in (document["metadata"].get("labels") or {}):
+                raise NotFound("without the label it is no session", 404)
+        except NotFound:
+            self._cluster.session_gone(key[1:])
+            same = known is None
+        else:
+            self._cluster.session_seen(document)
+            same = self._cluster.sessions.get(key[1:]) == known
+        if same:
+            self._remember(key, now)
+        return same
+
+    async def _node(self, name: str) -> bool:
+        key = ("node", "", name)
+        now = self._clock.now()
+        if self._seen.get(key, 0) > now - SECOND:
+            return True
+        known = self._cluster.nodes.get(name)
+        try:
+            self._cluster.node_seen(await self._client.get(paths.node(name)))
+        except NotFound:
+            self._cluster.node_gone(name)
+        found = self._cluster.nodes.get(name)
+        same = (found and found.not_ready_since) == (known and known.not_ready_since)
+        if same and (found is None) == (known is None):
+            self._remember(key, now)
+            return True
+        return False
+
+    def _remember(self, key: tuple[str, str, str], at: int) -> None:
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+        self._seen[key] = at
