@@ -326,7 +326,7 @@ def versions_gone(arena: Arena, scale: Scale, dice: random.Random) -> None:
 
 
 def _watches_told_410(arena: Arena, dice: random.Random) -> None:
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         operator = trial.operator("a", proxy).await_leading()
@@ -342,7 +342,7 @@ def _watches_told_410(arena: Arena, dice: random.Random) -> None:
 
 def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
     """The store forgets the version of a list between two of its pages."""
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(4)
         for _ in range(8):
@@ -367,7 +367,7 @@ def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
 
 def _too_large(arena: Arena, dice: random.Random) -> None:
     """A watch is refused because its version is not there yet, as after a restored backup, until a list is made."""
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         trial.operator("a", proxy).await_leading()
@@ -380,7 +380,7 @@ def _too_large(arena: Arena, dice: random.Random) -> None:
 
 def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
     """Watches are gone, the store forgets, the API server restarts and does not know the old version: a real 410."""
-    with arena.trial(patience=60) as trial:
+    with arena.trial(patience=60, sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         trial.operator("a", proxy).await_leading()
@@ -403,7 +403,7 @@ def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
 def cut_at_the_start(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for events in scale.pick((0, 2), range(6)):
         for midline in (False, True):
-            with arena.trial() as trial:
+            with arena.trial(sweep_seconds=600) as trial:
                 stage, proxy = trial.stage, trial.proxy(dice)
                 pool = trial.pool(2)
                 _lease_in_both_orders(trial, pool)
