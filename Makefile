@@ -12,7 +12,7 @@ RUN := .run
 WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench controlplane lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench faults controlplane lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -70,9 +70,12 @@ verify: $(VENV)/ready ## Fail when a generated file is not what the models say
 bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)
 	@$(BIN)/python -m tests.perf.bench $(ARGS)
 
+faults: controlplane ## Let everything go wrong that can, and check the record; writes faults-out/ (ARGS='--only 1,4' for a part)
+	@$(BIN)/python -m tests.faults.campaign --long $(ARGS)
+
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \
 		-o requirements.lock --custom-compile-command "make lock"
 
 clean: ## Remove what was made here (the control-plane cache stays)
-	@rm -rf $(VENV) $(RUN) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-out
+	@rm -rf $(VENV) $(RUN) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-out faults-out

@@ -40,7 +40,8 @@ class ControlPlane:
 
     kubeconfig: use this cluster instead of starting one; so does LEASEHOLD_KUBECONFIG. local: only take
     servers that are processes of this machine, which the fault methods need. audit_log: file to write one
-    JSON line per request to. extra_apiserver_args: flags of kube-apiserver with their values ({"--v": "4"});
+    JSON line per request to. audit_policy: what to write there, an audit.k8s.io/v1 Policy; by default who asked
+    for what, without contents. extra_apiserver_args: flags of kube-apiserver with their values ({"--v": "4"});
     they win over the defaults. progress: is given lines about a build under way; by default they go to
     standard error.
 
@@ -53,6 +54,7 @@ class ControlPlane:
         kubeconfig: Path | str | None = None,
         local: bool = False,
         audit_log: Path | None = None,
+        audit_policy: Mapping[str, Any] | None = None,
         extra_apiserver_args: Mapping[str, str] | None = None,
         progress: Progress = print_progress,
     ) -> None:
@@ -61,6 +63,7 @@ class ControlPlane:
             kubeconfig=Path(kubeconfig) if kubeconfig else None, local=self._local, progress=progress
         )
         self._audit_log = audit_log
+        self._audit_policy = audit_policy
         self._extra_apiserver_args = extra_apiserver_args
         self._provider: Provider | None = None
         self._servers: Servers | None = None
@@ -289,6 +292,7 @@ class ControlPlane:
                     binaries,
                     self.directory,
                     audit_log=self._audit_log,
+                    audit_policy=self._audit_policy,
                     extra_apiserver_args=self._extra_apiserver_args,
                 )
                 self._servers.start()

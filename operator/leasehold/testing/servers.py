@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError, ControlPlaneError, StartError
@@ -44,11 +45,13 @@ class Servers:
         directory: Path,
         *,
         audit_log: Path | None = None,
+        audit_policy: Mapping[str, Any] | None = None,
         extra_apiserver_args: Mapping[str, str] | None = None,
         ready_seconds: float = _READY_SECONDS,
     ) -> None:
         self._binaries = binaries
         self._audit_log = audit_log
+        self._audit_policy = audit_policy or _AUDIT_POLICY
         self._extra = dict(extra_apiserver_args or {})
         self._ready_seconds = ready_seconds
         self._reservation: socket.socket | None = None
@@ -137,7 +140,7 @@ class Servers:
             self.directory / "tokens.csv", f'{self.token},leasehold-admin,leasehold-admin,"system:masters"\n'
         )
         write_private(self.service_account_key, new_private_key())
-        write_private(self.directory / "audit-policy.yaml", json.dumps(_AUDIT_POLICY))
+        write_private(self.directory / "audit-policy.yaml", json.dumps(self._audit_policy))
 
     def _start_etcd(self) -> Child:
         client = self._etcd_url()

@@ -1,0 +1,26 @@
+"""The short form of the campaign: each experiment once, on an API server of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.faults.campaign import SEED
+from tests.faults.experiment import SHORT, Arena, experiments
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="session")
+def faults_arena() -> Iterator[Arena]:
+    """An API server that writes down who wrote what, without an operator."""
+    with Arena() as arena:
+        yield arena
+
+
+@pytest.mark.parametrize("number", list(experiments()))
+def test_nothing_is_promised_twice_or_lost(number: int, faults_arena: Arena) -> None:
+    outcome = experiments()[number].run(faults_arena, SHORT, SEED)
+    told = "\n".join([*outcome.violations, "notes:", *outcome.notes])
+    assert not outcome.violations, f"experiment {number}, seed {SEED} ({outcome.name}):\n{told}"
+    assert outcome.delivered > 0, f"experiment {number} ({outcome.name}) delivered no fault"
