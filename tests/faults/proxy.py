@@ -571,6 +571,9 @@ class FaultProxy:
                 await self._stop.wait()
             finally:
                 await runner.cleanup()
+                await asyncio.sleep(
+                    _STEP_SECONDS
+                )  # aborted connections are closed in the next turns of the loop
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = self._understand(request, await request.read())

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from tests.faults.campaign import SEED
 from tests.faults.experiment import SHORT, Arena, experiments
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="session")
-def faults_arena() -> Iterator[Arena]:
-    """An API server that writes down who wrote what, without an operator."""
-    with Arena() as arena:
-        yield arena
 
 
 @pytest.mark.parametrize("number", list(experiments()))
