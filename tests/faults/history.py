@@ -1,7 +1,8 @@
 """The record of a trial: every revision of every object that matters, and who wrote each.
 
 Watches run straight at the API server, from a version before the trial on. A break is resumed at the last version, so
-that nothing is missed; a version that is no longer kept makes the record useless and is an error. Versions of one
+that nothing is missed. What an API server forgot over a restart is read from its store, version by version; what that
+does not keep either makes the record useless and is an error. Versions of one
 store are one sequence, whatever the kind: revisions of all kinds are put in the order in which they happened.
 """
 
@@ -266,7 +267,7 @@ class History:
                     self._note(kind, event["type"], event["object"])
         except ApiError as error:
             if error.status == 410:
-                raise
+                return self._catch_up(kind, int(version))
             time.sleep(_PAUSE_SECONDS)
         except (
             OSError,
@@ -300,6 +301,26 @@ class History:
                 yield json.loads(line)
         finally:
             connection.close()
+
+    def _catch_up(self, kind: str, version: int) -> str:
+        """Read what was missed, version by version: an API server that restarted forgot it, and its store did not.
+
+        Raises ApiError when the store does not keep it any more either.
+        """
+        resource = RESOURCES[kind]
+        until = int(self._client.list_object(resource, limit=1)["metadata"]["resourceVersion"])
+        for number in range(version + 1, until + 1):
+            listed = self._client.list(resource, resourceVersion=number, resourceVersionMatch="Exact")
+            there = {item["metadata"]["uid"] for item in listed}
+            for item in listed:
+                if int(item["metadata"]["resourceVersion"]) == number:
+                    self._note(
+                        kind, "MODIFIED" if (kind, item["metadata"]["uid"]) in self._live else "ADDED", item
+                    )
+            for gone in [r.object for r in self.last() if r.kind == kind and r.uid not in there]:
+                meta = {**gone["metadata"], "resourceVersion": str(number)}
+                self._note(kind, "DELETED", {**gone, "metadata": meta})
+        return str(until)
 
     def _note(self, kind: str, event: str, item: Object) -> None:
         item["metadata"].pop("managedFields", None)

@@ -61,7 +61,7 @@ class Call:
     """One request as the proxy understands it.
 
     `verb` is get, list, watch, create, put, patch or delete. `write` numbers the writes of Leasehold's own objects
-    from 1 on, in the order in which they arrived; it is 0 for everything else.
+    from 1 on, in the order in which they arrived; it is 0 for everything else. `time` is when it arrived (monotonic, s).
     """
 
     number: int
@@ -77,6 +77,7 @@ class Call:
     subresource: str
     headers: Mapping[str, str]
     body: bytes
+    time: float
 
     @property
     def changes(self) -> bool:
@@ -428,8 +429,8 @@ class Exchange:
 class FaultProxy:
     """The proxy, on an event loop of its own in a thread. Use it in a `with` block.
 
-    `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer; they may be changed
-    at any time, as may the rules.
+    `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes every
+    list one of small pages; they may be changed at any time, as may the rules.
     """
 
     def __init__(self, upstream: Connection, dice: random.Random | None = None) -> None:
@@ -439,6 +440,7 @@ class FaultProxy:
         self.latency = 0.0
         self.jitter = 0.0
         self.bytes_per_second: float | None = None
+        self.page_size: int | None = None
         self.rules: tuple[Rule, ...] = ()
         self.calls: deque[Call] = deque(maxlen=20_000)
         self.writes = 0
@@ -515,7 +517,7 @@ class FaultProxy:
                 version = (at or {}).get(resource)
                 if version is None:
                     version = int(client.list_object(resource, limit=1)["metadata"]["resourceVersion"])
-                self._frozen = {**self._frozen, resource: version}
+                self._frozen = {**self._frozen, resource.partition(".")[0]: version}
 
     def thaw(self, *resources: str) -> None:
         """End the freeze of some resources, or of all: watches catch up."""
@@ -621,6 +623,7 @@ class FaultProxy:
             subresource=subresource,
             headers=dict(request.headers),
             body=body,
+            time=time.monotonic(),
         )
         if not self.counts(call):
             return call
@@ -643,14 +646,17 @@ class FaultProxy:
         return await forward()
 
     def _aged(self, call: Call) -> Mapping[str, str]:
-        """Return the query with the version at which a frozen list is to be read."""
+        """Return the query with the size of a list's pages, and the version at which a frozen one is to be read."""
+        query = call.query
+        if call.verb == "list" and self.page_size is not None:
+            query = {**query, "limit": str(self.page_size)}
         frozen = self._frozen.get(call.resource)
-        if frozen is None or call.verb != "list" or "fieldSelector" in call.query or call.namespace:
-            return call.query
+        if frozen is None or call.verb != "list" or "fieldSelector" in query or call.namespace:
+            return query
         self.stale_lists += 1
-        if "continue" in call.query:
-            return call.query
-        return {**call.query, "resourceVersion": str(frozen), "resourceVersionMatch": "Exact"}
+        if "continue" in query:
+            return query
+        return {**query, "resourceVersion": str(frozen), "resourceVersionMatch": "Exact"}
 
     def _request(self, call: Call) -> Any:
         query = urlencode(self._aged(call))
@@ -764,7 +770,7 @@ class FaultProxy:
 
     def _silent(self, call: Call, line: bytes) -> bool:
         frozen = self._frozen.get(call.resource)
-        if frozen is None or call.group == "coordination.k8s.io":
+        if frozen is None:
             return False
         version = json.loads(line)["object"].get("metadata", {}).get("resourceVersion", "0")
         return int(version) > frozen
