@@ -30,11 +30,12 @@ from leasehold.core.heartbeat import renewal_asked
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership, pools_of
 from leasehold.core.nodes import Node, Report, judge, node_of, report_of
+from leasehold.core.outages import Outage, moved
 from leasehold.core.planning import hold_of, plan
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.state import PoolState
-from leasehold.core.times import SECOND
+from leasehold.core.times import SECOND, parse_time
 
 Object = dict[str, Any]
 
@@ -148,6 +149,12 @@ def ledger_of(pool: Object | None) -> Mapping[str, Any]:
     """Return `status.ledger` of a pool's object, {} where there is none."""
     found: Mapping[str, Any] = ((pool or {}).get("status") or {}).get("ledger") or {}
     return found
+
+
+def outages_of(pool: Object | None) -> list[Outage]:
+    """Return the outages that a pool's ledger remembers."""
+    rows = ledger_of(pool).get("outages") or ()
+    return [Outage(parse_time(row["startTime"]), parse_time(row["endTime"])) for row in rows]
 
 
 def _rows(ledger: Mapping[str, Any]) -> dict[tuple[str, int], Mapping[str, Any]]:
@@ -378,7 +385,17 @@ class _End(NamedTuple):
 
     def session_due(self, session: Session) -> int:
         timeout = self.policy.heartbeat_timeout
-        return session.renewed_at + (min(session.duration, timeout) if session.duration else timeout)
+        due = session.renewed_at + (min(session.duration, timeout) if session.duration else timeout)
+        return moved(due, session.renewed_at, outages_of(self.view.pools.get(self.lease.pool)))
+
+    def forgiven(self, due: int | None, since: int) -> int | None:
+        """Move a deadline by the outages that its pool knows of, as far as it was not moved by them already."""
+        after = self.lease.deadline("amnestyTime") or 0
+        return (
+            None
+            if due is None
+            else moved(due, since, outages_of(self.view.pools.get(self.lease.pool)), after=after)
+        )
 
     def too_early(self, due: int | None, what: str) -> Iterator[str]:
         if due is None:
@@ -400,6 +417,7 @@ def _term(end: _End) -> Iterator[str]:
 def _heartbeat(end: _End) -> Iterator[str]:
     stored = end.lease.deadline("heartbeatTime")
     if end.lease.liveness == Liveness.RENEW:
+        stored = end.forgiven(stored, (stored or 0) - end.policy.heartbeat_timeout)
         yield from end.too_early(None if stored is None else stored + end.policy.grace, "heartbeat and grace")
         if renewal_asked(end.lease):
             yield f"it had asked to renew ({end.lease.renew_time})"
@@ -413,7 +431,8 @@ def _heartbeat(end: _End) -> Iterator[str]:
 
 
 def _claim(end: _End) -> Iterator[str]:
-    yield from end.too_early(end.lease.deadline("claimTime"), "claim")
+    granted = end.lease.instant("allocation", "allocationTime") or 0
+    yield from end.too_early(end.forgiven(end.lease.deadline("claimTime"), granted), "claim")
     if end.lease.liveness == Liveness.RENEW and renewal_asked(end.lease):
         yield f"it had asked to renew ({end.lease.renew_time})"
     session = end.session() if end.lease.liveness == Liveness.SESSION else None
@@ -557,6 +576,7 @@ def _undecided(view: View, name: str, state: PoolState, *, deleting: bool, now: 
         gone_namespaces=frozenset(view.going),
         over_nodes=frozenset(state.table.over),
         bill=state.bill,
+        outages=outages_of(view.pools.get(name)),
     )
     hold = hold_of(state.policy, deleting=deleting, consistent=True, nodes=len(state.table.rows))
     decided = plan(state, world, now, (), hold)

@@ -159,7 +159,7 @@ class Arena:
         self.control_plane.start()
         self.control_plane.install_crds()
         with Client(self.control_plane.connection) as kube:
-            kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
+            kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -291,6 +291,8 @@ class Trial:
             self.violate(str(violation))
         if len(found) > _TOLD:
             self.violate(f"and {len(found) - _TOLD} more")
+        for text in [text for proxy in self.proxies for text in proxy.errors]:
+            self.violate(f"proxy: {text}")
         self._note_logs()
         if self.outcome.violations:
             self._keep(trace)

@@ -305,22 +305,36 @@ class History:
     def _catch_up(self, kind: str, version: int) -> str:
         """Read what was missed, version by version: an API server that restarted forgot it, and its store did not.
 
-        Raises ApiError when the store does not keep it any more either.
+        Returns how far it came. Raises ApiError when the store does not keep it any more either.
         """
         resource = RESOURCES[kind]
-        until = int(self._client.list_object(resource, limit=1)["metadata"]["resourceVersion"])
-        for number in range(version + 1, until + 1):
-            listed = self._client.list(resource, resourceVersion=number, resourceVersionMatch="Exact")
-            there = {item["metadata"]["uid"] for item in listed}
-            for item in listed:
-                if int(item["metadata"]["resourceVersion"]) == number:
-                    self._note(
-                        kind, "MODIFIED" if (kind, item["metadata"]["uid"]) in self._live else "ADDED", item
-                    )
-            for gone in [r.object for r in self.last() if r.kind == kind and r.uid not in there]:
-                meta = {**gone["metadata"], "resourceVersion": str(number)}
-                self._note(kind, "DELETED", {**gone, "metadata": meta})
-        return str(until)
+        self._client.close()  # its idle connections may lead to the API server before this one
+        try:
+            until = int(self._client.list_object(resource, limit=1)["metadata"]["resourceVersion"])
+            for number in range(version + 1, until + 1):
+                self._compare(
+                    kind,
+                    number,
+                    self._client.list(resource, resourceVersion=number, resourceVersionMatch="Exact"),
+                )
+                version = number
+        except ApiError as error:
+            if error.status == 410:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        except (OSError, http.client.HTTPException):
+            time.sleep(_PAUSE_SECONDS)
+        return str(version)
+
+    def _compare(self, kind: str, number: int, listed: list[Object]) -> None:
+        """Note what a list of everything at a version has that was not known, and what it has no more."""
+        known = {revision.uid: revision.object for revision in self.last() if revision.kind == kind}
+        for item in listed:
+            if int(item["metadata"]["resourceVersion"]) == number:
+                self._note(kind, "MODIFIED" if item["metadata"]["uid"] in known else "ADDED", item)
+        for uid in known.keys() - {item["metadata"]["uid"] for item in listed}:
+            meta = {**known[uid]["metadata"], "resourceVersion": str(number)}
+            self._note(kind, "DELETED", {**known[uid], "metadata": meta})
 
     def _note(self, kind: str, event: str, item: Object) -> None:
         item["metadata"].pop("managedFields", None)

@@ -44,9 +44,12 @@ class Operator:
         kubeconfig: Path,
         identity: str,
         environment: Mapping[str, str] | None = None,
+        *,
+        program: str = "leasehold.cli.main",
         **settings: Any,
     ) -> None:
         self.identity = identity
+        self.program = program
         self.kubeconfig = kubeconfig
         self.directory = directory
         self.settings = {**SETTINGS, "identity": identity, **settings}
@@ -68,7 +71,7 @@ class Operator:
             self.logs.append(log)
             self._child = Child(
                 [
-                    *(sys.executable, "-m", "leasehold.cli.main", "operator"),
+                    *(sys.executable, "-m", self.program, "operator"),
                     *("--kubeconfig", str(self.kubeconfig), "--http-port", str(self.port)),
                 ],
                 log=log,
@@ -126,6 +129,10 @@ class Operator:
         """Let a frozen process go on."""
         self.child.signal(signal.SIGCONT)
 
+    def block(self) -> None:
+        """Keep the event loop of a process that runs under `tests.faults.hooks` busy for a while."""
+        self.child.signal(signal.SIGUSR2)
+
     def ready(self) -> bool:
         """Tell whether it says that it is ready."""
         return self.page("/readyz")[0] == 200
@@ -133,6 +140,15 @@ class Operator:
     def await_ready(self, seconds: float = 30.0) -> Operator:
         """Wait until it is ready. Raises AssertionError when it is not in time."""
         until(self.ready, f"operator {self.identity} is ready\n{self.child.log_tail(5)}", seconds)
+        return self
+
+    def leads(self) -> bool:
+        """Tell whether it leads at least one shard."""
+        return bool(self.metric("leasehold_leading"))
+
+    def await_leading(self, seconds: float = 30.0) -> Operator:
+        """Wait until it leads. Raises AssertionError when it does not in time."""
+        until(self.leads, f"operator {self.identity} leads\n{self.child.log_tail(5)}", seconds)
         return self
 
     def page(self, path: str) -> tuple[int, str]:
@@ -178,6 +194,16 @@ class Kubelet:
         self._thread.join()
         for operator in self.operators:
             operator.kill()
+
+
+def one_leads(*operators: Operator) -> bool:
+    """Tell whether exactly one of the operators says that it leads."""
+    return sum(operator.leads() for operator in operators) == 1
+
+
+def await_one_leader(*operators: Operator) -> None:
+    """Wait until exactly one of the operators says that it leads. Raises AssertionError when it is not in time."""
+    until(lambda: one_leads(*operators), "exactly one leads")
 
 
 def clock(offset: str, *, monotonic: bool = False, file: Path | None = None) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Call:
     """One request as the proxy understands it.
 
     `verb` is get, list, watch, create, put, patch or delete. `write` numbers the writes of Leasehold's own objects
-    from 1 on, in the order in which they arrived; it is 0 for everything else. `time` is when it arrived (monotonic, s).
+    from 1 on, in the order in which they arrived; it is 0 for everything else. `time` is when it arrived (monotonic).
     """
 
     number: int
@@ -430,7 +430,8 @@ class FaultProxy:
     """The proxy, on an event loop of its own in a thread. Use it in a `with` block.
 
     `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes every
-    list one of small pages; they may be changed at any time, as may the rules.
+    list one of small pages; they may be changed at any time, as may the rules. `errors` are failures of the proxy
+    itself, which spoil a trial.
     """
 
     def __init__(self, upstream: Connection, dice: random.Random | None = None) -> None:
@@ -449,6 +450,7 @@ class FaultProxy:
         self.withheld = 0
         self.stale_lists = 0
         self.closing = False
+        self.errors: list[str] = []
         self.counts: Callable[[Call], bool] = lambda call: call.changes and call.ours
         self._numbers = 0
         self._frozen: dict[str, int] = {}
@@ -592,6 +594,9 @@ class FaultProxy:
             return _hang_up(request)
         except (aiohttp.ClientError, OSError):  # the API server is away, or the operator is
             return _hang_up(request)
+        except Exception as error:
+            self.errors.append(f"{call}: {error!r}")
+            raise
 
     def _understand(self, request: web.Request, body: bytes) -> Call:
         self._numbers += 1

@@ -1,0 +1,158 @@
+"""Two operators, and doubts about which of them leads."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.cluster.harness import SESSIONS, granted, until
+from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
+from tests.faults.operators import Operator, await_one_leader, clock, one_leads
+from tests.faults.proxy import Call, Status, Tell
+
+
+@experiment(8, "two operators that both believe they lead", "nothing twice; they do not fight for long")
+def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
+    for _ in range(scale.pick(1, 5)):
+        with arena.trial() as trial:
+            pool = trial.pool(3)
+            first = trial.operator("a").await_leading()
+            second = trial.operator("b", election_namespace="default")
+            with trial.churn([pool], dice, per_second=15, most=50):
+                second.await_leading()
+                time.sleep(scale.pick(6, 20))
+            deposed = sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in (first, second))
+            trial.deliver(deposed, "a leader was deposed")
+            raised = _epoch(trial, pool)
+            if raised > 12:
+                trial.violate(f"the epoch was raised {raised} times: they fight")
+            second.stop()
+            first.crash()  # rather than wait for the end of its growing pause
+            trial.stage.kube.delete_all(SESSIONS, "default", labelSelector="leasehold.dev/election")
+
+
+def _epoch(trial: Trial, pool: str) -> int:
+    return int(trial.stage.kube.get("cpool", pool)["status"]["ledger"]["epoch"])
+
+
+@experiment(9, "the leader is frozen, and goes on later", "what it writes after the take-over is refused")
+def paused_leader(arena: Arena, scale: Scale, dice: random.Random) -> None:
+    for _ in range(scale.pick(1, 6)):
+        with arena.trial() as trial:
+            pool = trial.pool(3)
+            both = [trial.operator("a").await_leading(), trial.operator("b")]
+            until(both[1].ready, "the standby is ready")
+            with trial.churn([pool], dice, per_second=12, most=60):
+                for _ in range(2):
+                    leader, other = sorted(both, key=lambda one: not one.leads())
+                    time.sleep(dice.uniform(0.2, 1))
+                    _freeze_over_a_take_over(trial, leader, other, dice)
+        with arena.trial() as trial:
+            _frozen_between_commit_and_grant(trial, dice)
+
+
+def _freeze_over_a_take_over(trial: Trial, leader: Operator, other: Operator, dice: random.Random) -> None:
+    leader.freeze()
+    begun = time.monotonic()
+    other.await_leading()
+    trial.outcome.notes.append(f"take-over after {time.monotonic() - begun:.1f} s of an election of 3 s")
+    time.sleep(dice.uniform(0, 1))
+    leader.thaw()
+    trial.deliver(1, "frozen over a take-over")
+    until(lambda: one_leads(leader, other) and other.leads(), "the frozen one stands by")
+
+
+def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
+    """The worst moment: the pool says what is granted, the leases do not yet."""
+    proxy = trial.proxy(dice)
+    pool = trial.pool(3)
+    leader = trial.operator("a", proxy).await_leading()
+    other = trial.operator("b")
+    until(other.ready, "the standby is ready")
+
+    def commits(call: Call) -> bool:
+        if call.resource != "capacitypools" or call.subresource != "status":
+            return False
+        return bool((call.document()["status"].get("ledger") or {}).get("inFlight"))
+
+    rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=commits, times=1)
+    leases = [trial.stage.lease(pool, cpu="2") for _ in range(5)]
+    proxy.await_delivered(rule)
+    other.await_leading()
+    for lease in leases:
+        trial.stage.until(lease, granted)
+    leader.thaw()
+    trial.deliver(rule.delivered, "frozen between commit and grant")
+    until(lambda: one_leads(leader, other) and other.leads(), "the frozen one stands by")
+
+
+@experiment(10, "only the leader's network is slow", "it steps down before another may begin")
+def slow_leader(arena: Arena, scale: Scale, dice: random.Random) -> None:
+    for _ in range(scale.pick(1, 5)):
+        with arena.trial() as trial:
+            proxy = trial.proxy(dice)
+            pool = trial.pool(3)
+            slow = trial.operator("a", proxy).await_leading()
+            other = trial.operator("b")
+            until(other.ready, "the standby is ready")
+            with trial.churn([pool], dice, per_second=12, most=50):
+                time.sleep(1)
+                proxy.latency, proxy.jitter = 3.0, 2.0
+                other.await_leading()
+                if slow.leads():
+                    trial.violate("both said that they lead")
+                time.sleep(3)
+                proxy.latency = proxy.jitter = 0.0
+                time.sleep(1)
+            trial.deliver(proxy.delivered["slowed"], "requests of the leader slowed")
+            await_one_leader(slow, other)
+
+
+@experiment(
+    11, "equal identities; clocks that differ; nobody can be elected", "one leads; none is seen in a metric"
+)
+def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
+    with arena.trial() as trial:
+        pool = trial.pool(2)
+        both = [trial.operator("same").await_leading(), trial.operator("same")]
+        with trial.churn([pool], dice, per_second=12, most=30):
+            time.sleep(scale.pick(5, 20))
+        trial.deliver(1, "two operators of one identity")
+        await_one_leader(*both)
+    for offset in scale.pick(("+90s",), ("+90s", "-90s", "+1h")):
+        with arena.trial(slack=2.5) as trial:
+            pool = trial.pool(2)
+            first = trial.operator("a").await_leading()
+            skewed = trial.operator("b", environment=clock(offset))
+            until(skewed.ready, "the standby is ready")
+            with trial.churn([pool], dice, per_second=12, most=30):
+                time.sleep(scale.pick(4, 10))
+                if not first.leads() or skewed.leads():
+                    trial.violate(f"a clock that is off by {offset} changed who leads")
+                first.kill()
+                skewed.await_leading()
+                first.start()
+                until(first.ready, "it is ready again")
+            trial.deliver(1, f"a clock off by {offset}")
+            await_one_leader(first, skewed)
+    with arena.trial() as trial:
+        _nobody_can_be_elected(trial, dice)
+
+
+def _nobody_can_be_elected(trial: Trial, dice: random.Random) -> None:
+    proxy = trial.proxy(dice)
+    pool = trial.pool(2)
+    both = [trial.operator("a", proxy).await_leading(), trial.operator("b", proxy)]
+    until(both[1].ready, "the standby is ready")
+    rule = proxy.add(
+        Status(503), where=lambda call: call.group == "coordination.k8s.io" and call.namespace == SYSTEM
+    )
+    until(lambda: sum(one.metric("leasehold_leading") or 0 for one in both) == 0, "nobody says that it leads")
+    failures = sum(one.metric("leasehold_election_failures_total") or 0 for one in both)
+    if not failures:
+        trial.violate("no failure of the election was counted")
+    waiting = trial.stage.lease(pool)
+    rule.lift()
+    trial.deliver(rule.delivered, "requests of the election failed")
+    trial.stage.until(waiting, granted)
+    await_one_leader(*both)
