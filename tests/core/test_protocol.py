@@ -56,6 +56,7 @@ STORIES: dict[str, World] = {
         *(_LONGER, Lease(start=2)), ticks=1, wishes=("renew 0", "change 1"), lost_answers=1, take_overs=1
     ),
     "a promise behind a grant": new_pool(Lease(), Lease(start=2), ticks=1, take_overs=1),
+    "a promise that arrives late": new_pool(_LONGER._replace(asked=1), Lease(start=2), now=1, lost_answers=1),
 }
 
 
@@ -116,6 +117,7 @@ WEAKER = [
     Weaker("waits_until_drained", "the pool is deleted", VANISHED),
     Weaker("fences_promises", "a promised start", PROMISE),
     Weaker("fences_unknown_renewals", "a promise made again, an answer lost", PROMISE),
+    Weaker("checks_inherited_promises", "a promise that arrives late", PROMISE),
     Weaker("keeps_planned_end", "a promise behind a grant", PROMISE),
     Weaker("expects_renewals", "a promised start", PROMISE),
 ]

@@ -41,6 +41,7 @@ METHODS: Final = {
     "_list_leases": "list by a quorum read",
     "_adopt": "take up what an earlier operator committed",
     "_commit": "decide who starts or is promised a start, and send the swap",
+    "_fence": "write to a lease on whose end a promise will rely, so that older writes of it come to nothing",
     "_publish": "send a swap that only drops finished entries",
     "_swap_ledger": "the swap arrives",
     "_swapped_after_all": "the answer to a swap is lost",
@@ -86,6 +87,7 @@ class Variant(NamedTuple):
     waits_until_drained: bool = True
     fences_promises: bool = True
     fences_unknown_renewals: bool = True
+    checks_inherited_promises: bool = True
     keeps_planned_end: bool = True
     expects_renewals: bool = True
     checks_leadership: bool = True
@@ -203,7 +205,7 @@ def _unanswered(v: Variant, w: World, request: Request) -> World:
     if i == POOL:
         return _learn_pool(v, w, me)
     o = w.operators[me]
-    if request.kind == "renew" and v.fences_unknown_renewals:
+    if request.kind == "renew":
         w = _put(w, me, o._replace(unsure=(*o.unsure, (i, request.version))))
     if request.kind == "grant" and not v.looks_up_unknown_grants:
         return _settle(w, me, i)
@@ -249,7 +251,7 @@ class _Operator:
         )
         if not v.lists_before_deciding:
             seen = tuple(Lease(version=lease.version, start=lease.start) for lease in w.leases)
-            o = o._replace(phase=_ADOPTING, seen=seen)
+            o = o._replace(phase=_ADOPTING, seen=seen, listed=tuple(lease.version for lease in seen))
         self.w = w
         if v.raises_epoch and v.raises_epoch_before_list:
             return self._raise_epoch(o, o.phase)
@@ -263,9 +265,10 @@ class _Operator:
 
     def _list_leases(self) -> World:
         late = self.v.raises_epoch and not self.v.raises_epoch_before_list
-        return _put(
-            self.w, self.me, self.o._replace(phase=_RAISING if late else _ADOPTING, seen=self.w.leases)
-        )
+        found = self.w.leases
+        versions = tuple(lease.version for lease in found)
+        phase = _RAISING if late else _ADOPTING
+        return _put(self.w, self.me, self.o._replace(phase=phase, seen=found, listed=versions))
 
     def _adopt(self) -> World:
         """Take up inherited commitments: those that were written are done with, the others become ours to write."""
@@ -357,19 +360,29 @@ class _Operator:
         return self._to_lease("_write_grant", "cancel", entry.lease, entry, undone=entry.sequence, promised=0)
 
     def _tell_promise(self, entry: Entry) -> Step:
-        """Tell a lease its start, once no write that is still on its way can lengthen what the promise relies on."""
-        o = self.o
-        unsure = {j for j, _ in o.unsure}
-        for j, lease in enumerate(o.seen):
-            if lease.state != HELD or not self.v.fences_promises:
-                continue
-            if lease.term > entry.start:
+        """Tell a lease its start. What was promised by another is looked at first: it may have been overtaken."""
+        held = [i for i, lease in enumerate(self.o.seen) if lease.state == HELD]
+        if entry.until == _NEVER and self.v.checks_inherited_promises:
+            if any(self.o.seen[i].term > entry.start for i in held):
                 return self._cancel(entry)
-            if lease.fence != o.epoch or j in unsure:
-                if j in self.busy:
-                    return self._step("_write_grant", f"waits for {j}", self.w)
-                return self._to_lease("_write_change", "fence", j, fence=o.epoch)
+            for i in held:
+                if self._may_lengthen(i):
+                    return self._fence(i)
         return self._to_lease("_write_grant", "promise", entry.lease, entry, promised=entry.start)
+
+    def _may_lengthen(self, i: int) -> bool:
+        """Tell whether a renewal of a lease may be on its way that this operator knows nothing of."""
+        o, v, lease = self.o, self.v, self.o.seen[i]
+        if v.fences_unknown_renewals and i in {j for j, _ in o.unsure}:
+            return True
+        if not v.fences_promises:
+            return False
+        return lease.fence != o.epoch if v.heeds_fence else lease.version <= o.listed[i]
+
+    def _fence(self, i: int) -> Step:
+        if i in self.busy:
+            return self._step("_fence", f"waits for {i}", self.w)
+        return self._to_lease("_fence", "fence", i, fence=self.o.epoch)
 
     def _write_change(self, i: int) -> Iterator[Step]:
         o, v, now = self.o, self.v, self.w.now
@@ -410,7 +423,11 @@ class _Operator:
                 if len(taken) < CAPACITY and all(now + TERM <= start for start in others):
                     yield self._step("_commit", f"grant {i}", self._swap(self._entry(i, 0)))
             elif not lease.promised and not others and self._free_from(lease.start, taken):
-                yield self._step("_commit", f"promise {i}", self._swap(self._entry(i, lease.start)))
+                old = [j for j in sorted(taken) if j not in self.committed and self._may_lengthen(j)]
+                if old:
+                    yield self._fence(old[0])
+                else:
+                    yield self._step("_commit", f"promise {i}", self._swap(self._entry(i, lease.start)))
         if o.settled:
             yield self._step("_publish", "", self._swap(None))
         drained = not (taken or self.committed or self.busy)

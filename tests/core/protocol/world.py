@@ -95,7 +95,8 @@ class Request(NamedTuple):
 class Operator(NamedTuple):
     """An operator's memory. `pool` and `seen` are objects as they were last heard of.
 
-    `unsure` are renewals whose answer never came: the lease, and the version it had.
+    `listed` are the versions that the leases had in its list. `unsure` are renewals whose answer never came: the lease,
+    and the version it had.
     """
 
     phase: str = "standby"
@@ -105,6 +106,7 @@ class Operator(NamedTuple):
     seen: tuple[Lease, ...] = ()
     entries: tuple[Entry, ...] = ()
     settled: tuple[int, ...] = ()
+    listed: tuple[int, ...] = ()
     unsure: tuple[tuple[int, int], ...] = ()
 
 
