@@ -43,5 +43,7 @@ def test_a_mistake_is_found_where_it_was_made_and_only_there() -> None:
     with copy_of_the_tree() as place:
         assert verdict(run_tests(place, mutant.tests)) == "SURVIVED"
         apply(mutant, place)
-        assert verdict(run_tests(place, mutant.tests)).startswith("caught by test_a_lease_is_held_to_the_last")
+        assert verdict(run_tests(place, mutant.tests)).startswith(
+            "caught by test_a_lease_is_held_to_the_last"
+        )
         assert verdict(run_tests(place, ["tests/no_such_test.py"])).startswith("NOTHING LEARNED")

@@ -123,10 +123,10 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> Object:
     patch: Object = dict.fromkeys(before.keys() - after.keys())
     for key, part in after.items():
         known = before.get(key)
-        if isinstance(part, dict) and isinstance(known, dict):
-            patch[key] = _change(known, part)
-        elif part != known:
-            patch[key] = part
+        if part == known:
+            continue
+        both = isinstance(part, dict) and isinstance(known, dict)
+        patch[key] = _change(known, part) if both else part
     return patch
 
 
@@ -150,11 +150,14 @@ def _there_and_back(
 
 
 def _digest(item: Object) -> Object:
-    """What a status says once times and counts are left out."""
+    """What a status says once times and counts are left out, and that there once were tenants to be judged."""
     status = {key: part for key, part in (item.get("status") or {}).items() if key not in _VOLATILE}
     status["conditions"] = {
         row["type"]: (row["status"], row["reason"]) for row in status.get("conditions", ())
     }
+    if item["kind"] == "CapacityPool" and not item["spec"].get("tenants"):
+        status.pop("tenants", None)
+        status["conditions"].pop("TenantsValid", None)
     return _without_times(status)
 
 
