@@ -12,7 +12,7 @@ RUN := .run
 WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench faults controlplane lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench faults mutants controlplane lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -70,8 +70,12 @@ verify: $(VENV)/ready ## Fail when a generated file is not what the models say
 bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)
 	@$(BIN)/python -m tests.perf.bench $(ARGS)
 
+mutants: controlplane ## Make known mistakes in a copy of the code, and see each found by its tests (ARGS='--only NAME' for a part)
+	@$(BIN)/python -m tests.faults.mutants $(ARGS)
+
 faults: controlplane ## Let everything go wrong that can, and check the record; writes faults-out/ (ARGS='--only 1,4' for a part)
 	@$(BIN)/python -m tests.faults.campaign --long $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants)
 
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \

@@ -488,6 +488,19 @@ def pool_of(queue: str = "BestEffortFIFO", cpu: str = "16", **how: Any) -> Rehea
     return Rehearsal(make_pool(queue=queue, **terms), [make_node(cpu=cpu)])
 
 
+def test_no_start_is_promised_for_the_time_that_a_renewal_takes_in_the_same_pass() -> None:
+    held = granted(name="held", cpu="12", durationSeconds=600)
+    later = make_lease("later", cpu="12", startTime=clock("12m"), durationSeconds=60)
+    state = make_state(nodes=[make_node()], leases=[renewed(held), later])
+    state.attention.add(held.uid)
+    decided = plan(state, make_world(), at("5m"))
+    renewal = next(change for change in decided.changes if change.lease.uid == held.uid)
+    promise = next(grant for grant in decided.grants if grant.lease.uid == later.uid)
+    assert renewal.step.patch["deadlines"]["expirationTime"] == clock("15m")
+    assert promise.start is not None
+    assert promise.start >= at("15m") + state.policy.grace
+
+
 def test_a_start_in_the_future_is_promised_kept_and_redeemed() -> None:
     pool = pool_of()
     pool.ask("later", cpu="12", startTime=clock("1h"), durationSeconds=1800)

@@ -30,6 +30,19 @@ def test_whole_seconds_are_written_without_a_fraction() -> None:
     assert format_time(1001) == "1970-01-01T00:00:01.001Z"
 
 
+@pytest.mark.parametrize(
+    ("instant", "text"),
+    [
+        (10**18, "9999-12-31T23:59:59.999Z"),
+        (parse_time("9999-12-31T23:59:59-12:00"), "9999-12-31T23:59:59.999Z"),
+        (-(10**18), "0001-01-01T00:00:00Z"),
+        (parse_time("0050-01-01T00:00:00Z"), "0050-01-01T00:00:00Z"),
+    ],
+)
+def test_what_no_calendar_has_is_written_as_its_first_or_last_instant(instant: int, text: str) -> None:
+    assert format_time(instant) == text
+
+
 @given(st.integers(-(10**12), 10**14))
 def test_an_instant_survives_being_written_and_read(instant: int) -> None:
     assert parse_time(format_time(instant)) == instant

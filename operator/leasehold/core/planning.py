@@ -39,7 +39,7 @@ from leasehold.core.request import NEVER, Shape, Start
 from leasehold.core.scheduling import Pass, Why, schedule
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import Draft, Patch, slices_document
-from leasehold.core.times import SECOND, format_time
+from leasehold.core.times import SECOND, format_time, parse_time
 
 BATCH = 64
 """Grants in one commit. Their in-flight entries must fit the pool's `status.ledger.inFlight`, twice."""
@@ -128,6 +128,7 @@ def plan(
                 continue
         if step.patch or step.action:
             changes.append(Change(lease, step))
+            _expect_renewal(state, lease, step)
         wakes.append((uid, step.wake_at))
     leaving = {change.lease.uid for change in changes}
     changes += _answers(state, now, hold, quotes or {}, leaving)
@@ -135,6 +136,13 @@ def plan(
     if not batch or not (state.queue or state.refused):
         return decided
     return _QueuePass(state, now, hold, batch, leaving).run(decided)
+
+
+def _expect_renewal(state: PoolState, lease: Lease, step: Step) -> None:
+    """Let the queue be looked at with the new end: no start may be promised for the time a renewal takes."""
+    renewed = (step.patch.get("deadlines") or {}).get("expirationTime")
+    if renewed:
+        state.expect_until(lease.uid, parse_time(renewed))
 
 
 def _answers(

@@ -10,6 +10,8 @@ from leasehold.core.errors import InvalidObject
 SECOND = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 
 def parse_time(text: str) -> int:
@@ -25,9 +27,12 @@ def parse_time(text: str) -> int:
 
 
 def format_time(instant: int) -> str:
-    """Write an instant as RFC 3339 in UTC; whole seconds get no fraction."""
-    seconds, millis = divmod(instant, SECOND)
-    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    """Write an instant as RFC 3339 in UTC; whole seconds get no fraction.
+
+    RFC 3339 knows the years 1 to 9999. What somebody asked for beyond them is written as the first or last instant.
+    """
+    seconds, millis = divmod(min(max(instant, _FIRST), _LAST), SECOND)
+    text = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
     return f"{text}.{millis:03d}Z" if millis else f"{text}Z"
 
 

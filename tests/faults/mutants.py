@@ -1,0 +1,408 @@
+"""`make mutants`: known mistakes in our own code, made one at a time in a copy, and the tests that must find each.
+
+    python -m tests.faults.mutants [--only NAME[,NAME]] [--list]
+
+A test that never failed says little. Each mutant here is a mistake that would lend twice, end early, lose something, or
+never come to rest. It is made in a copy of the tree, where the tests that are named for it must fail. First they must
+pass in a copy that was left as it is. Exits with 1 when a mutant survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_COPIED: Final = (
+    "operator",
+    "tests",
+    "crds",
+    "manifests",
+    "examples",
+    "hack",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+)
+_PATIENCE_SECONDS: Final = 600
+_FAILED: Final = 1
+"""pytest's exit code when tests ran and some failed; any other means that nothing was learned."""
+
+RECONCILE: Final = "operator/leasehold/adapters/reconcile.py"
+_WORKER: Final = "tests/adapters/test_reconcile.py::test_"
+_TWO: Final = "tests/faults/test_two_workers.py::test_"
+_LIFE: Final = "tests/core/test_lifecycle.py::test_"
+_PLAN: Final = "tests/core/test_planning.py::test_"
+
+
+class Edit(NamedTuple):
+    """A text that is in a file once, and what takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """A mistake, what comes of it, and the tests of which at least one must fail."""
+
+    name: str
+    comes_to: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+
+def _mutant(name: str, comes_to: str, file: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant(name, comes_to, (Edit(file, old, new),), tests)
+
+
+MUTANTS: Final = (
+    _mutant(
+        "lease-without-version",
+        "a stale decision overwrites what changed meanwhile",
+        RECONCILE,
+        'body = {"metadata": {"resourceVersion": str(lease.version)}, "status": step.patch}',
+        'body = {"status": step.patch}',
+        f"{_WORKER}a_renewal_that_comes_between_decision_and_write_wins",
+        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+    ),
+    _mutant(
+        "pool-without-version",
+        "two operators commit the same room",
+        RECONCILE,
+        'body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}',
+        'body = {"status": status}',
+        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+    ),
+    _mutant(
+        "epoch-ignored",
+        "an operator that was overtaken goes on",
+        RECONCILE,
+        'if ledger.get("epoch", 0) > self.epoch:',
+        "if False:",
+        f"{_WORKER}a_higher_epoch_seen_in_the_watch_deposes",
+        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+    ),
+    Mutant(
+        "epoch-after-list",
+        "what the predecessor writes after the list is never seen",
+        (
+            Edit(
+                RECONCILE,
+                '        await self._ensure_finalizer()\n        ledger = self._status().get("ledger") or {}\n',
+                "        await self._ensure_finalizer()\n        listed, version = await self._list_leases()\n"
+                '        ledger = self._status().get("ledger") or {}\n',
+            ),
+            Edit(
+                RECONCILE,
+                "        self._join()\n        listed, version = await self._list_leases()\n",
+                "        self._join()\n",
+            ),
+        ),
+        (f"{_WORKER}the_epoch_is_raised_before_the_leases_are_listed",),
+    ),
+    _mutant(
+        "list-skipped",
+        "a new operator decides by what the watch happened to tell",
+        RECONCILE,
+        "        listed, version = await self._list_leases()\n        self._taken_over_at",
+        "        listed, version = [], 0\n        self._taken_over_at",
+        f"{_TWO}a_successor_knows_what_is_held_from_its_list_and_not_from_its_watch",
+    ),
+    _mutant(
+        "list-not-compared",
+        "leases that went while a standby was deaf hold their room for ever",
+        RECONCILE,
+        "        self.state.replace(listed, version)\n",
+        "",
+        f"{_TWO}what_went_while_a_standby_was_deaf_holds_nothing_for_its_successor",
+    ),
+    _mutant(
+        "inherited-forgotten",
+        "what the predecessor committed and never wrote is lost, or lent twice",
+        RECONCILE,
+        "        self._adopt()\n",
+        "",
+        f"{_TWO}what_was_committed_is_granted_by_the_successor_and_the_late_write_comes_to_nothing",
+    ),
+    _mutant(
+        "inherited-dropped-first",
+        "a late write of the predecessor grants what the successor gave to another",
+        RECONCILE,
+        "            if lease is None or _is_written(lease, entry):\n                self._settled.add(entry.uid)\n",
+        "            if True:\n                self._settled.add(entry.uid)\n",
+        f"{_TWO}what_was_committed_is_granted_by_the_successor_and_the_late_write_comes_to_nothing",
+    ),
+    _mutant(
+        "sequence-reused",
+        "two leases get one fencing token",
+        RECONCILE,
+        "for i, grant in enumerate(grants, start=1)]",
+        "for i, grant in enumerate(grants, start=0)]",
+        f"{_WORKER}a_grant_is_one_commit_and_one_write",
+        f"{_WORKER}tokens_go_on_above_those_that_leases_still_carry",
+    ),
+    _mutant(
+        "swap-taken-for-failed",
+        "a commit whose answer was lost is made twice",
+        RECONCILE,
+        "        if isinstance(error, Unknown) and entries:\n",
+        "        if False:\n",
+        f"{_WORKER}a_commit_whose_answer_is_lost_is_looked_up_and_used",
+    ),
+    _mutant(
+        "grant-taken-for-failed",
+        "a 504 is taken for a no: the room is lent to another, and the write comes through after all",
+        RECONCILE,
+        "                if isinstance(error, Refused) and not refused:\n",
+        "                if isinstance(error, Unknown):\n                    break\n"
+        "                if isinstance(error, Refused) and not refused:\n",
+        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
+        f"{_WORKER}a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written",
+    ),
+    _mutant(
+        "free-before-known",
+        "room is lent again before the release is known to be written",
+        RECONCILE,
+        "        self.state.busy.add(change.lease.uid)\n",
+        "        self.state.busy.add(change.lease.uid)\n"
+        '        if "finishTime" in (change.step.patch.get("release") or {}):\n'
+        "            self.state._give_back(change.lease.uid)\n",
+        f"{_TWO}room_is_not_lent_again_before_the_end_of_who_holds_it_is_known_to_be_written",
+    ),
+    _mutant(
+        "only-seen-back",
+        "what was committed and not yet written is lent again",
+        "operator/leasehold/core/state.py",
+        "            self._take(self._holding_of(entry), self._held_of(entry))\n",
+        "            pass\n",
+        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
+        "tests/core/test_state.py",
+    ),
+    _mutant(
+        "any-request-will-do",
+        "a grant is written for a request that changed since the commit",
+        RECONCILE,
+        "        return same and not lease.deleting and not lease.wants_release\n",
+        "        return True\n",
+        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+    ),
+    _mutant(
+        "grant-without-finalizer",
+        "a deleted lease goes while its capacity is still used",
+        RECONCILE,
+        "        if not lease.has_finalizer:\n",
+        "        if False:\n",
+        f"{_WORKER}a_lease_without_the_finalizer_gets_it_before_the_grant",
+    ),
+    _mutant(
+        "ghosts",
+        "leases that went while the watch was broken hold their room for ever",
+        "operator/leasehold/adapters/cluster.py",
+        "        for uid in self._pool_of.keys() - seen:\n            if self.leases",
+        "        for uid in set() - seen:\n            if self.leases",
+        "tests/adapters/test_cluster.py::test_a_relist_removes_what_it_lacks_but_not_what_was_seen_later",
+    ),
+    _mutant(
+        "late-answer-revives",
+        "a deleted lease comes back with a late answer",
+        "operator/leasehold/adapters/cluster.py",
+        "        if lease.uid in self._gone or (known is not None and lease.version <= known.version):\n",
+        "        if known is not None and lease.version <= known.version:\n",
+        "tests/adapters/test_cluster.py::test_a_late_answer_does_not_bring_a_deleted_lease_back",
+    ),
+    _mutant(
+        "wall-clock",
+        "a wall clock that jumps ends leases early, or never",
+        "operator/leasehold/adapters/clock.py",
+        "        return int((self._anchor + self._monotonic() - self._started) * 1000)\n",
+        "        return int(self._wall() * 1000)\n",
+        "tests/adapters/test_clock.py",
+    ),
+    _mutant(
+        "a-second-early",
+        "a lease ends before its grace is over",
+        "operator/leasehold/core/lifecycle.py",
+        "course.now < end + course.policy.grace:",
+        "course.now < end + course.policy.grace - SECOND:",
+        f"{_LIFE}a_lease_is_held_to_the_last_moment_of_its_grace_and_not_beyond",
+    ),
+    _mutant(
+        "ends-at-or-before",
+        "a lease whose time has come is woken for ever and never ended at its instant",
+        "operator/leasehold/core/lifecycle.py",
+        "course.now < end + course.policy.grace:",
+        "course.now <= end + course.policy.grace:",
+        f"{_LIFE}a_lease_is_held_to_the_last_moment_of_its_grace_and_not_beyond",
+        f"{_LIFE}without_grace_the_end_is_the_end",
+    ),
+    _mutant(
+        "renewal-overlooked",
+        "a renewal that was there when the term ended is not heard",
+        "operator/leasehold/core/lifecycle.py",
+        "    if renewal_of(course) is not None:\n        return None\n",
+        "",
+        f"{_LIFE}a_renewal_that_was_there_when_the_operator_came_back_still_counts",
+        f"{_LIFE}a_renewal_in_grace_saves_the_lease",
+    ),
+    _mutant(
+        "renewed-forever",
+        "renewals go beyond the pool's maximum",
+        "operator/leasehold/core/heartbeat.py",
+        "        renewed = min(renewed, maximum)\n",
+        "        pass\n",
+        f"{_LIFE}renewals_end_at_the_maximum",
+    ),
+    _mutant(
+        "renewal-unexpected",
+        "a start is promised for the time that a renewal takes",
+        "operator/leasehold/core/planning.py",
+        "        state.expect_until(lease.uid, parse_time(renewed))\n",
+        "        pass\n",
+        f"{_PLAN}no_start_is_promised_for_the_time_that_a_renewal_takes_in_the_same_pass",
+    ),
+    _mutant(
+        "leads-for-ever",
+        "a replica whose right to lead ran out goes on writing",
+        RECONCILE,
+        "        if not self.right.valid():\n",
+        "        if False:\n",
+        f"{_TWO}a_right_that_runs_out_stops_every_write",
+        f"{_TWO}a_right_that_runs_out_while_a_write_waits_stops_it_too",
+    ),
+    _mutant(
+        "no-fence",
+        "a renewal that the predecessor sent late breaks a promised start",
+        RECONCILE,
+        "is not None and lease.version <= self._taken_over_at\n",
+        "is not None and False\n",
+        f"{_TWO}no_start_is_promised_while_an_earlier_leader_may_still_renew_who_holds_the_room",
+    ),
+    _mutant(
+        "session-not-looked-up",
+        "a watch that is behind costs a living holder its lease",
+        RECONCILE,
+        "        if cause in _SILENT and lease.liveness == Liveness.SESSION:\n",
+        "        if False:\n",
+        f"{_TWO}a_session_that_the_watch_lost_is_looked_up_before_its_leases_end",
+    ),
+)
+
+
+@contextmanager
+def copy_of_the_tree() -> Iterator[Path]:
+    """Provide a copy of everything that tests need, removed at the end."""
+    place = Path(tempfile.mkdtemp(prefix="leasehold-mutant-"))
+    try:
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+            elif source.exists():
+                shutil.copy(source, place / name)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def apply(mutant: Mutant, place: Path) -> None:
+    """Make a mistake in a tree. Raises ValueError when the code is no longer what it was made for."""
+    for edit in mutant.edits:
+        path = place / edit.file
+        text = path.read_text()
+        if text.count(edit.old) != 1:
+            raise ValueError(
+                f"mutant {mutant.name}: {edit.file} has its text {text.count(edit.old)} times, not once"
+            )
+        path.write_text(text.replace(edit.old, edit.new))
+
+
+class Run(NamedTuple):
+    """How tests went in a tree: pytest's exit code, what it printed, and how long it took."""
+
+    code: int
+    output: str
+    seconds: float
+
+
+def run_tests(place: Path, tests: Sequence[str]) -> Run:
+    """Run tests in a tree, up to the first that fails. The tree's own code is used, by subprocesses too."""
+    environment = {**os.environ, "PYTHONPATH": str(place / "operator"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("COVERAGE_PROCESS_START", None)
+    began = time.monotonic()
+    found = _python(place, environment, "-c", "import leasehold; print(leasehold.__file__)")
+    if not found.output.startswith(str(place)):
+        return Run(-1, f"the copy's code is not used, but {found.output}", 0.0)
+    options = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--no-header")
+    run = _python(place, environment, "-m", "pytest", *options, *tests)
+    return run._replace(seconds=time.monotonic() - began)
+
+
+def _python(place: Path, environment: dict[str, str], *arguments: str) -> Run:
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        return Run(-1, str(late), 0.0)
+    return Run(done.returncode, done.stdout, 0.0)
+
+
+def verdict(run: Run) -> str:
+    """Say how a mutant fared: caught, by which test; or that it survived; or that the run says nothing."""
+    if run.code == _FAILED:
+        failed = [
+            line.removeprefix("FAILED ") for line in run.output.splitlines() if line.startswith("FAILED ")
+        ]
+        return f"caught by {failed[0].partition(' - ')[0].rpartition('::')[2]}" if failed else "caught"
+    return "SURVIVED" if run.code == 0 else f"NOTHING LEARNED (exit code {run.code})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try the mutants; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.mutants", description="Make mistakes.")
+    parser.add_argument("--only", default="", help="names of mutants, with commas between")
+    parser.add_argument("--list", action="store_true", help="name them and end")
+    given = parser.parse_args(arguments)
+    wanted = [mutant for mutant in MUTANTS if not given.only or mutant.name in given.only.split(",")]
+    if given.list or not wanted:
+        for mutant in MUTANTS:
+            print(f"{mutant.name:24} {mutant.comes_to}")
+        return 0 if given.list else 2
+    with copy_of_the_tree() as place:
+        baseline = run_tests(place, sorted({test for mutant in wanted for test in mutant.tests}))
+    if baseline.code:
+        print(f"{baseline.output}\nthe tests do not pass before any mistake is made")
+        return 1
+    print(f"without a mistake they pass ({baseline.seconds:.0f} s)", flush=True)
+    survivors = 0
+    for mutant in wanted:
+        with copy_of_the_tree() as place:
+            apply(mutant, place)
+            run = run_tests(place, mutant.tests)
+        said = verdict(run)
+        print(f"{mutant.name:24} {said} ({run.seconds:.0f} s)", flush=True)
+        if run.code != _FAILED:
+            survivors += 1
+            print(f"  it would mean: {mutant.comes_to}\n{run.output[-3000:]}", flush=True)
+    print(f"{len(wanted) - survivors} of {len(wanted)} mutants were caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
