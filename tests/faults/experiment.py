@@ -199,7 +199,8 @@ class Trial:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.control_plane = arena.control_plane
         self.stage = Stage(arena.control_plane)
-        self.stage.kube.delete_all(SESSIONS, SYSTEM)  # nobody of an earlier trial holds an election
+        for namespace in (SYSTEM, "default"):  # nobody of an earlier trial holds an election
+            self.stage.kube.delete_all(SESSIONS, namespace, labelSelector="leasehold.dev/election")
         self.history = History(
             arena.control_plane.connection, self.directory / "history.jsonl", Audit(arena.audit_log)
         )
