@@ -20,7 +20,7 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             second = trial.operator("b", election_namespace="default")
             with trial.churn([pool], dice, per_second=15, most=50):
                 second.await_leading()
-                time.sleep(scale.pick(6, 20))
+                time.sleep(scale.pick(4, 20))
             deposed = sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in (first, second))
             trial.deliver(deposed, "a leader was deposed")
             raised = _epoch(trial, pool)
@@ -176,7 +176,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
         pool = trial.pool(2)
         both = [trial.operator("same").await_leading(), trial.operator("same")]
         with trial.churn([pool], dice, per_second=12, most=30):
-            time.sleep(scale.pick(5, 20))
+            time.sleep(scale.pick(3, 20))
         trial.deliver(1, "two operators of one identity")
         await_one_leader(*both)
     for offset in scale.pick(("+90s",), ("+90s", "-90s", "+1h")):
@@ -186,7 +186,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
             skewed = trial.operator("b", environment=clock(offset))
             until(skewed.ready, "the standby is ready")
             with trial.churn([pool], dice, per_second=12, most=30):
-                time.sleep(scale.pick(4, 10))
+                time.sleep(scale.pick(2, 10))
                 if not first.leads() or skewed.leads():
                     trial.violate(f"a clock that is off by {offset} changed who leads")
                 first.kill()
