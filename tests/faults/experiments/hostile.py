@@ -270,9 +270,11 @@ def _otherwise(lease: Object, other: Object) -> Object:
 
 
 def _lasting(lease: Object) -> bool:
-    """Tell whether a lease's status stays by itself for a while: no short term, nobody to hear from."""
+    """Tell whether a lease stays by itself what it is: no short term, nobody to hear from, no pool to be chosen."""
     spec, status = lease["spec"], lease.get("status") or {}
     short = min(spec.get("durationSeconds", 3600), spec.get("startDeadlineSeconds", 3600)) < 600
+    if "poolRef" not in spec:
+        return False
     return not short and "renewTime" not in spec and "release" not in status and spec.get("mode") != "DryRun"
 
 
