@@ -386,6 +386,25 @@ def test_an_object_too_large_is_refused_with_the_field_to_cut(server: Server) ->
     assert "metadata.annotations: Too long" in refusal(lambda: server.create(noted))
 
 
+@pytest.mark.parametrize(
+    "text", ["2026-11-22t12:00:00z", "2026-11-22T12:00:00z", "2026-11-22T12:00:00+14:99"]
+)
+def test_a_time_at_which_the_rules_would_fail_later_is_refused_at_once(server: Server, text: str) -> None:
+    for field in ("startTime", "renewTime"):
+        assert f"spec.{field}" in refusal(lambda field=field: server.create(lease(**{field: text})))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00", "2026-11-22T12:00:00.123456789+23:59"],
+)
+def test_a_lease_with_any_time_that_is_taken_can_be_written_again(
+    server: Server, stored: Store, text: str
+) -> None:
+    made = stored(lease(startTime=text, renewTime=text), None)
+    assert server.change(made, status(phase="Pending"), status=True)["status"] == {"phase": "Pending"}
+
+
 SLOW = "1e999999999"
 
 

@@ -16,6 +16,7 @@ from tests.builders import (
 
 from leasehold.core.errors import InvalidObject
 from leasehold.core.lease import Reservation, Slice, lease_of
+from leasehold.core.times import FAR_FUTURE
 
 
 def test_the_shortest_lease_has_the_defaults_that_the_api_promises() -> None:
@@ -81,6 +82,11 @@ def test_the_chosen_pool_stands_beside_the_selector() -> None:
     assert lease.pool == "north-1"
     assert lease.pool_selector is not None
     assert lease.pool_selector.matches({})
+
+
+def test_a_start_beyond_every_calendar_is_one_in_the_far_future() -> None:
+    for text in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00"):
+        assert make_lease(startTime=text).start_time == FAR_FUTURE
 
 
 def test_a_start_time_that_cannot_be_read_is_noted_and_does_not_raise() -> None:

@@ -203,14 +203,29 @@ def _to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-_TIME_SCHEMA: Final = {"type": "string", "format": "date-time", "maxLength": TIME_LENGTH}
+TIME_PATTERN: Final = (
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?"
+    "(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+"""RFC 3339 as everybody reads it. The format `date-time` alone also takes `t`, `z` and odd offsets, at which the rules
+of the same object then fail at every later write: such an object could never be written again.
+"""
+
+_TIME_SCHEMA: Final = {
+    "type": "string",
+    "format": "date-time",
+    "maxLength": TIME_LENGTH,
+    "pattern": TIME_PATTERN,
+}
 
 Timestamp = Annotated[
     AwareDatetime, PlainSerializer(_to_text, return_type=str, when_used="json"), WithJsonSchema(_TIME_SCHEMA)
 ]
 """A moment. Written in UTC with microseconds; any offset is read."""
 
-TimeText = Annotated[str, Field(max_length=TIME_LENGTH, json_schema_extra={"format": "date-time"})]
+TimeText = Annotated[
+    str, Field(max_length=TIME_LENGTH, json_schema_extra={"format": "date-time", "pattern": TIME_PATTERN})
+]
 """A moment kept as the text it was written in, where any change of the text counts."""
 
 

@@ -17,7 +17,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.quantity import QuantityError, amount
 from leasehold.core.errors import InvalidObject
 from leasehold.core.selectors import Selector, selector_of
-from leasehold.core.times import SECOND, parse_time
+from leasehold.core.times import FAR_FUTURE, SECOND, parse_time
 
 Json = Mapping[str, Any]
 
@@ -165,7 +165,7 @@ def lease_of(document: Json) -> Lease:
         problem = "spec.resources: write at least one amount greater than 0, and none of 0"
     start_time = None
     try:
-        start_time = parse_time(spec["startTime"]) if "startTime" in spec else None
+        start_time = min(parse_time(spec["startTime"]), FAR_FUTURE) if "startTime" in spec else None
     except InvalidObject as error:
         problem = problem or f"spec.startTime: {error}"
     conditions = {condition["type"]: condition for condition in status.get("conditions", ())}

@@ -13,6 +13,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 _FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
+FAR_FUTURE = (datetime(9000, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+"""No start is later: whatever follows from it can still be written down."""
+
 
 def parse_time(text: str) -> int:
     """Read an RFC 3339 instant; finer than a millisecond is cut off.

@@ -162,10 +162,12 @@ class Client:
         """Ask for the deletion of all objects of a kind, in a namespace if the kind lives in one."""
         self._json("DELETE", self.resource(resource).path(namespace), query=query)
 
-    def apply(self, manifest: Mapping[str, Any], namespace: str | None = None) -> Object:
+    def apply(
+        self, manifest: Mapping[str, Any], namespace: str | None = None, *, manager: str = _FIELD_MANAGER
+    ) -> Object:
         """Create or change an object by server-side apply, taking over fields that others own."""
         resource, namespace, name = self._place(manifest, namespace)
-        query = {"fieldManager": _FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         return self._json(
             "PATCH", resource.path(namespace, name), manifest, query=query, content_type=APPLY_PATCH
         )
