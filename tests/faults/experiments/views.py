@@ -41,10 +41,12 @@ def _frozen_while_it_leads(arena: Arena, dice: random.Random) -> None:
         trial.operator("a", proxy).await_leading()
         stage.session("s")
         held = stage.lease(pool, liveness="Session", holder={"sessionRef": {"name": "s"}})
-        renewed = stage.lease(pool, durationSeconds=3)
+        renewed = stage.lease(pool, durationSeconds=5)
         released = stage.lease(pool, cpu="2")
         for lease in (held, renewed, released):
             stage.until(lease, granted)
+        stage.session("s")
+        stage.renew(renewed)
         node = stage.nodes.names[0]
         stage.nodes.mark_not_ready(node)
         time.sleep(0.3)
