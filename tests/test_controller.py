@@ -200,6 +200,18 @@ async def test_an_older_word_about_a_pool_changes_nothing(desk: Desk) -> None:
     assert desk.controller.pools.documents["ci"] is not old
 
 
+async def test_pools_that_came_and_went_and_nobody_told(desk: Desk) -> None:
+    desk.controller.resync = 20
+    desk.kube.add(paths.pool("ci"), pool_document())
+    await desk.begin()
+    desk.kube.watchers.clear()  # from here on the watch has holes
+    desk.kube.add(paths.pool("late"), pool_document("late"))
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.POOLS))
+    await desk.until(lambda: "late" in desk.controller.pools.workers)
+    desk.kube.remove(paths.pool("ci"))
+    await desk.until(lambda: "ci" not in desk.controller.pools.workers)
+
+
 async def test_a_pool_that_is_gone_before_it_was_taken_over(desk: Desk) -> None:
     desk.kube.faults.append(failing(NotFound("gone", 404), path=paths.pool("ci")))
     desk.kube.add(paths.pool("ci"), pool_document())

@@ -61,15 +61,31 @@ class Controller:
         self.identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.client = connect(settings.kubeconfig, self.identity)
         self.recorder = Recorder(self.client, self.clock, settings.events_per_second)
+        # Leases are listed anew pool by pool, see `sweep`.
+        self.resync = settings.sweep_seconds * settings.relist_sweeps * SECOND
         self.informers = {
             "capacityleases": Informer(self.client, paths.LEASES, self.cluster, self.clock.now),
-            "nodes": Informer(self.client, paths.NODES, Nodes(self.cluster), self.clock.now),
-            "nodereports": Informer(self.client, paths.REPORTS, Reports(self.cluster), self.clock.now),
+            "nodes": Informer(
+                self.client, paths.NODES, Nodes(self.cluster), self.clock.now, resync=self.resync
+            ),
+            "nodereports": Informer(
+                self.client, paths.REPORTS, Reports(self.cluster), self.clock.now, resync=self.resync
+            ),
             "sessions": Informer(
-                self.client, paths.SESSIONS, Sessions(self.cluster), self.clock.now, SESSION_LABEL
+                self.client,
+                paths.SESSIONS,
+                Sessions(self.cluster),
+                self.clock.now,
+                SESSION_LABEL,
+                resync=self.resync,
             ),
             "namespaces": Informer(
-                self.client, paths.NAMESPACES, Namespaces(self.cluster), self.clock.now, metadata_only=True
+                self.client,
+                paths.NAMESPACES,
+                Namespaces(self.cluster),
+                self.clock.now,
+                metadata_only=True,
+                resync=self.resync,
             ),
         }
         self.cluster.nodes_heard = lambda: self.informers["nodes"].heard_version
@@ -205,6 +221,7 @@ class Controller:
             await informer.synced.wait()
         await self._patiently(self._look_for_namespaces)
         self.pools.begin()
+        self._watch(self._resync_pools(), "look at all pools")
         self.elector.start()
         self.started.set()
 
@@ -233,9 +250,23 @@ class Controller:
                 pause = min(2 * pause, 5)
 
     async def _list_pools(self) -> None:
-        pools, _ = await self.client.list(paths.POOLS)
+        """Take in all pools there are, and that those are gone which an older version was known of."""
+        pools, version = await self.client.list(paths.POOLS)
         for pool in pools:
             self.pool_seen(pool)
+        for name in self.pools.documents.keys() - {pool["metadata"]["name"] for pool in pools}:
+            known = self.pools.documents[name]
+            if int(known["metadata"]["resourceVersion"]) <= int(version):
+                self.pool_gone(known)
+
+    async def _resync_pools(self) -> None:
+        """Look at all pools from time to time: what kopf's watch may have missed nobody tells."""
+        while True:
+            await asyncio.sleep(self.resync / SECOND)
+            try:
+                await self._list_pools()
+            except ApiError as error:
+                log.warning("looking at all pools: %s", error)
 
     async def _look_for_namespaces(self) -> None:
         """Find out whether namespaces that have leases and that no watch told of are gone."""

@@ -51,7 +51,7 @@ class Settings:
     """How often each pool's books are audited."""
 
     relist_sweeps: int = 10
-    """Every so many sweeps the leases are listed anew and compared with what the watch said."""
+    """Every so many sweeps everything is listed anew, and leases are compared with what the watch said."""
 
     events_per_second: int = 5
     """Kubernetes Events written per second at most; the rest are counted and dropped."""

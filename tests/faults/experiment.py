@@ -199,12 +199,14 @@ class Trial:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.control_plane = arena.control_plane
         self.stage = Stage(arena.control_plane)
-        self.stage.kube.delete_all(SESSIONS, SYSTEM)  # nobody of an earlier trial holds an election
+        for namespace in (SYSTEM, "default"):  # nobody of an earlier trial holds an election
+            self.stage.kube.delete_all(SESSIONS, namespace, labelSelector="leasehold.dev/election")
         self.history = History(
             arena.control_plane.connection, self.directory / "history.jsonl", Audit(arena.audit_log)
         )
         self.kubelet = Kubelet()
         self.proxies: list[FaultProxy] = []
+        self._began = time.monotonic()
         self._finished = False
 
     # --- what a story is made of ---
@@ -258,8 +260,9 @@ class Trial:
             self.tell(f"{what} x {count}")
 
     def tell(self, text: str) -> None:
-        """Note what was done, for who reads the outcome."""
-        self.outcome.script.append(f"trial {self.number}: {text}")
+        """Note what was done and when, for who reads the outcome."""
+        seconds = time.monotonic() - self._began
+        self.outcome.script.append(f"trial {self.number}, {seconds:.1f} s: {text}")
 
     def violate(self, text: str) -> None:
         """Note that a promise was broken."""
@@ -279,8 +282,10 @@ class Trial:
                 operator.thaw()
         if not any(operator.wanted for operator in self.kubelet.operators):
             self.operator("last")
+        self.tell("the faults are over")
         for text in self._await_rest():
             self.violate(str(Violation("at rest", 0, text)))
+        self.tell("came to rest")
         try:
             trace = self.history.close()
         except AssertionError as error:

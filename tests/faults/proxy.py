@@ -202,6 +202,18 @@ class Overtake(Fault):
 
 
 @dataclass
+class Hold(Fault):
+    """Keep the request back until the rule is lifted, then forward it, whether the operator still waits or not."""
+
+    name = "held back"
+
+    async def deliver(self, exchange: Exchange) -> Answer:
+        await exchange.until_lifted()
+        exchange.proxy.let_go += 1
+        return await exchange.forward()
+
+
+@dataclass
 class Status(Fault):
     """Answer with an error, instead of forwarding or after it."""
 
@@ -448,6 +460,7 @@ class FaultProxy:
         self.last_answered = 0
         self.slowed = 0
         self.withheld = 0
+        self.let_go = 0
         self.stale_lists = 0
         self.closing = False
         self.errors: list[str] = []

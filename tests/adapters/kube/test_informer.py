@@ -103,6 +103,22 @@ async def test_lists_and_watches_ask_for_the_same_part_of_an_object(*, metadata_
         assert script.only_metadata == [metadata_only] * 3
 
 
+async def test_all_is_listed_anew_from_time_to_time() -> None:
+    script = Script([([], "10"), ([{"n": 7}], "30")], [[event("ADDED", 2, 11)]])
+    async with running(script, resync=0) as (informer, heard):
+        assert heard.news == [("listed", [], 10), ("ADDED", 2), ("listed", [7], 30)]
+        assert script.asked == ["list", "10", "list", "30"], "what the watch told last no longer matters"
+        assert script.queries[0]["timeoutSeconds"] == 1, "the server ends the watch when the list is due"
+        assert informer.relists == 1, "a list that was planned is no sign of trouble"
+
+
+async def test_a_planned_list_that_fails_is_tried_again_and_the_watch_goes_on() -> None:
+    script = Script([([], "10"), Unknown("away"), ([{"n": 7}], "30")], [[event("ADDED", 2, 11)], []])
+    async with running(script, resync=0) as (_, heard):
+        assert script.asked == ["list", "10", "list", "11", "list", "30"]
+        assert heard.news[-1] == ("listed", [7], 30)
+
+
 async def test_a_bookmark_moves_the_version_on() -> None:
     script = Script([([], "10")], [[bookmark(50)]])
     async with running(script) as (informer, _):

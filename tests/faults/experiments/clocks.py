@@ -18,7 +18,7 @@ SLACK = 2.5
 )
 def clocks(arena: Arena, scale: Scale, dice: random.Random) -> None:
     jumps = ["+3600s", "-3600s", "-1d", "+0 x2", "+0 x0.5"]
-    for jump in scale.pick([dice.choice(jumps[:3]), dice.choice(jumps[3:])], jumps):
+    for jump in scale.pick([dice.choice(jumps)], jumps):
         with arena.trial(slack=SLACK) as trial:
             _while_it_runs(trial, jump, dice)
     for offset in scale.pick([dice.choice(["+3600s", "-3600s"])], ["+3600s", "-3600s", "-1d"]):

@@ -87,7 +87,7 @@ def kill_storm(arena: Arena, scale: Scale, dice: random.Random) -> None:
         pools = [trial.pool(2), trial.pool(2, selector={"matchLabels": {"no": "node"}})]
         operator = trial.operator("a")
         recovery: list[float] = []
-        seconds = scale.pick(12, 300)
+        seconds = scale.pick(10, 300)
         end = time.monotonic() + seconds
         with trial.churn(pools[:1], dice, per_second=12, most=scale.pick(80, 1500)):
             while time.monotonic() < end:
@@ -157,7 +157,7 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
             trial.operator("a", proxy)
             rule = proxy.add(Status(504, after=after), verbs=["patch"], where=lambda c: c.ours, chance=0.3)
             with trial.churn([pool], dice, per_second=15, most=scale.pick(30, 200)):
-                time.sleep(scale.pick(4, 30))
+                time.sleep(scale.pick(3, 30))
             trial.deliver(rule.delivered, f"504 {'after' if after else 'before'} it was written")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import SESSIONS, granted, until
+from tests.cluster.harness import finished, granted, until
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader, clock, one_leads
-from tests.faults.proxy import Call, Status, Tell
+from tests.faults.proxy import Call, Hold, Status, Tell
 
 
 @experiment(8, "two operators that both believe they lead", "nothing twice; they do not fight for long")
@@ -20,7 +20,7 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             second = trial.operator("b", election_namespace="default")
             with trial.churn([pool], dice, per_second=15, most=50):
                 second.await_leading()
-                time.sleep(scale.pick(6, 20))
+                time.sleep(scale.pick(4, 20))
             deposed = sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in (first, second))
             trial.deliver(deposed, "a leader was deposed")
             raised = _epoch(trial, pool)
@@ -28,7 +28,72 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
                 trial.violate(f"the epoch was raised {raised} times: they fight")
             second.stop()
             first.crash()  # rather than wait for the end of its growing pause
-            trial.stage.kube.delete_all(SESSIONS, "default", labelSelector="leasehold.dev/election")
+        with arena.trial() as trial:
+            _writes_that_come_after_a_take_over(trial, dice)
+        with arena.trial() as trial:
+            _take_overs_at_the_same_moment(trial, dice)
+
+
+def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> None:
+    """A commit, a grant and an end are on their way for long; the next operator has done its own when they arrive."""
+    stage, proxy = trial.stage, trial.proxy(dice)
+    pool = trial.pool(2)
+    first = trial.operator("a", proxy).await_leading()
+    ends = stage.lease(pool, name="ends", durationSeconds=2)
+    stage.until(ends, granted)
+    late = [
+        proxy.add(
+            Hold(), verbs=["patch"], resource="capacityleases", name=name, subresource="status", times=1
+        )
+        for name in (ends, "grant")
+    ]
+    stage.lease(pool, name="grant", cpu="2")
+    for rule in late:
+        proxy.await_delivered(rule)
+    stage.renew(ends)
+    late.append(proxy.add(Hold(), verbs=["patch"], where=_commits, times=1))
+    others = [stage.lease(pool, cpu="1") for _ in range(3)]
+    proxy.await_delivered(late[-1])
+    second = trial.operator("b", election_namespace="default").await_leading()
+    for lease in ("grant", *others):
+        stage.until(lease, granted)
+    stage.until(ends, lambda lease: lease["status"].get("renewal", {}).get("count", 0) > 0)
+    stage.change("grant", desiredState="Released")
+    stage.until("grant", finished)
+    for rule in late:
+        rule.lift()
+        trial.deliver(rule.delivered, "a write came after a take-over")
+    until(lambda: proxy.let_go == len(late), "what was held back arrives")
+    first.kill()
+    second.crash()
+
+
+def _take_overs_at_the_same_moment(trial: Trial, dice: random.Random) -> None:
+    """Both have read the same epoch, and both raise it by one; then there is a pool to be filled."""
+    proxies = [trial.proxy(dice), trial.proxy(dice)]
+    pool = trial.pool(2)
+    rules = [
+        proxy.add(Hold(), verbs=["patch"], resource="capacitypools", subresource="status", times=1)
+        for proxy in proxies
+    ]
+    first = trial.operator("a", proxies[0])
+    second = trial.operator("b", proxies[1], election_namespace="default")
+    for proxy, rule in zip(proxies, rules, strict=True):
+        proxy.await_delivered(rule)
+    leases = [trial.stage.lease(pool, cpu="2", durationSeconds=3) for _ in range(8)]
+    for rule in rules:
+        rule.lift()
+        trial.deliver(rule.delivered, "both took over at the same moment")
+    for lease in leases:
+        trial.stage.until(lease, finished, 30)
+    second.kill()
+    first.crash()
+
+
+def _commits(call: Call) -> bool:
+    if call.resource != "capacitypools" or call.subresource != "status":
+        return False
+    return bool((call.document()["status"].get("ledger") or {}).get("inFlight"))
 
 
 def _epoch(trial: Trial, pool: str) -> int:
@@ -70,12 +135,7 @@ def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
     other = trial.operator("b")
     until(other.ready, "the standby is ready")
 
-    def commits(call: Call) -> bool:
-        if call.resource != "capacitypools" or call.subresource != "status":
-            return False
-        return bool((call.document()["status"].get("ledger") or {}).get("inFlight"))
-
-    rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=commits, times=1)
+    rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=_commits, times=1)
     leases = [trial.stage.lease(pool, cpu="2") for _ in range(5)]
     proxy.await_delivered(rule)
     other.await_leading()
@@ -116,7 +176,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
         pool = trial.pool(2)
         both = [trial.operator("same").await_leading(), trial.operator("same")]
         with trial.churn([pool], dice, per_second=12, most=30):
-            time.sleep(scale.pick(5, 20))
+            time.sleep(scale.pick(3, 20))
         trial.deliver(1, "two operators of one identity")
         await_one_leader(*both)
     for offset in scale.pick(("+90s",), ("+90s", "-90s", "+1h")):
@@ -126,7 +186,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
             skewed = trial.operator("b", environment=clock(offset))
             until(skewed.ready, "the standby is ready")
             with trial.churn([pool], dice, per_second=12, most=30):
-                time.sleep(scale.pick(4, 10))
+                time.sleep(scale.pick(2, 10))
                 if not first.leads() or skewed.leads():
                     trial.violate(f"a clock that is off by {offset} changed who leads")
                 first.kill()

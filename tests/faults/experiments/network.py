@@ -35,13 +35,13 @@ def too_many_requests(arena: Arena, scale: Scale, dice: random.Random) -> None:
             trial.operator("a", proxy).await_leading()
             rule = proxy.add(Status(429, retry_after=1), where=_about_us, chance=0.3)
             with trial.churn([pool], dice, per_second=12, most=25):
-                time.sleep(scale.pick(4, 15))
+                time.sleep(scale.pick(3, 15))
             trial.deliver(rule.delivered, "429 injected")
             rule.lift()
         with arena.trial() as trial:
             _told_to_wait(trial, dice)
     with arena.trial(patience=60) as trial:
-        _real_fairness(trial, scale.pick(4, 20))
+        _real_fairness(trial, scale.pick(3, 20))
 
 
 def _about_us(call: Call) -> bool:
@@ -79,12 +79,12 @@ def _real_fairness(trial: Trial, seconds: float) -> None:
     account = trial.control_plane.as_service_account(SYSTEM, "leasehold-operator")
     pool = trial.pool(2)
     operator = trial.operator("a", kubeconfig=trial.control_plane.write_kubeconfig(account)).await_leading()
-    for i in range(40):
+    for i in range(15):
         stage.kube.create(
             {
                 "apiVersion": "leasehold.dev/v1alpha1",
                 "kind": "CapacityPool",
-                "metadata": {"name": f"{stage.namespace}-{i}", "annotations": {"fill": "x" * 60_000}},
+                "metadata": {"name": f"{stage.namespace}-{i}", "annotations": {"fill": "x" * 160_000}},
                 "spec": {"nodeSelector": {"matchLabels": {"no": "node"}}},
             }
         )
@@ -181,7 +181,7 @@ def _hog(account: Connection, stop: threading.Event, refused: list[int]) -> None
 
 @experiment(23, "slow, lossy, repeating, half-open network", "late is allowed; twice and never are not")
 def bad_network(arena: Arena, scale: Scale, dice: random.Random) -> None:
-    seconds = scale.pick(4, 30)
+    seconds = scale.pick(3, 30)
     for spoil in (_lossy, _slow):
         with arena.trial(patience=60) as trial:
             proxy = trial.proxy(dice)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
 import socket
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.cluster.harness import LEASES, POOLS, SESSIONS, finished, granted
+from tests.cluster.harness import LEASES, POOLS, SESSIONS, finished, granted, is_
 from tests.faults.experiment import CPU_ONLY, NODE, Arena, Scale, Trial, experiment
 from tests.faults.proxy import Call, CutWatch, Gone410, LoseEvents, Status, Tell
 
 from leasehold.testing.control_plane import ControlPlane
 
-SEEN = ("capacityleases", "capacitypools", "nodes", "nodereports", "namespaces", "leases")
+Object = dict[str, Any]
 
 
 # --- 4: the past ---
@@ -33,7 +36,7 @@ def _frozen_while_it_leads(arena: Arena, dice: random.Random) -> None:
     with arena.trial(sweep_seconds=600) as trial:
         stage, proxy = trial.stage, trial.proxy(dice)
         pool = trial.pool(
-            3, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5, "nodeLossSeconds": 1}
+            3, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5, "nodeLossSeconds": 4}
         )
         trial.operator("a", proxy).await_leading()
         stage.session("s")
@@ -93,62 +96,192 @@ def _started_in_the_past(arena: Arena, dice: random.Random) -> None:
 
 # --- 5: events that never come ---
 
+Act = Callable[["Loss"], None]
 
-@experiment(5, "single watch events never come", "the next look at the whole heals it")
+
+@experiment(5, "the one event that matters never comes", "the next look at the whole heals it")
 def lost_events(arena: Arena, scale: Scale, dice: random.Random) -> None:
-    cases = [(resource, kind) for resource in SEEN for kind in ("ADDED", "MODIFIED", "DELETED")]
+    acts = list(_ACTS)
     if not scale.long:
-        cases = [("capacityleases", kind) for kind in ("ADDED", "MODIFIED", "DELETED")]
-        cases += dice.sample(
-            [("nodes", "ADDED"), ("nodes", "MODIFIED"), ("nodes", "DELETED"), ("namespaces", "ADDED")], 1
-        )
+        acts = [*acts[:3], *dice.sample(acts[3:], 4)]
         with arena.trial() as trial:
-            _lose_in_turn(trial, cases, dice)
+            Loss(trial, dice).suffer(acts)
         return
-    for case in (*cases, ("capacityleases", "BOOKMARK"), ("nodes", "BOOKMARK")):
+    for act in acts:
         with arena.trial() as trial:
-            _lose_in_turn(trial, [case], dice)
+            Loss(trial, dice).suffer([act])
+    with arena.trial() as trial:
+        proxy = trial.proxy(dice)
+        pool = trial.pool(2)
+        trial.operator("a", proxy).await_leading()
+        rule = proxy.add(LoseEvents(frozenset({"BOOKMARK"})), verbs=["watch"])
+        proxy.await_delivered(rule, 3, 90)
+        trial.deliver(rule.delivered, "bookmarks lost")
+        trial.stage.until(trial.stage.lease(pool, durationSeconds=1), finished)
 
 
-def _lose_in_turn(trial: Trial, cases: list[tuple[str, str]], dice: random.Random) -> None:
-    """Lose the next event of each kind, while something of each kind happens."""
-    proxy = trial.proxy(dice)
-    pool = trial.pool(2)
-    trial.operator("a", proxy).await_leading()
-    for number, (resource, kind) in enumerate(cases):
-        rule = proxy.add(LoseEvents(frozenset({kind})), verbs=["watch"], resource=resource, times=1)
-        _let_everything_happen(trial, pool, number)
-        if kind != "BOOKMARK":
-            proxy.await_delivered(rule, seconds=10)
-        trial.deliver(rule.delivered, f"{resource} {kind} lost")
+class Loss:
+    """A pool with one node, an operator behind a proxy, and what happens without the operator hearing of it.
+
+    After each act everything hangs on a look at the whole: the event that was lost is the last there is about it.
+    """
+
+    def __init__(self, trial: Trial, dice: random.Random) -> None:
+        self.trial = trial
+        self.stage = trial.stage
+        self.proxy = trial.proxy(dice)
+        self.pool = trial.pool(1, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5})
+        self.node = self.stage.nodes.names[0]
+
+    def suffer(self, acts: list[Act]) -> None:
+        """Let each act happen, once the operator has seen what there was before."""
+        self.trial.operator("a", self.proxy).await_leading()
+        self.stage.until(self.stage.lease(self.pool, name="first"), granted)
+        for act in acts:
+            act(self)
+
+    @contextlib.contextmanager
+    def lose(
+        self, resource: str, *kinds: str, about: Callable[[Object], bool] = lambda _: True
+    ) -> Iterator[None]:
+        """Lose all events of these kinds that are about something, until the first was lost and a moment longer."""
+        rule = self.proxy.add(LoseEvents(frozenset(kinds), about), verbs=["watch"], resource=resource)
+        yield
+        self.proxy.await_delivered(rule, seconds=10)
+        time.sleep(0.3)
         rule.lift()
+        self.trial.deliver(rule.delivered, f"{resource}: {', '.join(kinds)} lost")
 
 
-def _let_everything_happen(trial: Trial, pool: str, number: int) -> None:
-    """Something is added, changed and deleted of every kind that an operator watches."""
-    stage = trial.stage
-    kept = stage.lease(pool, name=f"kept-{number}", cpu="1")
-    gone = stage.lease(pool, name=f"gone-{number}", cpu="1", ttlSecondsAfterFinished=0)
-    stage.nodes.create(1, NODE)
-    short_lived = stage.nodes.create(1, NODE)[0]
-    stage.nodes.cordon(stage.nodes.names[0])
-    stage.nodes.uncordon(stage.nodes.names[0])
-    stage.nodes.report(short_lived)
-    stage.nodes.delete(short_lived)
-    other = stage.pool(selector={"matchLabels": {"no": "node"}}, wait="", resources=CPU_ONLY)
-    stage.change_pool(other, stopPolicy="Hold")
-    stage.kube.delete(POOLS, other)
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"{stage.namespace}-{number}"}}
-    stage.kube.create(space)
-    stage.kube.patch("namespaces", f"{stage.namespace}-{number}", {"metadata": {"labels": {"team": "x"}}})
-    stage.kube.delete("namespaces", f"{stage.namespace}-{number}")
-    stage.session(f"s-{number}")
-    stage.session(f"s-{number}")
-    stage.kube.delete(SESSIONS, f"s-{number}", stage.namespace)
-    stage.until(gone, lambda lease: bool(lease.get("status")), 10)
-    stage.kube.delete(LEASES, gone, stage.namespace)
-    stage.change(kept, desiredState="Released")
-    stage.until_gone(gone, 15)
+def _named(name: str) -> Callable[[Object], bool]:
+    return lambda item: bool(item["metadata"]["name"] == name)
+
+
+def _lease_added(loss: Loss) -> None:
+    with loss.lose("capacityleases", "ADDED", about=_named("unheard")):
+        loss.stage.lease(loss.pool, name="unheard")
+
+
+def _lease_released(loss: Loss) -> None:
+    lease = loss.stage.lease(loss.pool)
+    loss.stage.until(lease, granted)
+    with loss.lose("capacityleases", "MODIFIED", about=_named(lease)):
+        loss.stage.change(lease, desiredState="Released")
+
+
+def _lease_deleted(loss: Loss) -> None:
+    """One that waits, whose finalizer somebody lifted by hand: nobody but the watch tells of its end."""
+    lease = loss.stage.lease(loss.pool, cpu="400")
+    loss.stage.until(lease, lambda found: bool(found.get("status")))
+    with loss.lose("capacityleases", "MODIFIED", "DELETED", about=_named(lease)):
+        loss.stage._remove(LEASES, lease, loss.stage.namespace)
+
+
+def _pool_added(loss: Loss) -> None:
+    loss.stage.nodes.create(1, NODE, labels={"for": "another"})
+    name = "another"
+    with loss.lose("capacitypools", "ADDED", about=lambda item: item["metadata"]["name"] != loss.pool):
+        name = loss.stage.pool(selector={"matchLabels": {"for": "another"}}, wait="", resources=CPU_ONLY)
+    loss.stage.change_pool(loss.pool, nodeSelector=_only(loss.node))
+    loss.stage.lease(name)
+
+
+def _pool_resumed(loss: Loss) -> None:
+    loss.stage.change_pool(loss.pool, stopPolicy="Hold")
+    loss.stage.until_pool(loss.pool, is_("Ready", "False", "PoolHeld"))
+    loss.stage.lease(loss.pool)
+    with loss.lose("capacitypools", "MODIFIED", about=lambda item: item["spec"].get("stopPolicy") == "None"):
+        loss.stage.change_pool(loss.pool, stopPolicy="None")
+
+
+def _pool_deleted(loss: Loss) -> None:
+    """A second pool had the node too, so that neither lent it; somebody forces the second away."""
+    other = loss.stage.pool(selector=_only(loss.node), wait="", resources=CPU_ONLY)
+    loss.stage.until_pool(loss.pool, is_("Degraded", "True", "NodesConflicting"))
+    loss.stage.lease(loss.pool)
+    with loss.lose("capacitypools", "MODIFIED", "DELETED", about=_named(other)):
+        loss.stage._remove(POOLS, other, None)
+
+
+def _only(node: str) -> Object:
+    return {"matchLabels": {"kubernetes.io/hostname": node}}
+
+
+def _node_added(loss: Loss) -> None:
+    loss.stage.lease(loss.pool, cpu="4")
+    with loss.lose("nodes", "ADDED", "MODIFIED", about=lambda item: item["metadata"]["name"] != loss.node):
+        loss.stage.nodes.create(1, NODE)
+
+
+def _node_uncordoned(loss: Loss) -> None:
+    loss.stage.nodes.cordon(loss.node)
+    loss.stage.until_pool(loss.pool, lambda found: found["status"]["nodes"]["cordoned"] > 0)
+    loss.stage.lease(loss.pool)
+    with loss.lose("nodes", "MODIFIED", about=_named(loss.node)):
+        loss.stage.nodes.uncordon(loss.node)
+
+
+def _node_deleted(loss: Loss) -> None:
+    made = loss.stage.nodes.create(1, NODE)[0]
+    loss.stage.until_pool(loss.pool, lambda found: found["status"]["nodes"]["total"] > 1)
+    with loss.lose("nodes", "DELETED", about=_named(made)):
+        loss.stage.nodes.delete(made)
+
+
+def _report_changed(loss: Loss) -> None:
+    """An administrator had excluded the node, and takes that back."""
+    loss.stage.kube.patch("nodereports", loss.node, {"spec": {"state": "Excluded"}})
+    loss.stage.until_pool(loss.pool, lambda found: found["status"]["nodes"]["grantable"] == 0)
+    loss.stage.lease(loss.pool)
+    with loss.lose("nodereports", "MODIFIED", about=_named(loss.node)):
+        loss.stage.kube.patch("nodereports", loss.node, {"spec": {"state": "Active"}})
+
+
+def _namespace_labelled(loss: Loss) -> None:
+    """A pool for tenants: whose namespace has no label may not borrow, until it has one."""
+    loss.stage.nodes.create(1, NODE, labels={"for": "tenants"})
+    loss.stage.change_pool(loss.pool, nodeSelector=_only(loss.node))
+    tenant = {"name": "x", "namespaceSelector": {"matchLabels": {"team": "x"}}}
+    pool = loss.stage.pool(
+        selector={"matchLabels": {"for": "tenants"}}, wait="", resources=CPU_ONLY, tenants=[tenant]
+    )
+    lease = loss.stage.lease(pool)
+    loss.stage.until(lease, is_("Accepted", "False"))
+    with loss.lose("namespaces", "MODIFIED", about=_named(loss.stage.namespace)):
+        loss.stage.kube.patch("namespaces", loss.stage.namespace, {"metadata": {"labels": {"team": "x"}}})
+
+
+def _session_begun(loss: Loss) -> None:
+    lease = loss.stage.lease(loss.pool, liveness="Session", holder={"sessionRef": {"name": "unheard"}})
+    loss.stage.until(lease, granted)
+    with loss.lose("leases", "ADDED", about=_named("unheard")):
+        loss.stage.session("unheard")
+
+
+def _session_ended(loss: Loss) -> None:
+    loss.stage.session("brief")
+    lease = loss.stage.lease(loss.pool, liveness="Session", holder={"sessionRef": {"name": "brief"}})
+    loss.stage.until(lease, granted)
+    with loss.lose("leases", "DELETED", about=_named("brief")):
+        loss.stage.kube.delete(SESSIONS, "brief", loss.stage.namespace)
+    loss.stage.until(lease, finished)
+
+
+_ACTS: tuple[Act, ...] = (
+    _lease_added,
+    _lease_released,
+    _lease_deleted,
+    _pool_added,
+    _pool_resumed,
+    _pool_deleted,
+    _node_added,
+    _node_uncordoned,
+    _node_deleted,
+    _report_changed,
+    _namespace_labelled,
+    _session_begun,
+    _session_ended,
+)
 
 
 # --- 6: versions that are not kept ---
@@ -193,7 +326,7 @@ def versions_gone(arena: Arena, scale: Scale, dice: random.Random) -> None:
 
 
 def _watches_told_410(arena: Arena, dice: random.Random) -> None:
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         operator = trial.operator("a", proxy).await_leading()
@@ -209,7 +342,7 @@ def _watches_told_410(arena: Arena, dice: random.Random) -> None:
 
 def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
     """The store forgets the version of a list between two of its pages."""
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(4)
         for _ in range(8):
@@ -234,7 +367,7 @@ def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
 
 def _too_large(arena: Arena, dice: random.Random) -> None:
     """A watch is refused because its version is not there yet, as after a restored backup, until a list is made."""
-    with arena.trial() as trial:
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         trial.operator("a", proxy).await_leading()
@@ -247,7 +380,7 @@ def _too_large(arena: Arena, dice: random.Random) -> None:
 
 def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
     """Watches are gone, the store forgets, the API server restarts and does not know the old version: a real 410."""
-    with arena.trial(patience=60) as trial:
+    with arena.trial(patience=60, sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         trial.operator("a", proxy).await_leading()
@@ -269,8 +402,8 @@ def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
 @experiment(7, "watches cut at and after the first list", "everything there is gets seen")
 def cut_at_the_start(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for events in scale.pick((0, 2), range(6)):
-        for midline in (False, True):
-            with arena.trial() as trial:
+        for midline in scale.pick((bool(events),), (False, True)):
+            with arena.trial(sweep_seconds=600) as trial:
                 stage, proxy = trial.stage, trial.proxy(dice)
                 pool = trial.pool(2)
                 _lease_in_both_orders(trial, pool)

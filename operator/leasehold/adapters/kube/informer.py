@@ -1,7 +1,8 @@
 """One lean list-and-watch: complete lists, then every change, for as long as it runs.
 
 A relist hands over the whole list, so that what vanished while nobody watched is known to be gone; watches alone
-never tell (nolar/kopf#698). A watch that stays silent past the server's bookmarks is taken for dead.
+never tell (nolar/kopf#698). A watch that stays silent past the server's bookmarks is taken for dead. Watches have been
+known to lose an event (etcd-io/etcd#17529), so everything can be listed anew from time to time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import ApiError, Gone, Refused
+from leasehold.core.times import SECOND
 
 Json = dict[str, Any]
 
@@ -42,7 +44,8 @@ class Informer:
 
     `heard_version` is the resourceVersion up to which the audience has heard everything: of the last list, change or
     bookmark, whichever came last. It is 0 before the first list, and falls when the server's store was set back.
-    With `metadata_only` the audience is told of metadata and of nothing else.
+    With `metadata_only` the audience is told of metadata and of nothing else. About every `resync` milliseconds all is
+    listed anew, whatever the watch told (None: never).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Informer:
         label_selector: str = "",
         *,
         metadata_only: bool = False,
+        resync: int | None = None,
     ) -> None:
         self.client = client
         self.path = path
@@ -61,11 +65,13 @@ class Informer:
         self.now = now
         self.query = {"labelSelector": label_selector} if label_selector else {}
         self.metadata_only = metadata_only
+        self.resync = resync
         self.synced = asyncio.Event()
         self.heard_version = 0
         self.last_event = 0
         self.relists = 0
         self.restarts = 0
+        self._resync_at: int | None = None
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are waited out with growing pauses; a refusal is logged."""
@@ -81,13 +87,16 @@ class Informer:
                     metadata_only=self.metadata_only,
                     resourceVersion=version,
                     allowWatchBookmarks="true",
-                    timeoutSeconds=_WATCH_SECONDS + _CHANCE.randrange(20),
+                    timeoutSeconds=self._watch_seconds(),
                     **self.query,
                 )
                 async with contextlib.aclosing(events):
                     async for event in events:
                         version = self._take(event)
                         pause, failures = _FIRST_PAUSE, 0
+                if self._resync_at is not None and self.now() >= self._resync_at:
+                    await self._list(planned=True)
+                    version = str(self.heard_version)
             except ApiError as error:
                 level = logging.ERROR if isinstance(error, Refused) else logging.WARNING
                 log.log(level, "watch of %s: %s", self.path, error)
@@ -99,12 +108,20 @@ class Informer:
                 await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.5))
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _list(self) -> str:
+    def _watch_seconds(self) -> int:
+        seconds = _WATCH_SECONDS + _CHANCE.randrange(20)
+        if self._resync_at is None:
+            return seconds
+        return min(seconds, max(1, (self._resync_at - self.now()) // SECOND + 1))
+
+    async def _list(self, *, planned: bool = False) -> str:
         items, version = await self.client.list(self.path, self.query, metadata_only=self.metadata_only)
         self.audience.listed(items, int(version or 0))
         self.heard_version = int(version or 0)
-        self.relists += 1
+        self.relists += not planned
         self.last_event = self.now()
+        if self.resync is not None:
+            self._resync_at = self.now() + int(self.resync * _CHANCE.uniform(0.9, 1.1))
         self.synced.set()
         return version
 
