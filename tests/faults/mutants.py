@@ -290,7 +290,7 @@ MUTANTS: Final = (
     _mutant(
         "session-not-looked-up",
         "a watch that is behind costs a living holder its lease",
-        RECONCILE,
+        "operator/leasehold/adapters/confirmation.py",
         "        if cause in _SILENT and lease.liveness == Liveness.SESSION:\n",
         "        if False:\n",
         f"{_TWO}a_session_that_the_watch_lost_is_looked_up_before_its_leases_end",
