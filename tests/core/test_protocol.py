@@ -50,7 +50,7 @@ STORIES: dict[str, World] = {
     "a term ends, an answer lost": new_pool(_HELD, Lease(), ticks=1, wishes=("renew 0",), lost_answers=1),
     "given back": new_pool(_HELD, Lease(), wishes=("release 0",)),
     "deleted while held": new_pool(_HELD, Lease(), wishes=("delete 0",)),
-    "the pool is deleted": new_pool(_HELD, Lease(), wishes=("drain 0",)),
+    "the pool is deleted": new_pool(_HELD, Lease(), wishes=("drain 0",), take_overs=3),
     "a promised start": new_pool(_LONGER, Lease(start=2), ticks=1, wishes=("renew 0",)),
     "a promise made again, an answer lost": new_pool(
         *(_LONGER, Lease(start=2)), ticks=1, wishes=("renew 0", "change 1"), lost_answers=1, take_overs=1

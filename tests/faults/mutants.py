@@ -38,7 +38,6 @@ _FAILED: Final = 1
 """pytest's exit code when tests ran and some failed; any other means that nothing was learned."""
 
 RECONCILE: Final = "operator/leasehold/adapters/reconcile.py"
-CONFIRMATION: Final = "operator/leasehold/adapters/confirmation.py"
 _WORKER: Final = "tests/adapters/test_reconcile.py::test_"
 _TWO: Final = "tests/faults/test_two_workers.py::test_"
 _LIFE: Final = "tests/core/test_lifecycle.py::test_"
@@ -291,7 +290,7 @@ MUTANTS: Final = (
     _mutant(
         "session-not-looked-up",
         "a watch that is behind costs a living holder its lease",
-        CONFIRMATION,
+        "operator/leasehold/adapters/confirmation.py",
         "        if cause in _SILENT and lease.liveness == Liveness.SESSION:\n",
         "        if False:\n",
         f"{_TWO}a_session_that_the_watch_lost_is_looked_up_before_its_leases_end",

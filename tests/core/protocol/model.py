@@ -229,8 +229,9 @@ class _Operator:
             if w.take_overs and not w.pool.gone and (self.me == 0 or w.leader != NOBODY):
                 yield self._step("_take_over", "", self._take_over())
             return
-        fresh = self.v._replace(forgets_settled_when_deposed=True)
-        yield self._step("", "crashes", _depose(fresh, w, self.me))
+        if w.take_overs:  # else it is as if it did nothing any more, which is looked at anyway
+            fresh = self.v._replace(forgets_settled_when_deposed=True)
+            yield self._step("", "crashes", _depose(fresh, w, self.me))
         if o.phase == _LISTING:
             yield self._step("_list_leases", "", self._list_leases())
         elif o.phase == _RAISING:
