@@ -16,6 +16,7 @@ async def write_status(client: KubeClient, lease: Lease, patch: dict[str, Any]) 
 
     Raises ApiError; Conflict when the lease is another version, or another lease of the same name.
     """
+    path = paths.lease(lease.namespace, lease.name)
     status = apply_patch(lease.status, patch)
     document = {
         "apiVersion": API_VERSION,
@@ -28,5 +29,5 @@ async def write_status(client: KubeClient, lease: Lease, patch: dict[str, Any]) 
         },
         "status": status,
     }
-    version = await client.replace_status(paths.lease(lease.namespace, lease.name), document)
+    version = await client.replace_status(path, document)
     return with_status(lease, status, int(version))
