@@ -19,6 +19,7 @@ from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
 
 Object = dict[str, Any]
+WRITES = ("PATCH", "PUT")
 Fault = Callable[[str, str, Any], "Exception | str | None"]
 """Called for each request; returns an error to raise instead of doing it, or `("after", error)` to do it first."""
 
@@ -126,6 +127,21 @@ class FakeKube:
             raise after[1]
         return answer
 
+    async def replace_status(self, path: str, document: Object) -> str:
+        after = await self._ask("PUT", f"{path}/status", document)
+        if path not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[path]
+        for name in ("resourceVersion", "uid"):
+            if document["metadata"][name] != known["metadata"][name]:
+                raise Conflict(f"{path} was written in between", 409)
+        changed = {**known, "status": document["status"]}
+        answer = known if changed == known else self._store(path, changed, "MODIFIED")
+        if after is not None:
+            raise after[1]
+        version: str = answer["metadata"]["resourceVersion"]
+        return version
+
     async def delete(self, path: str, uid: str) -> None:
         await self._ask("DELETE", path, uid)
         if path not in self.objects:
@@ -133,7 +149,7 @@ class FakeKube:
         self.remove(path)
 
     def writes(self, path: str) -> list[Object]:
-        return [body for method, at, body in self.requests if method == "PATCH" and at.startswith(path)]
+        return [body for method, at, body in self.requests if method in WRITES and at.startswith(path)]
 
 
 class FakeRecorder:
@@ -147,12 +163,12 @@ class FakeRecorder:
         return [str(notice.reason) for _, notice in self.notes]
 
 
-def failing(error: Exception, *, times: int = 10**9, method: str = "PATCH", path: str = "") -> Fault:
-    """A fault: requests that match raise the error, so many times."""
+def failing(error: Exception, *, times: int = 10**9, method: str = "", path: str = "") -> Fault:
+    """A fault: requests that match (writes, if no method is named) raise the error, so many times."""
     left = [times]
 
     def fault(asked: str, at: str, body: Any) -> Any:
-        if asked == method and path in at and left[0] > 0:
+        if asked in ([method] if method else WRITES) and path in at and left[0] > 0:
             left[0] -= 1
             return error
         return None
@@ -160,12 +176,12 @@ def failing(error: Exception, *, times: int = 10**9, method: str = "PATCH", path
     return fault
 
 
-def lost(error: Exception, *, method: str = "PATCH", path: str = "") -> Fault:
-    """A fault: one request that matches is done, and its answer gets lost."""
+def lost(error: Exception, *, method: str = "", path: str = "") -> Fault:
+    """A fault: one request that matches (a write, if no method is named) is done, and its answer gets lost."""
     left = [1]
 
     def fault(asked: str, at: str, body: Any) -> Any:
-        if asked == method and path in at and left[0]:
+        if asked in ([method] if method else WRITES) and path in at and left[0]:
             left[0] = 0
             return ("after", error)
         return None

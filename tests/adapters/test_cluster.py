@@ -9,6 +9,7 @@ from tests.adapters.fakes import lease_document, node_document, report_document
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
+from leasehold.core.lease import with_status
 from leasehold.core.selectors import Selector
 
 NOW = 1795374000000
@@ -163,6 +164,28 @@ def test_a_lease_is_told_once_for_each_version_whoever_brings_it(cluster: Cluste
     cluster.changed("MODIFIED", lease(4))
     cluster.changed("MODIFIED", lease(6))
     assert pool.told == [("lease_seen", "u1")] * 2
+
+
+def test_the_echo_of_our_own_write_is_not_read_and_what_was_stored_otherwise_is(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    cluster.changed("ADDED", lease(5))
+    known = cluster.find("u1")
+    assert known is not None
+    cluster.lease_seen(with_status(known, {"phase": "Active", "later": "x"}, 6))
+    stored = {**lease(6), "status": {"phase": "Active"}}
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "read", None)
+        cluster.changed("MODIFIED", {**lease(6), "status": {"phase": "Active", "later": "x"}})
+        cluster.changed("MODIFIED", lease(5))
+    assert len(pool.told) == 2
+    cluster.changed("MODIFIED", stored)
+    found = cluster.find("u1")
+    assert found is not None
+    assert found.status == {"phase": "Active"}, "an older definition knows no field `later`"
+    assert len(pool.told) == 3
 
 
 def test_a_late_answer_does_not_bring_a_deleted_lease_back(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.adapters.fakes import (
+    WRITES,
     Scene,
     failing,
     lease_document,
@@ -194,7 +195,7 @@ async def test_a_grant_that_is_refused_is_undone_and_its_lease_put_aside() -> No
     refused_grants = [0]
 
     def no_grants(method: str, path: str, body: Any) -> Any:
-        if path.startswith(lease_path("a")) and method == "PATCH" and "fencingToken" in body["status"]:
+        if path.startswith(lease_path("a")) and method == "PUT" and "fencingToken" in body["status"]:
             refused_grants[0] += 1
             return Refused("422: a rule", 422)
         return None
@@ -251,7 +252,7 @@ async def test_a_renewal_that_comes_between_decision_and_write_wins() -> None:
         await scene.granted("a")
 
         def renewed_just_before(method: str, path: str, body: Any) -> Any:
-            if method == "PATCH" and path.startswith(lease_path("a")) and "release" in body["status"]:
+            if method == "PUT" and path.startswith(lease_path("a")) and "release" in body["status"]:
                 scene.kube.faults.clear()
                 scene.kube.touch(lease_path("a"), {"spec": {"renewTime": "2026-11-22T20:00:00Z"}})
             return None
@@ -267,7 +268,7 @@ async def test_a_request_that_changes_between_commit_and_write_is_decided_anew()
         await scene.until(lambda: scene.worker.ready)
 
         def changed_just_before(method: str, path: str, body: Any) -> Any:
-            if method == "PATCH" and path.startswith(lease_path("a")):
+            if method == "PUT" and path.startswith(lease_path("a")):
                 scene.kube.faults.clear()
                 scene.kube.touch(lease_path("a"), {"spec": {"resources": {"cpu": "2"}}})
             return None
@@ -284,7 +285,7 @@ async def test_a_lease_that_is_deleted_between_commit_and_write_leaves_nothing()
         await scene.until(lambda: scene.worker.ready)
 
         def gone_just_before(method: str, path: str, body: Any) -> Any:
-            if method == "PATCH" and path.startswith(lease_path("a")):
+            if method == "PUT" and path.startswith(lease_path("a")):
                 scene.kube.faults.clear()
                 scene.kube.remove(lease_path("a"))
             return None
@@ -549,15 +550,14 @@ async def test_a_stop_lets_the_writes_under_way_end() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
         slow = asyncio.Event()
-        patch = scene.kube.patch
+        write = scene.kube.replace_status
 
-        async def slowly(path: str, body: Any) -> Any:
-            if path.startswith(lease_path("a")):
-                slow.set()
-                await asyncio.sleep(0.2)
-            return await patch(path, body)
+        async def slowly(path: str, document: Any) -> str:
+            slow.set()
+            await asyncio.sleep(0.2)
+            return await write(path, document)
 
-        scene.kube.patch = slowly  # type: ignore[method-assign]
+        scene.kube.replace_status = slowly  # type: ignore[method-assign]
         scene.ask("a")
         await slow.wait()
     assert status(scene.lease("a"), "Allocated") == "True"
@@ -1017,7 +1017,7 @@ async def test_a_promise_on_inherited_room_waits_until_late_renewals_cannot_come
         late = {"metadata": {"resourceVersion": str(before)}, "status": {"renewal": {"count": 1}}}
         with pytest.raises(Conflict):  # what an earlier leader sent before it was deposed
             await scene.kube.patch(paths.status(lease_path("held")), late)
-        order = [at for method, at, body in scene.kube.requests if method == "PATCH"]
+        order = [at for method, at, body in scene.kube.requests if method in WRITES]
         assert order.index(paths.status(lease_path("held"))) < order.index(paths.status(lease_path("later")))
         scene.kube.requests.clear()
         scene.ask("again", cpu="1", startTime=soon(scene, 3700))

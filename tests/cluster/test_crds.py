@@ -690,7 +690,9 @@ REFUSED = {
     "one resource for another": Change(
         ASKED, GRANTED, spec(resources={"memory": None, "ephemeral-storage": "1Gi"}), ONLY_SHRINK
     ),
-    "a lower token": Change(ASKED, GRANTED, status(fencingToken=6), f"status: Invalid value: {KEPT}"),
+    "a lower token": Change(
+        ASKED, GRANTED, status(fencingToken=6), f"status.fencingToken: Invalid value: 6: {KEPT}"
+    ),
     "no token": Change(ASKED, GRANTED, status(fencingToken=None, conditions=None), KEPT),
     "no allocation": Change(ASKED, GRANTED, status(allocation=None, conditions=None), KEPT),
     "no status": Change(ASKED, GRANTED, {"status": None}, KEPT),

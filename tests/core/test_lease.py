@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.builders import (
 )
 
 from leasehold.core.errors import InvalidObject
-from leasehold.core.lease import Reservation, Slice, lease_of
+from leasehold.core.lease import Reservation, Slice, lease_of, with_status
 from leasehold.core.times import FAR_FUTURE
 
 
@@ -214,3 +215,11 @@ def test_deadlines_and_instants_are_read_in_milliseconds() -> None:
     assert lease.deadline("claimTime") is None
     assert lease.instant("allocation", "allocationTime") == at()
     assert lease.instant("release", "startTime") is None
+
+
+def test_a_lease_with_another_status_is_what_reading_the_object_would_give() -> None:
+    before = make_lease(tenant="a")
+    status = {**granted(before).status, "tenant": "a"}
+    read = edited(before, status=status)
+    assert with_status(before, status, read.version) == read
+    assert with_status(read, {}, 99) == replace(edited(before, status={}), version=99)

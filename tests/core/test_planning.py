@@ -276,6 +276,34 @@ def test_a_pass_grants_one_batch_and_asks_for_another() -> None:
     assert (len(decide(state).grants), decide(state).more) == (1, False)
 
 
+def test_who_may_start_in_the_next_pass_is_told_nothing_meanwhile() -> None:
+    """A word would be wrong a moment later, and each one is a write that a grant has to wait for."""
+    big = make_lease("big", cpu="2000", age="9m")
+    state = make_state(
+        nodes=[make_node(cpu="1000", memory="1Ti")],
+        leases=[big, *many(BATCH + 9, cpu="1", memory="1Mi")],
+    )
+    decided = decide(state)
+    assert (len(decided.grants), decided.more) == (BATCH, True)
+    assert told(decided) == {"big": "NoMatchingNodes"}, "of this one it is known"
+    carry_out(state, decided)
+    assert told(decide(state)) == {}
+
+
+def test_what_is_known_to_fit_nowhere_is_told_though_the_pass_stopped_early() -> None:
+    state = make_state(
+        nodes=[make_node(cpu="1000", memory="64Gi")],
+        leases=[
+            granted(name="held", memory="30Gi"),
+            make_lease("late", cpu="1", memory="60Gi", age="0m"),
+            *many(BATCH + 9, cpu="1", memory="1Mi"),
+        ],
+    )
+    decided = decide(state)
+    assert decided.more
+    assert told(decided) == {"late": "WaitingForCapacity"}
+
+
 def test_a_pass_grants_only_so_many_slices_but_never_less_than_one_lease() -> None:
     state = make_state(
         nodes=[make_node(cpu="1000", memory="1Ti")], leases=many(9, cpu="1", memory="1Mi", count=60)
@@ -291,6 +319,23 @@ def test_a_pass_tells_only_so_many_and_the_next_one_tells_the_rest() -> None:
     carry_out(state, decided)
     decided = decide(state)
     assert (len(decided.changes), decided.more) == (5, False)
+
+
+def test_no_more_words_are_drafted_than_may_be_on_their_way() -> None:
+    state = make_state(nodes=[make_node(cordoned=True)], leases=many(9))
+    decided = decide(state, words=4)
+    assert (len(decided.changes), decided.more) == (4, True)
+    assert all(change.word for change in decided.changes)
+    assert decide(state, words=0).changes == ()
+    refused = make_state(nodes=[make_node()], leases=many(3, resources={"gpu": "1"}))
+    assert (len(decide(refused, words=2).changes), decide(refused, words=2).more) == (2, True)
+
+
+def test_an_end_is_no_word_and_waits_for_none() -> None:
+    lease = granted(make_lease(desiredState="Released"))
+    state = make_state(nodes=[make_node()], leases=[lease])
+    (change,) = decide(state, words=0, due=[lease.uid]).changes
+    assert not change.word
 
 
 def test_a_flood_of_different_requests_is_told_once_and_explained_anew_only_in_front() -> None:

@@ -38,6 +38,7 @@ _FAILED: Final = 1
 """pytest's exit code when tests ran and some failed; any other means that nothing was learned."""
 
 RECONCILE: Final = "operator/leasehold/adapters/reconcile.py"
+STATUSES: Final = "operator/leasehold/adapters/statuses.py"
 _WORKER: Final = "tests/adapters/test_reconcile.py::test_"
 _TWO: Final = "tests/faults/test_two_workers.py::test_"
 _LIFE: Final = "tests/core/test_lifecycle.py::test_"
@@ -69,9 +70,14 @@ MUTANTS: Final = (
     _mutant(
         "lease-without-version",
         "a stale decision overwrites what changed meanwhile",
-        RECONCILE,
-        'body = {"metadata": {"resourceVersion": str(lease.version)}, "status": step.patch}',
-        'body = {"status": step.patch}',
+        STATUSES,
+        "    version = await client.replace_status(path, document)\n",
+        "    try:\n"
+        "        version = await client.replace_status(path, document)\n"
+        "    except Exception:\n"
+        "        found = await client.get(path)\n"
+        '        document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]\n'
+        "        version = await client.replace_status(path, document)\n",
         f"{_WORKER}a_renewal_that_comes_between_decision_and_write_wins",
         f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
     ),
@@ -216,8 +222,8 @@ MUTANTS: Final = (
         "late-answer-revives",
         "a deleted lease comes back with a late answer",
         "operator/leasehold/adapters/cluster.py",
-        "        if lease.uid in self._gone or (known is not None and lease.version <= known.version):\n",
-        "        if known is not None and lease.version <= known.version:\n",
+        "if lease.uid in self._gone or (known is not None and _is_known(known, lease.version, lease.status)):",
+        "if known is not None and _is_known(known, lease.version, lease.status):",
         "tests/adapters/test_cluster.py::test_a_late_answer_does_not_bring_a_deleted_lease_back",
     ),
     _mutant(

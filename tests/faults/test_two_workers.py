@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -86,14 +86,20 @@ class Replica:
     # --- the client it uses: what it sent is on its way, whether it still waits for the answer or not ---
 
     async def patch(self, path: str, body: Object) -> Object:
-        self.writes.append((path, body))
-        return await asyncio.shield(asyncio.create_task(self._deliver(path, body)))
+        return await self._send(self.kube.patch, path, body)
 
-    async def _deliver(self, path: str, body: Object) -> Object:
+    async def replace_status(self, path: str, document: Object) -> str:
+        return await self._send(self.kube.replace_status, path, document)
+
+    async def _send(self, write: Callable[[str, Object], Awaitable[Any]], path: str, body: Object) -> Any:
+        self.writes.append((path, body))
+        return await asyncio.shield(asyncio.create_task(self._deliver(write, path, body)))
+
+    async def _deliver(self, write: Callable[[str, Object], Awaitable[Any]], path: str, body: Object) -> Any:
         if self.held is not None and path.startswith(lease_path("")):
             await self.held.wait()
         try:
-            return await self.kube.patch(path, body)
+            return await write(path, body)
         finally:
             self.arrived += 1
 

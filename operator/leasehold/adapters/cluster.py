@@ -307,9 +307,13 @@ class Cluster:
     def changed(self, kind: str, item: dict[str, Any]) -> None:
         """Take in one change of a lease."""
         self.heard()
+        meta = item["metadata"]
         if kind == "DELETED":
-            self._lease_gone(item["metadata"]["uid"])
+            self._lease_gone(meta["uid"])
             return
+        known = self.find(meta["uid"])
+        if known is not None and _is_known(known, int(meta["resourceVersion"]), item.get("status") or {}):
+            return  # mostly the echo of our own write, which need not be read in full
         lease = self.read(item)
         if lease is not None:
             self.lease_seen(lease)
@@ -318,7 +322,7 @@ class Cluster:
         """Take in a lease, from a watch, a list or an answer to our own write, whichever comes first."""
         self.leases_heard = max(self.leases_heard, lease.version)
         known = self.find(lease.uid)
-        if lease.uid in self._gone or (known is not None and lease.version <= known.version):
+        if lease.uid in self._gone or (known is not None and _is_known(known, lease.version, lease.status)):
             return
         if known is None and lease.namespace in self.gone_namespaces:
             # Nothing can be created in a namespace that is going: it was made anew. The next look at it tells.
@@ -477,6 +481,15 @@ class Namespaces:
             self.cluster.namespace_gone(meta["name"])
         else:
             self.cluster.namespace_seen(meta["name"], meta.get("labels") or {})
+
+
+def _is_known(known: Lease, version: int, status: Json) -> bool:
+    """Tell whether a version of a lease says nothing new.
+
+    Of our own write we know the version and what was sent. What was stored may differ: an older definition drops fields
+    that it does not have.
+    """
+    return version < known.version or (version == known.version and status == known.status)
 
 
 def _differs(before: Node, after: Node) -> bool:

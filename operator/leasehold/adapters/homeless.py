@@ -17,6 +17,7 @@ from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.recorder import Recorder, Subject
 from leasehold.adapters.routing import Choice, Router
+from leasehold.adapters.statuses import write_status
 from leasehold.api.names import API_VERSION, LEASE_KIND, RELEASE_FINALIZER
 from leasehold.core.course import Step
 from leasehold.core.deadlines import Deadlines
@@ -108,8 +109,7 @@ class HomelessWorker:
         path = paths.lease(lease.namespace, lease.name)
         meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
         if step.patch:
-            answer = await self.client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
-            self.cluster.lease_seen(lease_of(answer))
+            self.cluster.lease_seen(await write_status(self.client, lease, step.patch))
             self._tell(lease, step)
         elif step.action == "drop-finalizer":
             kept = [name for name in lease.finalizers if name != RELEASE_FINALIZER]
@@ -123,8 +123,7 @@ class HomelessWorker:
         step = choose_pool_step(lease, choice.why, self.clock.now())
         meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
         if step.patch:
-            answer = await self.client.patch(paths.status(path), {"metadata": meta, "status": step.patch})
-            meta = {"resourceVersion": answer["metadata"]["resourceVersion"]}
+            meta = {"resourceVersion": str((await write_status(self.client, lease, step.patch)).version)}
         answer = await self.client.patch(path, {"metadata": meta, "spec": {"poolRef": {"name": choice.pool}}})
         self._tell(lease, step)
         self.cluster.lease_seen(lease_of(answer))

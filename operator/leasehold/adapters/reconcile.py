@@ -35,6 +35,8 @@ from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused
 from leasehold.adapters.metrics import Metrics
 from leasehold.adapters.pauses import FIRST, Pauses, Rivals
 from leasehold.adapters.recorder import Recorder, Subject
+from leasehold.adapters.statuses import write_status
+from leasehold.adapters.writers import Writers
 from leasehold.api.names import (
     API_VERSION,
     LEASE_KIND,
@@ -59,6 +61,7 @@ from leasehold.core.nodes import Report, judge
 from leasehold.core.outages import Outage, joined
 from leasehold.core.planning import (
     BATCH,
+    TOLD,
     Change,
     Grant,
     Plan,
@@ -129,7 +132,7 @@ class Tools:
         self.cluster = cluster
         self.recorder = recorder
         self.metrics = metrics
-        self.writers = asyncio.Semaphore(writers)
+        self.writers = Writers(writers)
         self.debounce = debounce
         self.elsewhere = elsewhere
         self.overdue_per_second = overdue_per_second
@@ -158,6 +161,7 @@ class PoolWorker:
         self.mismatches: list[str] | None = None
         self.passes = 0
         self._settled: set[str] = set()
+        self._words = 0
         self._dirty = asyncio.Event()
         self._dirty_nodes: set[str] = set()
         self._node_deadlines = Deadlines()
@@ -642,7 +646,16 @@ class PoolWorker:
             hold = self._hold()
             started = time.perf_counter()
             with self.tools.metrics.planning(self.name):
-                decided = plan(self.state, world, now, due, hold, self._batch(), self._foresight.quotes)
+                decided = plan(
+                    self.state,
+                    world,
+                    now,
+                    due,
+                    hold,
+                    self._batch(),
+                    self._foresight.quotes,
+                    TOLD - self._words,
+                )
             self._took = time.perf_counter() - started
             self.passes += 1
             self._note_wakes(decided)
@@ -656,7 +669,8 @@ class PoolWorker:
             self._again = decided.again
             if decided.grants:
                 await self._commit(decided.grants)
-            more = bool(decided.preemptions) or (decided.more and self._batch() > 0)
+            goes_on = decided.more and self._batch() > 0 and (bool(decided.grants) or self._words < TOLD)
+            more = bool(decided.preemptions) or goes_on
             await asyncio.sleep(0)
         await self._publish()
         if not self._unsure:
@@ -713,6 +727,7 @@ class PoolWorker:
 
     def _start_change(self, change: Change) -> None:
         self.state.busy.add(change.lease.uid)
+        self._words += change.word
         renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
         if renewed:
             self.state.expect_until(change.lease.uid, parse_time(renewed))
@@ -867,7 +882,7 @@ class PoolWorker:
         refused = False
         while (lease := self.state.leases.get(entry.uid)) and not _is_written(lease, entry):
             try:
-                async with self.tools.writers:
+                async with self.tools.writers.turn():
                     await self._write_grant_once(lease, entry, adopted=adopted, refused=refused)
                 break
             except NotFound:
@@ -924,7 +939,7 @@ class PoolWorker:
         lease, step = change.lease, change.step
         try:
             if await self._confirm(lease, step):
-                async with self.tools.writers:
+                async with self.tools.writers.turn(patient=change.word):
                     await self._write_step(lease, step)
         except NotFound:
             self.tools.cluster.lease_gone(lease.uid)
@@ -943,6 +958,7 @@ class PoolWorker:
                 self._tell_refused(_subject(lease), error)
         else:
             self.pauses.worked(lease.uid)
+        self._words -= change.word
         self.state.busy.discard(lease.uid)
         if lease.uid in self.state.leases:
             self.state.rebook(lease.uid)
@@ -980,15 +996,13 @@ class PoolWorker:
 
     async def _patch_lease(self, lease: Lease, step: Step) -> Lease:
         self._check()
-        body = {"metadata": {"resourceVersion": str(lease.version)}, "status": step.patch}
         with self.tools.metrics.request("lease"):
-            answer = await self.tools.client.patch(
-                paths.status(paths.lease(lease.namespace, lease.name)), body
-            )
+            written = await write_status(self.tools.client, lease, step.patch)
         for notice in step.notices:
             self.tools.recorder.note(_subject(lease), notice)
             self.tools.metrics.noticed(self.name, notice)
-        return self._observe(answer)
+        self.tools.cluster.lease_seen(written)
+        return written
 
     def _observe(self, document: Json) -> Lease:
         lease = lease_of(document)

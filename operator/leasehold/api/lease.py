@@ -48,6 +48,10 @@ MAX_REJECTIONS: Final = 16
 MAX_VICTIMS: Final = 64
 
 _FORBIDDEN: Final = "FieldValueForbidden"
+_KEPT: Final = "status, its allocation and its fencingToken cannot be removed, and the token never falls"
+_FINAL: Final = (
+    "Finished=True and Released=True are final: the capacity may have been granted to another lease"
+)
 _KEY_LENGTH: Final = 63 + len("/") + NAME_LENGTH
 
 
@@ -119,14 +123,23 @@ class Placement(Model):
     )
 
 
-def _fixed(name: str) -> Rule:
-    """Return the rule that an optional field of the spec is neither changed, added nor removed."""
+# Every rule runs at every write of the status too, and there the API server builds the list of an object's fields anew
+# for each look at one of them. So a rule stands at the field it is about where it can, and looks at few others.
+
+
+def _stays(name: str) -> Rule:
+    """Return the rule of the spec that an optional field is neither added nor removed; the field has `_same`."""
     return Rule(
-        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+        f"has(self.{name}) == has(oldSelf.{name})",
         f"{name} cannot be changed; create a new lease instead",
         field_path=f".{name}",
         reason=_FORBIDDEN,
     )
+
+
+def _same(name: str) -> Rule:
+    """Return the rule of a field that it is not changed."""
+    return Rule("self == oldSelf", f"{name} cannot be changed; create a new lease instead", reason=_FORBIDDEN)
 
 
 class LeaseSpec(Model):
@@ -135,8 +148,7 @@ class LeaseSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "!has(self.liveness) || self.liveness != 'Session' || (has(self.holder) &&"
-                " has(self.holder.sessionRef))",
+                "self.liveness != 'Session' || (has(self.holder) && has(self.holder.sessionRef))",
                 "liveness Session needs holder.sessionRef: the coordination.k8s.io Lease that the holder"
                 " renews",
                 field_path=".liveness",
@@ -153,30 +165,31 @@ class LeaseSpec(Model):
                 optional_old_self=True,
             ),
             Rule(
-                "!has(oldSelf.poolRef) || (has(self.poolRef) && self.poolRef == oldSelf.poolRef)",
+                "has(self.poolRef) || !has(oldSelf.poolRef)",
                 "the pool of a lease cannot be changed; create a new lease instead",
                 field_path=".poolRef",
                 reason=_FORBIDDEN,
             ),
-            _fixed("poolSelector"),
-            _fixed("startTime"),
-            Rule(
-                "!has(oldSelf.desiredState) || oldSelf.desiredState != 'Released'"
-                " || (has(self.desiredState) && self.desiredState == 'Released')",
-                "desiredState Released is final; create a new lease instead",
-                field_path=".desiredState",
-                reason=_FORBIDDEN,
-            ),
+            _stays("poolSelector"),
+            _stays("startTime"),
         )
     )
 
     pool_ref: PoolRef | None = Field(
         default=None,
+        json_schema_extra=rules(
+            Rule(
+                "self == oldSelf",
+                "the pool of a lease cannot be changed; create a new lease instead",
+                reason=_FORBIDDEN,
+            )
+        ),
         description="The pool to borrow from. Cannot be changed. Either this or poolSelector is given; with"
         " poolSelector the operator writes the pool it chose here, once.",
     )
     pool_selector: LabelSelector | None = Field(
         default=None,
+        json_schema_extra=rules(_same("poolSelector")),
         description="The pools that will do, by the labels of the CapacityPools; {} is every pool. The operator"
         " takes the one where the lease starts first. Cannot be changed.",
     )
@@ -222,6 +235,7 @@ class LeaseSpec(Model):
     )
     start_time: Timestamp | None = Field(
         default=None,
+        json_schema_extra=rules(_same("startTime")),
         description="Reserve the capacity from this time on instead of now. A time that has passed is now. Cannot"
         " be changed.",
     )
@@ -240,11 +254,7 @@ class LeaseSpec(Model):
     mode: LeaseMode = Field(
         default=LeaseMode.RESERVE,
         json_schema_extra=rules(
-            Rule(
-                "self == oldSelf",
-                "mode cannot be changed; create a new lease instead",
-                reason=_FORBIDDEN,
-            )
+            _same("mode"),
         ),
         description=choice(LeaseMode, "What is asked for.") + " Cannot be changed.",
     )
@@ -262,7 +272,15 @@ class LeaseSpec(Model):
         " one heartbeat. The value itself is never compared with a clock.",
     )
     desired_state: DesiredState = Field(
-        default=DesiredState.HELD, description=choice(DesiredState, "What the holder wants.")
+        default=DesiredState.HELD,
+        json_schema_extra=rules(
+            Rule(
+                "self == oldSelf || oldSelf != 'Released'",
+                "desiredState Released is final; create a new lease instead",
+                reason=_FORBIDDEN,
+            )
+        ),
+        description=choice(DesiredState, "What the holder wants."),
     )
     ttl_seconds_after_finished: int = Field(
         default=3600,
@@ -506,12 +524,15 @@ class LeaseStatus(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "!has(oldSelf.conditions) || oldSelf.conditions.all(old, old.status != 'True'"
-                " || !(old.type in ['Finished', 'Released']) || (has(self.conditions)"
-                " && self.conditions.exists(new, new.type == old.type && new.status == 'True')))",
-                "Finished=True and Released=True are final: the capacity may have been granted to another"
-                " lease",
+                "has(self.conditions) || !has(oldSelf.conditions) || !oldSelf.conditions.exists(old,"
+                " old.status == 'True' && old.type in ['Finished', 'Released'])",
+                _FINAL,
                 field_path=".conditions",
+            ),
+            Rule(
+                "(!has(oldSelf.allocation) || has(self.allocation))"
+                " && (!has(oldSelf.fencingToken) || has(self.fencingToken))",
+                _KEPT,
             ),
             Rule(
                 "(has(self.allocation) && has(self.fencingToken)) || !has(self.conditions)"
@@ -529,10 +550,19 @@ class LeaseStatus(Model):
         default=None, description=choice(LeasePhase, "One word for people; decide by the conditions instead.")
     )
     conditions: Conditions | None = Field(
-        default=None, description=f"{', '.join(LeaseCondition)}: all from the operator's first visit on."
+        default=None,
+        json_schema_extra=rules(
+            Rule(
+                "oldSelf.all(old, old.status != 'True' || !(old.type in ['Finished', 'Released'])"
+                " || self.exists(new, new.type == old.type && new.status == 'True'))",
+                _FINAL,
+            )
+        ),
+        description=f"{', '.join(LeaseCondition)}: all from the operator's first visit on.",
     )
     fencing_token: Serial | None = Field(
         default=None,
+        json_schema_extra=rules(Rule("self >= oldSelf", _KEPT)),
         description="Larger with every grant in the pool. Give it to what the lease protects, which"
         " refuses any token"
         " smaller than the largest it has seen.",
@@ -569,7 +599,7 @@ class LeaseStatus(Model):
     )
 
 
-_GRANTED: Final = "has(oldSelf.status) && has(oldSelf.status.allocation)"
+_GRANTED: Final = "oldSelf.?status.?allocation.hasValue()"
 
 
 class CapacityLease(Resource):
@@ -585,42 +615,38 @@ class CapacityLease(Resource):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "!has(oldSelf.status) || (has(self.status)"
-                " && (!has(oldSelf.status.allocation) || has(self.status.allocation))"
-                " && (!has(oldSelf.status.fencingToken) || (has(self.status.fencingToken)"
-                " && self.status.fencingToken >= oldSelf.status.fencingToken)))",
-                "status, its allocation and its fencingToken cannot be removed, and the token never falls",
+                "has(self.status) || !has(oldSelf.status)",
+                _KEPT,
                 field_path=".status",
             ),
             Rule(
-                f"!({_GRANTED}) || self.spec.count == oldSelf.spec.count",
+                f"!{_GRANTED} || self.spec.count == oldSelf.spec.count",
                 "count cannot be changed once the lease is granted; create a new lease instead",
                 field_path=".spec.count",
                 reason=_FORBIDDEN,
             ),
             Rule(
-                f"!({_GRANTED}) || (has(self.spec.holder) == has(oldSelf.spec.holder)"
+                f"!{_GRANTED} || (has(self.spec.holder) == has(oldSelf.spec.holder)"
                 " && (!has(self.spec.holder) || self.spec.holder == oldSelf.spec.holder))",
                 "holder cannot be changed once the lease is granted; create a new lease instead",
                 field_path=".spec.holder",
                 reason=_FORBIDDEN,
             ),
             Rule(
-                "(has(self.spec.tenant) == has(oldSelf.spec.tenant)"
-                " && (!has(self.spec.tenant) || self.spec.tenant == oldSelf.spec.tenant))"
-                f" || !({_GRANTED})",
+                f"!{_GRANTED} || (has(self.spec.tenant) == has(oldSelf.spec.tenant)"
+                " && (!has(self.spec.tenant) || self.spec.tenant == oldSelf.spec.tenant))",
                 "tenant cannot be changed once the lease is granted; create a new lease instead",
                 field_path=".spec.tenant",
                 reason=_FORBIDDEN,
             ),
             Rule(
-                f"!({_GRANTED}) || self.spec.placement == oldSelf.spec.placement",
+                f"!{_GRANTED} || self.spec.placement == oldSelf.spec.placement",
                 "placement cannot be changed once the lease is granted; create a new lease instead",
                 field_path=".spec.placement",
                 reason=_FORBIDDEN,
             ),
             Rule(
-                f"!({_GRANTED}) || self.spec.resources == oldSelf.spec.resources"
+                f"!{_GRANTED} || self.spec.resources == oldSelf.spec.resources"
                 " || (size(self.spec.resources) == size(oldSelf.spec.resources)"
                 " && self.spec.resources.all(name, name in oldSelf.spec.resources"
                 f" && {at_most('self.spec.resources[name]', 'oldSelf.spec.resources[name]')}))",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from leasehold.api.names import (
@@ -205,6 +205,20 @@ def lease_of(document: Json) -> Lease:
         revoke=annotations.get(REVOKE_ANNOTATION, ""),
         force_release=annotations.get(FORCE_RELEASE_ANNOTATION, "") == FORCE_RELEASE_VALUE,
         problem=problem,
+        status=status,
+        conditions=conditions,
+        told_tenant=status.get("tenant", ""),
+        reservation=_reservation(status),
+        slices=_slices(status, conditions),
+    )
+
+
+def with_status(lease: Lease, status: Json, version: int) -> Lease:
+    """Return a lease as it is once this status was written to it and nothing else changed."""
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    return replace(
+        lease,
+        version=version,
         status=status,
         conditions=conditions,
         told_tenant=status.get("tenant", ""),

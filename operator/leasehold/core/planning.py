@@ -48,8 +48,7 @@ SLICES = 512
 """Slices in one commit, so that the pool object stays small."""
 
 TOLD = 64
-"""Waiting leases that get a new status in one pass; the rest hear in the next."""
-
+"""Waiting leases that may be about to get a new status at once; the rest hear when these have."""
 
 EXPLAINED = 64
 """Shapes whose wait is explained node by node in one pass, because somebody of them was not told yet."""
@@ -72,10 +71,11 @@ class Grant(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Something to do about one lease that takes no capacity."""
+    """Something to do about one lease that takes no capacity. A `word` only tells a waiting lease how it stands."""
 
     lease: Lease
     step: Step
+    word: bool = False
 
 
 class Plan(NamedTuple):
@@ -101,10 +101,12 @@ def plan(
     hold: Wait | None = None,
     batch: int = BATCH,
     quotes: Mapping[str, tuple[Offer, Offer | None]] | None = None,
+    words: int = TOLD,
 ) -> Plan:
     """Decide about the leases that changed or are due, then about the queue.
 
-    At most `batch` leases are granted; 0 leaves the queue alone. `hold` is why the pool grants nothing now (None when
+    At most `batch` leases are granted; 0 leaves the queue alone. At most `words` waiting leases are told how they
+    stand. `hold` is why the pool grants nothing now (None when
     it does). `quotes` are what was found out for dry runs: by this pool, and the best of the others. Leases with a
     write under way, or put aside, are left alone, and those whose end is long overdue end in turn. A lease whose
     status cannot be read keeps what it holds and is named in `unreadable`; it does not stop the others.
@@ -135,7 +137,7 @@ def plan(
     decided = Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
     if not batch or not (state.queue or state.refused):
         return decided
-    return _QueuePass(state, now, hold, batch, leaving).run(decided)
+    return _QueuePass(state, now, hold, batch, leaving, words).run(decided)
 
 
 def _expect_renewal(state: PoolState, lease: Lease, step: Step) -> None:
@@ -168,8 +170,11 @@ def _answers(
 class _QueuePass:
     """One way through the queue: the scheduler says who starts, the rest hear why not."""
 
-    def __init__(self, state: PoolState, now: int, hold: Wait | None, batch: int, leaving: set[str]) -> None:
+    def __init__(
+        self, state: PoolState, now: int, hold: Wait | None, batch: int, leaving: set[str], words: int
+    ) -> None:
         self.state = state
+        self.words = words
         self.policy = state.policy
         self.now = now
         self.hold = hold
@@ -246,6 +251,8 @@ class _QueuePass:
         """Draft what waiting leases hear; tell whether some were left for the next pass."""
         full = self._refuse_those_beyond(started)
         for group in self._groups():
+            if group.shape in self.found.undecided:
+                continue  # the next pass may start it
             if all(uid in started or uid in self.absent for _, uid in group.items):
                 continue
             wait = self._wait_of(group)
@@ -257,7 +264,7 @@ class _QueuePass:
             for uid in sorted(group.untold):
                 if uid in started or uid in self.absent or uid in self.state.busy:
                     continue
-                if len(self.told) >= TOLD:
+                if len(self.told) >= self.words:
                     return True
                 self._tell_one(uid, wait)
         return self._refuse(full)
@@ -281,7 +288,7 @@ class _QueuePass:
             lease = state.leases[uid]
             patch = refuse(lease, refusal, self.now)
             if patch:
-                if len(self.told) >= TOLD:
+                if len(self.told) >= self.words:
                     return True
                 self._note(lease, refusal.reason, refusal.message, patch)
         return False
@@ -345,7 +352,7 @@ class _QueuePass:
 
     def _note(self, lease: Lease, reason: str, message: str, patch: Patch) -> None:
         notices = () if lease.status else (Notice(reason, message, warning=True),)
-        self.told.append(Change(lease, Step(patch, notices=notices)))
+        self.told.append(Change(lease, Step(patch, notices=notices), word=True))
 
 
 def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int) -> Wait | None:

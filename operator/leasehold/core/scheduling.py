@@ -58,7 +58,8 @@ class Pass:
 
     `starts` have taken their room from the outlook. `kept_back` would start, but a write of theirs is under way.
     `promises` are new starts in the future; `preemptions` name whom to ask to go. `head` is who is first in line
-    and, where ends are known, the start that is kept for it. `more` says that the pass stopped at its bounds.
+    and, where ends are known, the start that is kept for it. `more` says that the pass stopped at its bounds, before it
+    knew of the `undecided` whether they start.
     """
 
     starts: list[Start] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Pass:
     otherwise: Why = Why.ROOM
     head: tuple[str, Slot | None] | None = None
     more: bool = False
+    undecided: set[Shape] = field(default_factory=set)
 
 
 def schedule(
@@ -240,6 +242,10 @@ class _Run:
             self._next(lane, entitled=entitled)
             if lane.heap:
                 heappush(lanes, (self.shares.rank(tenant), lane.heap[0][0], tenant, lane))
+        if self.result.more:
+            self.result.undecided |= {
+                group.shape for *_, lane in lanes for *_, group in lane.heap if group is not lane.in_line
+            }
 
     def _lane(self, tenant: str, *, entitled: bool) -> _Lane:
         """Line up a tenant's groups; those that are stuck only where their miss could mean something to others."""
@@ -355,6 +361,7 @@ class _Run:
         if decided < self.batch and not (decided and self.taken + shape.slices > self.slices):
             return False
         self.result.more = self.stopped = True
+        self.result.undecided.add(shape)
         return True
 
     def _try(self, request: Request, until: int, group: Group) -> bool:

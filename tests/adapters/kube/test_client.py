@@ -280,3 +280,15 @@ async def test_closing_hangs_up() -> None:
         await client.close()
         assert client.session.closed
         await client.close()
+
+
+async def test_a_status_is_replaced_whole_and_only_the_new_version_is_read() -> None:
+    handler, seen = answering((200, {"metadata": {"resourceVersion": "8"}}))
+    document = {"metadata": {"name": "a", "resourceVersion": "7"}, "status": {"phase": "Active"}}
+    async with serving(handler) as client:
+        assert await client.replace_status("/apis/x/a", document) == "8"
+    (request,) = seen
+    assert (request.method, request.path) == ("PUT", "/apis/x/a/status")
+    assert request.query["fieldManager"] == "leasehold-operator"
+    assert "PartialObjectMetadata" in request.headers["Accept"]
+    assert json.loads(await request.read()) == document

@@ -155,7 +155,8 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
             proxy = trial.proxy(dice)
             pool = trial.pool(2)
             trial.operator("a", proxy)
-            rule = proxy.add(Status(504, after=after), verbs=["patch"], where=lambda c: c.ours, chance=0.3)
+            writes = ["patch", "put"]
+            rule = proxy.add(Status(504, after=after), verbs=writes, where=lambda c: c.ours, chance=0.3)
             with trial.churn([pool], dice, per_second=15, most=scale.pick(30, 200)):
                 time.sleep(scale.pick(3, 30))
             trial.deliver(rule.delivered, f"504 {'after' if after else 'before'} it was written")

@@ -42,9 +42,7 @@ def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> No
     ends = stage.lease(pool, name="ends", durationSeconds=2)
     stage.until(ends, granted)
     late = [
-        proxy.add(
-            Hold(), verbs=["patch"], resource="capacityleases", name=name, subresource="status", times=1
-        )
+        proxy.add(Hold(), verbs=["put"], resource="capacityleases", name=name, subresource="status", times=1)
         for name in (ends, "grant")
     ]
     stage.lease(pool, name="grant", cpu="2")

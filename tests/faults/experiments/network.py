@@ -56,7 +56,7 @@ def _told_to_wait(trial: Trial, dice: random.Random) -> None:
     lease = trial.stage.lease(pool)
 
     def grants(call: Call) -> bool:
-        return call.verb == "patch" and call.resource == "capacityleases" and call.name == lease
+        return call.verb == "put" and call.resource == "capacityleases" and call.name == lease
 
     rule = proxy.add(Status(429, retry_after=2), where=grants, times=2)
     trial.stage.until(lease, lambda found: bool(found.get("status")))
