@@ -982,21 +982,128 @@ async def test_a_foreign_writer_of_the_pools_status_is_corrected_less_and_less_o
         assert scene.recorder.reasons().count("ForeignWrite") == 1
 
 
-async def test_after_a_commit_that_may_happen_yet_the_object_is_changed_before_anything_rests_on_it() -> None:
+async def test_a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
-        await scene.until(lambda: status(scene.pool(), "Ready") == "True")
-        scene.kube.faults.append(failing(Unknown("away"), path=POOL_STATUS, times=1))
-        version = _version_of(scene, paths.pool("ci"))
-        scene.ask("big", cpu="400")  # nothing is granted, so that nothing else is committed
-        scene.worker._publish_due = True
-        scene.worker._published_at = 0
-        scene.worker._settled.add("none")
-        scene.worker.mark()
-        await scene.until(lambda: scene.kube.faults and scene.worker._unsure)
-        assert scene.worker.basis() == scene.worker._basis, "what was decided before still stands"
-        await scene.until(lambda: not scene.worker._unsure)
-        assert _version_of(scene, paths.pool("ci")) > version
+        late: list[Any] = []
+
+        def delayed(method: str, path: str, body: Any) -> Any:
+            if path == POOL_STATUS and body["status"].get("ledger", {}).get("inFlight") and not late:
+                late.append(body)
+                return Unknown("504", 504)
+            return None
+
+        scene.kube.faults.append(delayed)
+        scene.ask("a")
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["fencingToken"] == 2, "number 1 was left out"
+        with pytest.raises(Conflict):
+            await scene.kube.patch(POOL_STATUS, late[0])
+
+
+async def test_a_commit_that_happened_after_all_is_found_while_it_is_made_impossible() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        late: list[Any] = []
+
+        def delayed(method: str, path: str, body: Any) -> Any:
+            if path != POOL_STATUS or method != "PATCH":
+                return None
+            if body["status"].get("ledger", {}).get("inFlight") and not late:
+                late.append(body)
+                return Unknown("504", 504)
+            if late and body["status"] == {"ledger": {"sequence": 1}}:
+                scene.kube.faults.clear()
+                asyncio.get_running_loop().create_task(scene.kube.patch(POOL_STATUS, late[0]))
+                return Unknown("503", 503)
+            return None
+
+        scene.kube.faults.append(delayed)
+        scene.ask("a")
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["fencingToken"] == 1, "the late commit arrived first, and counts"
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+
+
+async def test_a_grant_that_is_written_late_breaks_no_promise_on_its_room() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(
+            failing(Conflict("slow", 409), method="PUT", path=lease_path("now"), times=6)
+        )
+        scene.ask("now", cpu="4", durationSeconds=5)
+        await scene.until(lambda: scene.worker.state.entries)
+        scene.ask("later", cpu="4", startTime=soon(scene, 5.5), durationSeconds=60)
+        await scene.granted("now")
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        end = scene.lease("now")["status"]["deadlines"]["expirationTime"]
+        assert end <= scene.lease("later")["status"]["reservation"]["startTime"]
+
+
+async def test_a_grant_that_is_written_late_ends_in_time_for_those_who_were_promised_its_room() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="4", startTime=soon(scene, 6), durationSeconds=60)
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        scene.kube.faults.append(
+            failing(Conflict("slow", 409), method="PUT", path=lease_path("now"), times=6)
+        )
+        scene.ask("now", cpu="4", durationSeconds=5)
+        await scene.granted("now")
+        start = scene.lease("later")["status"]["reservation"]["startTime"]
+        assert scene.lease("now")["status"]["deadlines"]["expirationTime"] == start
+        assert scene.pool()["status"]["ledger"]["sequence"] == 2
+
+
+async def test_a_grant_that_is_written_too_late_is_undone() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="4", startTime=soon(scene, 2.5), durationSeconds=60)
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        scene.kube.faults.append(
+            failing(Conflict("slow", 409), method="PUT", path=lease_path("now"), times=6)
+        )
+        scene.ask("now", cpu="4", durationSeconds=1)
+        await scene.granted("later")
+        assert "fencingToken" not in scene.lease("now")["status"]
+
+
+async def test_a_renewal_whose_answer_was_lost_is_fenced_before_its_room_is_promised() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("held", cpu="4", durationSeconds=600)
+        await scene.granted("held")
+        await scene.until(lambda: not scene.worker.state.entries)
+        late: list[Any] = []
+
+        def delayed(method: str, path: str, body: Any) -> Any:
+            if method == "PUT" and lease_path("held") in path and not late:
+                late.append(body)
+                scene.kube.faults.clear()
+                scene.kube.faults.append(failing(Unknown("504", 504), method="PUT", path=lease_path("held")))
+                return Unknown("504", 504)
+            return None
+
+        scene.kube.faults.append(delayed)
+        scene.kube.touch(lease_path("held"), {"spec": {"renewTime": format_time(scene.clock.now())}})
+        await scene.until(lambda: late)
+        scene.ask("later", cpu="4", startTime=soon(scene, 3600))
+        await asyncio.sleep(0.3)
+        assert "reservation" not in scene.lease("later").get("status", {}), "it may still be renewed"
+        scene.kube.faults.clear()
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        with pytest.raises(Conflict):
+            await scene.kube.replace_status(lease_path("held"), late[0])
+
+
+async def test_a_lease_that_a_later_leader_fenced_deposes() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        scene.kube.touch(lease_path("a"), {"status": {"allocation": {"ledgerEpoch": 9}}})
+        with pytest.raises(Deposed, match="epoch 9"):
+            await asyncio.wait_for(scene.tasks.pop("ci"), 5)
 
 
 async def test_a_promise_on_inherited_room_waits_until_late_renewals_cannot_come_any_more() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leasehold.core.election import (
@@ -130,6 +130,7 @@ class Replica:
         return bool(self.leading) and self.clock(world) < self.until
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_two_never_lead_at_once_whatever_clocks_pauses_and_lost_requests(dice: random.Random) -> None:
     """Clocks run up to a tenth faster or slower and start anywhere; looks are late, lost, or never come."""

@@ -289,8 +289,8 @@ MUTANTS: Final = (
         "no-fence",
         "a renewal that the predecessor sent late breaks a promised start",
         RECONCILE,
-        "is not None and lease.version <= self._taken_over_at\n",
-        "is not None and False\n",
+        "if lease.version <= max(self._taken_over_at, self._unanswered.get(lease.uid, 0))",
+        "if False",
         f"{_TWO}no_start_is_promised_while_an_earlier_leader_may_still_renew_who_holds_the_room",
     ),
     _mutant(

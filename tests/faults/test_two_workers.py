@@ -29,7 +29,7 @@ from tests.adapters.fakes import (
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Sessions
 from leasehold.adapters.kube import paths
-from leasehold.adapters.kube.errors import Unknown
+from leasehold.adapters.kube.errors import Refused, Unknown
 from leasehold.adapters.metrics import Metrics
 from leasehold.adapters.reconcile import Deposed, PoolWorker, Tools
 from leasehold.core.times import SECOND, format_time
@@ -303,3 +303,67 @@ async def test_a_session_that_the_watch_lost_is_looked_up_before_its_leases_end(
         both.kube.remove(SESSION)
         await until(lambda: status(both.lease("a"), "Finished") == "True")
         assert both.lease("a")["status"]["release"]["cause"] == "HeartbeatLost"
+
+
+async def test_a_commitment_that_a_successor_undid_is_not_written_again_by_who_made_it() -> None:
+    """Both believe in their right to lead: clocks have failed. The epoch alone must do."""
+    async with duo() as both:
+        first = await both.replica()
+        first.held = asyncio.Event()
+        both.ask("a", cpu="4")
+        await until(lambda: first.worker.state.entries)
+        first.worker.pool_seen = lambda document: None  # type: ignore[method-assign]
+        refused = [0]
+
+        def refuses(method: str, path: str, body: Any) -> Any:
+            told = (body or {}).get("status", {}) if isinstance(body, dict) else {}
+            if (
+                method == "PUT"
+                and lease_path("a") in path
+                and "allocation" in told
+                and not first.held.is_set()
+            ):
+                refused[0] += 1
+                return Refused("a policy says no", 422)
+            return None
+
+        both.kube.faults.append(refuses)
+        await both.replica()
+        await until(lambda: condition(both.lease("a"), "Allocated").get("status") == "False")
+        assert refused[0]
+        both.ask("b", cpu="4", priority=5)
+        await both.granted("b")
+        del first.worker.pool_seen  # it reads the pool again when its write finds another version
+        both.kube.faults.clear()
+        first.held.set()
+        with pytest.raises(Deposed):
+            await asyncio.wait_for(asyncio.shield(first.task), 5)
+        assert both.holders() == ["b"]
+
+
+async def test_one_that_was_overtaken_while_it_listed_adopts_nothing() -> None:
+    async with duo() as both:
+        dead = await both.replica()
+        dead.held = asyncio.Event()
+        both.ask("a", cpu="4")
+        await until(lambda: dead.worker.state.entries)
+        dead.task.cancel()
+        late = await both.replica(start=False)
+        listed = asyncio.Event()
+
+        async def slow(*arguments: Any, **more: Any) -> Any:
+            found = await both.kube.list(*arguments, **more)
+            late.hears = False
+            await listed.wait()
+            return found
+
+        late.list = slow  # type: ignore[attr-defined]
+        late.worker.join()
+        late.task = asyncio.create_task(late.worker.run())
+        await until(lambda: not late.hears)
+        await both.replica()
+        await both.granted("a")
+        listed.set()
+        with pytest.raises(Deposed):
+            await asyncio.wait_for(asyncio.shield(late.task), 5)
+        assert not late.worker.state.entries

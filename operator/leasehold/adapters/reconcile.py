@@ -76,6 +76,7 @@ from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, ledger_document, outages_document, status_of
 from leasehold.core.queueing import Wait
 from leasehold.core.quote import Offer
+from leasehold.core.request import NEVER
 from leasehold.core.state import OVERDUE_PER_SECOND, Entry, PoolState, loss_plan
 from leasehold.core.status import merge_patch
 from leasehold.core.times import SECOND, earliest, parse_time
@@ -179,10 +180,10 @@ class PoolWorker:
         self._outages_due = bool(self.outages)
         self._confirm = Confirmation(tools.client, tools.cluster, tools.clock)
         self._doubtful: set[str] = set()
+        self._unanswered: dict[str, int] = {}
         self._rivals = Rivals()
         self._held_off_until = 0
         self._swapping = False
-        self._unsure = False
         self._basis: Heard | None = None
         self._respec: Json | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -251,12 +252,14 @@ class PoolWorker:
             return
         ledger = self._status().get("ledger") or {}
         if ledger.get("epoch", 0) > self.epoch:
-            self._fatal = Deposed(
-                f"pool {self.name} is led by epoch {ledger['epoch']}, ours is {self.epoch}: "
-                "another replica took over"
-            )
-            self.mark()
+            self._overtaken(ledger["epoch"])
         self.sequence = max(self.sequence, ledger.get("sequence", 0))
+
+    def _overtaken(self, epoch: int) -> None:
+        self._fatal = Deposed(
+            f"pool {self.name} is led by epoch {epoch}, ours is {self.epoch}: another replica took over"
+        )
+        self.mark()
 
     # --- news: note and return ---
 
@@ -266,13 +269,14 @@ class PoolWorker:
 
     def lease_seen(self, lease: Lease) -> None:
         """Take in a lease of this pool."""
+        if lease.version > self._unanswered.get(lease.uid, lease.version):
+            del self._unanswered[lease.uid]
+        fenced = lease.status.get("allocation", {}).get("ledgerEpoch", 0)
+        if self.epoch and fenced > self.epoch:
+            self._overtaken(fenced)
         known = self.state.leases.get(lease.uid)
-        if (
-            known is not None
-            and known.status != lease.status
-            and self.ready
-            and lease.version > known.version
-        ):
+        newer = known is not None and lease.version > known.version
+        if known is not None and newer and self.ready and known.status != lease.status:
             self._status_changed(lease.uid)
         if self.state.observe(lease):
             self.mark()
@@ -319,6 +323,7 @@ class PoolWorker:
     def lease_gone(self, uid: str) -> None:
         """Take in that a lease of this pool no longer exists."""
         self.state.forget(uid)
+        self._unanswered.pop(uid, None)
         self.mark()
 
     def leases_listed(self) -> None:
@@ -456,6 +461,9 @@ class PoolWorker:
         self._join()
         listed, version = await self._list_leases()
         self._taken_over_at = version
+        # What somebody undid who took over since is seen in this list or makes our writes fail: only with the epoch
+        # still ours are the entries that we know those to adopt.
+        await self._reread()
         self.state.replace(listed, version)
         # A pool made anew under an old name must not repeat the tokens of leases that are still there.
         tokens = (lease.status.get("fencingToken", 0) for lease in listed)
@@ -510,6 +518,7 @@ class PoolWorker:
             if lease is None or _is_written(lease, entry):
                 self._settled.add(entry.uid)
                 continue
+            entry = entry._replace(version=lease.version)
             self.state.assume(entry)
             self._spawn(self._write_grant(entry, adopted=True))
 
@@ -640,8 +649,7 @@ class PoolWorker:
         while more:
             now = self.tools.clock.now()
             world = self._gather(now)
-            if not self._unsure:
-                self._basis = self.tools.cluster.heard_of()
+            self._basis = self.tools.cluster.heard_of()
             due = self.state.deadlines.pop_due(now)
             hold = self._hold()
             started = time.perf_counter()
@@ -673,8 +681,7 @@ class PoolWorker:
             more = bool(decided.preemptions) or goes_on
             await asyncio.sleep(0)
         await self._publish()
-        if not self._unsure:
-            self._basis = None
+        self._basis = None
         return await self._leave_if_drained()
 
     async def _look_ahead(self) -> None:
@@ -761,36 +768,40 @@ class PoolWorker:
             self._spawn(self._write_grant(entry, adopted=False))
 
     def _fence(self, grants: tuple[Grant, ...]) -> tuple[Grant, ...]:
-        """Put off promises that rest on the end of a lease that an earlier leader may still renew.
+        """Put off promises that rest on an end that may still move.
 
-        A renewal that it decided before it lost the pool, and that is still on its way, carries the version of the
-        lease from before. So each such lease is written to once; what is late is refused from then on.
+        The end of a grant is known when it is written. And a renewal that is still on its way, from an earlier leader
+        or because its answer was lost, carries the version of the lease from before: so each such lease is written to
+        once, and what is late is refused from then on.
         """
+        commitments = [entry.nodes for entry in self.state.entries.values() if entry.start is None]
+        unwritten = {node for nodes in commitments for node in nodes}
+        unwritten |= {node for grant in grants if grant.start is None for node in grant.nodes}
         kept = []
         for grant in grants:
-            if grant.start is None:
-                kept.append(grant)
-                continue
-            holders = {uid for node in grant.nodes for uid in self.state.ledger.holders(node)}
-            old = [
-                lease
-                for uid in sorted(holders - self.state.entries.keys())
-                if (lease := self.state.leases.get(uid)) is not None and lease.version <= self._taken_over_at
-            ]
+            old = [] if grant.start is None else self._may_be_renewed(grant.nodes)
             for lease in old:
                 if lease.uid not in self.state.busy and lease.uid not in self.state.aside:
                     self._start_change(Change(lease, Step({"allocation": {"ledgerEpoch": self.epoch}})))
-            if not old:
+            if grant.start is None or not (old or unwritten.intersection(grant.nodes)):
                 kept.append(grant)
         return tuple(kept)
+
+    def _may_be_renewed(self, nodes: tuple[str, ...]) -> list[Lease]:
+        """Return the leases on some nodes for which a renewal may be on its way that nobody here knows of."""
+        holders = {uid for node in nodes for uid in self.state.ledger.holders(node)}
+        leases = [self.state.leases[uid] for uid in sorted(holders) if uid in self.state.leases]
+        return [
+            lease
+            for lease in leases
+            if lease.version <= max(self._taken_over_at, self._unanswered.get(lease.uid, 0))
+        ]
 
     async def _swap_ledger(self, entries: list[Entry], **status: Any) -> bool:
         """Write the pool's status in one compare-and-swap; tell whether it is known to have happened."""
         settled = frozenset(self._settled)
         kept = [entry for uid, entry in self.state.entries.items() if uid not in settled]
-        # After a swap that may happen yet, one number is left out: the next swap must change the object, so that
-        # the late one finds another version.
-        sequence = self.sequence + len(entries) + self._unsure
+        sequence = self.sequence + len(entries)
         ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
         told = self.outages
         if self._outages_due:
@@ -809,32 +820,48 @@ class PoolWorker:
             self._swapping = False
         self.sequence = max(self.sequence, sequence)
         self._outages_due = self._outages_due and told != self.outages
-        self._unsure = False
         self.pauses.worked(self.name)
         self._settled -= settled
         return True
 
     async def _swapped_after_all(self, error: ApiError, entries: list[Entry]) -> bool:
-        """Find out whether a swap whose answer was an error happened; leave the pool alone for a while if not.
-
-        Only a lost answer leaves that open. A swap that is still on its way then finds a newer version or is found
-        out by the next one, which fails; its entries are not ours any more and no lease was written for them.
-        """
+        """Find out whether a swap whose answer was an error happened; leave the pool alone for a while if not."""
         log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
         self._count_failure(error)
-        self._unsure = self._unsure or isinstance(error, Unknown)
         if isinstance(error, (Conflict, Unknown)):
             await self._reread()
         if isinstance(error, Unknown) and entries:
-            rows = (self._status().get("ledger") or {}).get("inFlight") or ()
-            written = {(row["uid"], row["sequence"]) for row in rows}
-            if all((entry.uid, entry.sequence) in written for entry in entries):
-                return True
+            return await self._out_of_doubt(entries)
         if not isinstance(error, Conflict):
             first = self.pauses.failed(self.name, self.tools.clock.now())
             if first and isinstance(error, Refused):
                 self._tell_refused(self._subject(), error)
         return False
+
+    async def _out_of_doubt(self, entries: list[Entry]) -> bool:
+        """Wait until a commit whose answer was lost is known to have happened, or can never happen any more.
+
+        It may be on its way still. So the pool is changed, by leaving out a number: the late commit finds another
+        version then. Until that is done nothing is decided here.
+        """
+        pause = 0.1
+        while True:
+            rows = (self._status().get("ledger") or {}).get("inFlight") or ()
+            written = {(row["uid"], row["sequence"]) for row in rows}
+            if all((entry.uid, entry.sequence) in written for entry in entries):
+                return True
+            try:
+                self.pool_seen(await self._patch_pool({"ledger": {"sequence": self.sequence + 1}}))
+            except NotFound:
+                return False
+            except ApiError as error:
+                self._count_failure(error)
+                log.info("pool %s: %s", self.name, error, extra={"pool": self.name})
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+                await self._reread()
+            else:
+                return False
 
     def _count_failure(self, error: LeaseholdError) -> None:
         refused = isinstance(error, (Refused, InvalidObject))
@@ -852,7 +879,10 @@ class PoolWorker:
         await self._until_done(self._reread_once, "reading the pool again")
 
     async def _reread_once(self) -> None:
-        self.pool_seen(await self.tools.client.get(paths.pool(self.name)))
+        try:
+            self.pool_seen(await self.tools.client.get(paths.pool(self.name)))
+        except NotFound as gone:
+            raise Deposed(f"pool {self.name} is gone") from gone
         if self._fatal is not None:
             raise self._fatal
 
@@ -880,8 +910,13 @@ class PoolWorker:
         """
         pause = 0.05
         refused = False
+        looked_at = entry.version
         while (lease := self.state.leases.get(entry.uid)) and not _is_written(lease, entry):
             try:
+                if lease.version != looked_at:
+                    # Whoever changed it may have undone this commitment: then the pool has a higher epoch.
+                    await self._reread()
+                    looked_at = lease.version
                 async with self.tools.writers.turn():
                     await self._write_grant_once(lease, entry, adopted=adopted, refused=refused)
                 break
@@ -918,10 +953,24 @@ class PoolWorker:
         if entry.start is not None:
             await self._patch_lease(lease, promise_step(lease, entry, now, tenant))
             return
+        needed = self._needed(entry.uid, now)
+        if needed is not None and 2 * (needed - now) < self.policy.span_of(lease.duration):
+            # So late that less than half of what was asked for is left before others were promised the room.
+            await self._patch_lease(lease, cancel_step(lease, now))
+            return
         world = World(sessions=cluster.sessions)
-        step = grant_step(lease, entry, self.policy, world, now, adopted=adopted, tenant=tenant)
+        step = grant_step(
+            lease, entry, self.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
+        )
         written = await self._patch_lease(lease, step)
         self.tools.metrics.granted(self.name, waited=now - max(written.created, written.start_time or 0))
+
+    def _needed(self, uid: str, now: int) -> int | None:
+        """Return when a commitment's room is promised to others (ms), or None. A late grant must not reach beyond."""
+        if not self.state.calendar.promises:
+            return None
+        outlook = Outlook(self.state.table.scratch(), self.state.calendar, now)
+        return RenewalLimits(outlook).latest(uid)
 
     def _still_wanted(self, lease: Lease, entry: Entry) -> bool:
         """A commitment holds for the request it was made for; anything else is decided anew."""
@@ -946,6 +995,8 @@ class PoolWorker:
         except LeaseholdError as error:
             self._count_failure(error)
             log.info("lease %s: %s", lease.key, error, extra=_about(lease))
+            if isinstance(error, Unknown):
+                self._unanswered[lease.uid] = lease.version
             doubtful = isinstance(error, (Conflict, Unknown))
             looked_up = doubtful and await self._refresh_if_possible(lease)
             if isinstance(error, Unknown) and not looked_up:
@@ -1054,7 +1105,7 @@ class PoolWorker:
         drifting = patch.keys() <= {"capacity"} and _same_holdings(before, draft)
         self._publish_due = False
         self._drift_at = None
-        bound = bool(self._settled) or self._outages_due or self._unsure
+        bound = bool(self._settled) or self._outages_due
         if not bound and not patch:
             return
         if not bound and drifting and now < self._published_at + _LAZY:
@@ -1127,7 +1178,8 @@ def _entry(row: Json) -> Entry:
         tuple(row["nodes"]),
         not_after=not_after,
         start=start,
-        end=end,
+        end=None if start is None else end,
+        until=NEVER if end is None else end,
     )
 
 

@@ -578,7 +578,7 @@ class InFlightEntry(Model):
         default=None, description="The entry promises a start at this time instead of granting."
     )
     end_time: Timestamp | None = Field(
-        default=None, description="When the room that is promised is free for others again."
+        default=None, description="When the room is expected to be free for others again."
     )
     not_after_time: Timestamp | None = Field(
         default=None,

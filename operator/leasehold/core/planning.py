@@ -383,6 +383,7 @@ def entry_of(grant: Grant, sequence: int) -> Entry:
         not_after=grant.not_after,
         start=grant.start,
         end=None if grant.start is None else grant.until,
+        version=lease.version,
     )
 
 
@@ -395,11 +396,13 @@ def grant_step(
     *,
     adopted: bool = False,
     tenant: str = "",
+    needed: int | None = None,
 ) -> Step:
     """Return the one status write that makes a committed grant the lease's own.
 
     Deadlines are absolute and written here once; the token is the commit's sequence, so it only grows. A lease that
-    jumped the queue gets the instant at which another needs its room as its last end, whatever it renews.
+    jumped the queue gets the instant at which another needs its room as its last end, whatever it renews. One that is
+    written later than planned ends in time for those who were promised its room: at `needed` (ms) it must be free.
     """
     draft = Draft(lease, now)
     for old in ("rejections", "release", "queue", "reservation"):
@@ -412,6 +415,8 @@ def grant_step(
     draft.put("allocation", ledgerSequence=entry.sequence, slices=slices_document(entry.amounts, entry.nodes))
     draft.set_time("allocation", allocationTime=now)
     end = now + policy.term_of(lease.duration)
+    if needed is not None:
+        end = min(end, needed - policy.grace - policy.cooldown)
     maximum = None if policy.max_total is None else now + policy.max_total
     if entry.not_after is not None:
         promised = max(end, entry.not_after - policy.grace - policy.cooldown)

@@ -16,6 +16,7 @@ from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
 from leasehold.core.nodes import NOT_FRESH
 from leasehold.core.outages import Outage
+from leasehold.core.request import NEVER
 from leasehold.core.scheduling import in_line
 from leasehold.core.state import Entry, PoolState
 from leasehold.core.status import amount_text, amounts_document
@@ -219,7 +220,12 @@ def outages_document(outages: Sequence[Outage]) -> list[dict[str, str]]:
 
 
 def _entry_document(entry: Entry) -> dict[str, Any]:
-    instants = {"startTime": entry.start, "endTime": entry.end, "notAfterTime": entry.not_after}
+    end = entry.until if entry.start is None else entry.end
+    instants = {
+        "startTime": entry.start,
+        "endTime": None if end == NEVER else end,
+        "notAfterTime": entry.not_after,
+    }
     return {
         "uid": entry.uid,
         "namespace": entry.namespace,

@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     """A grant that is committed in the pool and not yet known to be written to its lease.
 
     `generation` is the lease's at the commit; 0 for a commitment that was inherited, whose generation nobody kept.
+    `version` is the resourceVersion of the lease at the commit.
     `until` is when its room is expected to be free again (ms). One that jumped the queue may not stay beyond
     `not_after`. An entry with a `start` promises room from then until its `end` instead of granting it.
     """
@@ -53,6 +54,7 @@ class Entry(NamedTuple):
     not_after: int | None = None
     start: int | None = None
     end: int | None = None
+    version: int = 0
 
 
 @dataclass(slots=True)
