@@ -310,6 +310,18 @@ async def test_a_node_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> Non
     assert desk.controller.cluster.nodes.keys() == {"n1", "n2"}
 
 
+async def test_a_lease_of_no_pool_that_no_watch_told_of_is_found(desk: Desk) -> None:
+    desk.kube.add(paths.pool("ci"), pool_document())
+    desk.controller.resync = 20
+    desk.kube.watchers.clear()
+    await desk.begin()
+    desk.kube.add(lease_path("lost"), lease_document("lost", "no-such-pool"))
+    desk.kube.add(lease_path("mine"), lease_document("mine"))
+    await desk.until(lambda: status(desk.kube.objects[lease_path("lost")], "Accepted") == "False")
+    asked = [body for method, path, body in desk.kube.requests if (method, path) == ("LIST", paths.LEASES)]
+    assert {"fieldSelector": "spec.poolRef.name!=ci"} in asked, "those of pools are listed pool by pool"
+
+
 async def test_pools_that_are_swept_together_look_at_the_world_once(desk: Desk) -> None:
     for name in ("a", "b"):
         desk.kube.add(paths.pool(name), pool_document(name))

@@ -221,7 +221,7 @@ class Controller:
             await informer.synced.wait()
         await self._patiently(self._look_for_namespaces)
         self.pools.begin()
-        self._watch(self._resync_pools(), "look at all pools")
+        self._watch(self._resync(), "look at the whole")
         self.elector.start()
         self.started.set()
 
@@ -259,14 +259,23 @@ class Controller:
             if int(known["metadata"]["resourceVersion"]) <= int(version):
                 self.pool_gone(known)
 
-    async def _resync_pools(self) -> None:
-        """Look at all pools from time to time: what kopf's watch may have missed nobody tells."""
+    async def _resync(self) -> None:
+        """Look from time to time for what a watch missed: pools, and leases of none; pools list their own leases."""
         while True:
             await asyncio.sleep(self.resync / SECOND)
             try:
                 await self._list_pools()
+                await self._look_for_homeless()
             except ApiError as error:
-                log.warning("looking at all pools: %s", error)
+                log.warning("looking at the whole: %s", error)
+
+    async def _look_for_homeless(self) -> None:
+        others = ",".join(f"spec.poolRef.name!={name}" for name in sorted(self.pools.documents))
+        items, _ = await self.client.list(paths.LEASES, {"fieldSelector": others} if others else None)
+        for item in items:
+            lease = self.cluster.read(item)
+            if lease is not None:
+                self.cluster.lease_seen(lease)
 
     async def _look_for_namespaces(self) -> None:
         """Find out whether namespaces that have leases and that no watch told of are gone."""

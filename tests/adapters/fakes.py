@@ -86,13 +86,13 @@ class FakeKube:
     async def list(
         self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
     ) -> tuple[list[Object], str]:
-        wanted = (query or {}).get("fieldSelector", "").removeprefix("spec.poolRef.name=")
+        selected = (query or {}).get("fieldSelector", "")
         version = str(next(self._versions))
         plural = path.rpartition("/")[2]
         found = [
             document
             for at, document in self.objects.items()
-            if f"/{plural}/" in at and (not wanted or document["spec"]["poolRef"]["name"] == wanted)
+            if f"/{plural}/" in at and _selects(selected, document)
         ]
         await self._ask("LIST", path, query)  # what was found is on its way meanwhile
         return found, version
@@ -150,6 +150,17 @@ class FakeKube:
 
     def writes(self, path: str) -> list[Object]:
         return [body for method, at, body in self.requests if method in WRITES and at.startswith(path)]
+
+
+def _selects(selector: str, document: Object) -> bool:
+    """Field selectors on the pool's name: `=` and `!=`, with commas between."""
+    for part in filter(None, selector.split(",")):
+        field, _, wanted = part.partition("=")
+        assert field.removesuffix("!") == "spec.poolRef.name"
+        named = (document["spec"].get("poolRef") or {}).get("name", "")
+        if (named == wanted) == field.endswith("!"):
+            return False
+    return True
 
 
 class FakeRecorder:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,25 @@ def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log
     used = rights_used(requests)
     assert given - used == set(), "rights that the operator has no use for"
     assert used - given == set()
+
+
+def test_the_election_has_a_line_of_its_own_at_the_api_server(bare: Stage) -> None:
+    install(bare.control_plane, "rbac-operator.yaml")
+    schema = yaml.safe_load((MANIFESTS / "flowschema.yaml").read_text())
+    applied = bare.kube.apply(schema)
+    account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
+
+    def schema_of(path: str) -> str:
+        request = urllib.request.Request(f"{account.url}{path}")
+        request.add_header("Authorization", f"Bearer {account.token}")
+        context = ssl.create_default_context(cadata=account.ca)
+        with urllib.request.urlopen(request, context=context) as answer:
+            return str(answer.headers["X-Kubernetes-PF-FlowSchema-UID"])
+
+    election = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+    until(lambda: schema_of(election) == applied["metadata"]["uid"], "the election goes its own way")
+    assert schema_of("/apis/coordination.k8s.io/v1/leases") != applied["metadata"]["uid"]
+    bare.kube.delete("flowschemas.flowcontrol.apiserver.k8s.io", schema["metadata"]["name"])
 
 
 def test_the_operator_may_not_do_what_it_need_not(bare: Stage) -> None:
