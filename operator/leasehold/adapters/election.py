@@ -217,10 +217,10 @@ class Elector:
             self._tell(self._electorate.others_heard(self._others()))
 
     async def _list(self) -> None:
-        sent = self._local()
         items, _ = await self._client.list(paths.coordination(self.namespace), {"labelSelector": LABEL})
         listed = {item["metadata"]["name"]: _record(item) for item in items}
-        self._seen = observe(self._seen, listed, sent)
+        # Seen when the answer is here, not when it was asked for: a Lease may have been renewed in between.
+        self._seen = observe(self._seen, listed, self._local())
         members = living(self._replicas(), self._shards().values(), self._local())
         if members != self.members:
             self.members, self._steady_since = members, self._local()
