@@ -153,23 +153,36 @@ class Cluster:
 
     def _place(self, name: str) -> None:
         """Find out which pools select a node, and tell those that did or do."""
-        before = self.membership.pop(name, Membership(()))
         node = self.nodes.get(name)
-        if node is not None:
-            found = pools_of(node, self.selectors)
-            if found.pools:
-                self.membership[name] = found
-        after = self.membership.get(name, Membership(()))
+        self._move(name, Membership(()) if node is None else pools_of(node, self.selectors))
+
+    def _place_in(self, pool: str) -> None:
+        """Find out which nodes one pool selects: with many pools, asking all of them for each would take minutes."""
+        worker, selector = self.workers.get(pool), self.selectors.get(pool)
+        for name, node in self.nodes.items():
+            known = self.membership.get(name, Membership(())).pools
+            selected = selector is not None and selector.matches(node.labels)
+            if selected and pool not in known:
+                self._move(name, Membership(tuple(sorted((*known, pool)))))
+            elif pool in known and not selected:
+                self._move(name, Membership(tuple(other for other in known if other != pool)))
+            elif worker is not None and (selected or worker.holds_on(name)):
+                worker.node_changed(name)
+
+    def _move(self, name: str, after: Membership) -> None:
+        """Note which pools select a node now, and tell those that did or do, or hold something there."""
+        before = self.membership.pop(name, Membership(()))
+        if after.pools:
+            self.membership[name] = after
+        node = self.nodes.get(name)
         if self.joining is not None and before.pools != after.pools:
             if node is None or not after.pools:
                 self.joining.pop(name, None)
             else:
                 self.joining[name] = node.version
-        for pool in {*before.pools, *after.pools}:
-            if pool in self.workers:
-                self.workers[pool].node_changed(name)
+        concerned = {*before.pools, *after.pools}
         for pool, worker in self.workers.items():
-            if pool not in before.pools and pool not in after.pools and worker.holds_on(name):
+            if pool in concerned or worker.holds_on(name):
                 worker.node_changed(name)
 
     def _workers_of(self, node: str) -> list[Member]:
@@ -191,8 +204,7 @@ class Cluster:
         self.selectors[name] = selector
         self.generations[name] = generation
         self._digest = ""
-        for node in self.nodes:
-            self._place(node)
+        self._place_in(name)
 
     def heard_of(self) -> Heard:
         """Return what decisions made now rest on."""
@@ -213,8 +225,7 @@ class Cluster:
         self.selectors.pop(name, None)
         self.generations.pop(name, None)
         self._digest = ""
-        for node in self.nodes:
-            self._place(node)
+        self._place_in(name)
         if self.leases.get(name):
             self.homeless |= self.leases[name].keys()
             self.homeless_news.set()
