@@ -283,9 +283,10 @@ class Trial:
         if not any(operator.wanted for operator in self.kubelet.operators):
             self.operator("last")
         self.tell("the faults are over")
-        for text in self._await_rest():
+        restless = self._await_rest()
+        for text in restless:
             self.violate(str(Violation("at rest", 0, text)))
-        self.tell("came to rest")
+        self.tell("does not come to rest" if restless else "came to rest")
         try:
             trace = self.history.close()
         except AssertionError as error:
