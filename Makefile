@@ -70,12 +70,14 @@ verify: $(VENV)/ready ## Fail when a generated file is not what the models say
 bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)
 	@$(BIN)/python -m tests.perf.bench $(ARGS)
 
-mutants: controlplane ## Make known mistakes in a copy of the code, and see each found by its tests (ARGS='--only NAME' for a part)
+mutants: controlplane ## Make known mistakes in a copy of the code, and see each found by tests, then by the campaign (ARGS='--only NAME' for a part)
 	@$(BIN)/python -m tests.faults.mutants $(ARGS)
+	@$(BIN)/python -m tests.faults.mutants --campaign $(ARGS)
 
 faults: controlplane ## Let everything go wrong that can, and check the record; writes faults-out/ (ARGS='--only 1,4' for a part)
 	@$(BIN)/python -m tests.faults.campaign --long $(ARGS)
 	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants)
+	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants --campaign)
 
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \

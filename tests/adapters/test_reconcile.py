@@ -118,6 +118,16 @@ async def test_a_commit_that_did_not_happen_is_made_again() -> None:
         assert value(scene.metrics.conflicts, pool="ci") >= 2
 
 
+async def test_a_commit_that_may_happen_yet_is_followed_by_another_one() -> None:
+    """The next swap leaves a number out, so that it changes the object in any case and the late one is refused."""
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.faults.append(failing(Unknown("504", 504), times=1, path=POOL_STATUS))
+        scene.ask("a")
+        await scene.granted("a")
+    assert scene.kube.objects[paths.pool("ci")]["status"]["ledger"]["sequence"] == 2
+
+
 async def test_a_commit_that_conflicts_is_made_again_without_other_news() -> None:
     """Somebody annotates the pool: no new generation, so nothing but the conflict itself tells."""
     async with Scene() as scene:

@@ -1,6 +1,6 @@
 """`make faults`: every experiment in its long form, and a table of what was tried, delivered and broken.
 
-    python -m tests.faults.campaign [--long] [--only 1,4] [--seed 7] [--write]
+    python -m tests.faults.campaign [--long] [--only 1,4] [--seed 7] [--fail-fast] [--write]
 
 A run that fails is replayed by `--only` with its number and `--seed` with its seed; what explains it is in
 `faults-out/`. Exits with 1 when a promise was broken, or when a fault was never delivered.
@@ -33,16 +33,22 @@ def table(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(rows)
 
 
+def put_table(page: Path, begin: str, end: str, text: str) -> None:
+    """Put a text between two markers of a page. Raises SystemExit when the page has not got them."""
+    head, found, rest = page.read_text().partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not (found and ended):
+        raise SystemExit(f"{page} has no markers {begin} and {end}: put them where the table belongs")
+    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+
+
 def write_page(outcomes: Sequence[Outcome], page: Path = PAGE) -> None:
     """Put the table between the markers of the page, which is made where there is none."""
-    text = page.read_text() if page.exists() else f"# What was tried\n\n{BEGIN}\n{END}\n"
-    head, found, rest = text.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if not (found and ended):
-        raise SystemExit(f"{page} has no markers {BEGIN} and {END}: put them where the table belongs")
+    if not page.exists():
+        page.write_text(f"# What was tried\n\n{BEGIN}\n{END}\n")
     runs, seed = sum(o.runs for o in outcomes), outcomes[0].seed if outcomes else SEED
     said = f"{runs} trials, seed {seed}, of the long form (`make faults`)."
-    page.write_text(f"{head}{BEGIN}\n{said}\n\n{table(outcomes)}\n{END}{tail}")
+    put_table(page, BEGIN, END, f"{said}\n\n{table(outcomes)}")
 
 
 def failed(outcome: Outcome) -> bool:
@@ -58,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--long", action="store_true", help="try everything, not a sample")
     parser.add_argument("--only", default="", help="numbers of experiments, with commas between")
     parser.add_argument("--seed", type=int, default=SEED, help="the seed of every choice")
+    parser.add_argument("--fail-fast", action="store_true", help="end an experiment at its first violation")
     parser.add_argument("--write", action="store_true", help="write the table to docs/reliability.md")
     given = parser.parse_args(arguments)
     known = experiments()
@@ -66,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no experiment {unknown}; there are {list(known)}")
     outcomes = []
     with Arena() as arena:
+        arena.fail_fast = given.fail_fast
         for number in wanted:
             outcome = known[number].run(arena, LONG if given.long else SHORT, given.seed)
             outcomes.append(outcome)

@@ -277,6 +277,12 @@ class _Replay:
             return
         yield from self._final(before, after)
         yield from self._token(before, after)
+        end, most = after.deadline("expirationTime"), after.deadline("maxExpirationTime")
+        if end is not None and most is not None and end > most:
+            yield (
+                "maximum",
+                f"its term ends {(end - most) / 1000:.3f} s after the latest end that it was told",
+            )
         if after.allocated and (before is None or not before.is_true(C.ALLOCATED)):
             yield from self._granted(after)
         if before is not None and _begins_to_end(before, after):
@@ -321,6 +327,13 @@ class _Replay:
         nodes = [part.node for part in after.slices]
         if nodes != list(row["nodes"]):
             yield "committed", f"granted on {nodes}, and committed on {row['nodes']}"
+        if len(nodes) != after.count or any(dict(p.amounts) != dict(after.request) for p in after.slices):
+            granted = [dict(part.amounts) for part in after.slices]
+            yield "committed", f"granted {granted}, and it asks for {after.count} of {dict(after.request)}"
+        if after.deleting or after.wants_release:
+            yield "committed", "granted to who does not want it any more"
+        if not after.has_finalizer:
+            yield "lost", "granted without the finalizer that keeps it"
 
     def _fits(self, after: Lease) -> Iterator[tuple[str, str]]:
         """No node holds more than it may lend, summed over all pools."""

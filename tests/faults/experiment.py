@@ -108,6 +108,8 @@ class Experiment:
         began = time.monotonic()
         try:
             self.script(arena, scale, random.Random(seed))
+        except Enough:
+            outcome.notes.append("ended at the first violation")
         except Exception as error:  # noqa: BLE001 - whatever it is, the campaign goes on and tells it
             outcome.violations.append(f"script: {error!r}")
             outcome.notes.append(traceback.format_exc())
@@ -141,8 +143,15 @@ def experiments() -> dict[int, Experiment]:
     return dict(sorted(_REGISTRY.items()))
 
 
+class Enough(Exception):
+    """A promise was broken, and no more is asked for."""
+
+
 class Arena:
-    """An API server of our own, which writes down who wrote what, for one trial at a time."""
+    """An API server of our own, which writes down who wrote what, for one trial at a time.
+
+    With `fail_fast` an experiment ends with the first trial in which something was broken.
+    """
 
     def __init__(self, extra_apiserver_args: Mapping[str, str] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="leasehold-faults-"))
@@ -154,6 +163,7 @@ class Arena:
             extra_apiserver_args=extra_apiserver_args,
         )
         self.outcome = Outcome(0, "", "", 0)
+        self.fail_fast = False
 
     def __enter__(self) -> Arena:
         self.control_plane.start()
@@ -183,6 +193,8 @@ class Arena:
             trial.finish()
         finally:
             trial.close()
+        if self.fail_fast and self.outcome.violations:
+            raise Enough
 
 
 class Trial:
@@ -283,9 +295,10 @@ class Trial:
         if not any(operator.wanted for operator in self.kubelet.operators):
             self.operator("last")
         self.tell("the faults are over")
-        for text in self._await_rest():
+        restless = self._await_rest()
+        for text in restless:
             self.violate(str(Violation("at rest", 0, text)))
-        self.tell("came to rest")
+        self.tell("does not come to rest" if restless else "came to rest")
         try:
             trace = self.history.close()
         except AssertionError as error:
@@ -322,8 +335,13 @@ class Trial:
         errors: Counter[str] = Counter()
         for operator in self.kubelet.operators:
             for line in operator.lines():
-                if line.get("level") == "ERROR":
-                    errors[f"{operator.identity}: {line.get('message', '')[:160]}"] += 1
+                if line.get("level") != "ERROR":
+                    continue
+                text = f"{operator.identity}: {line.get('message', '')[:160]}"
+                if "exception" in line:
+                    self.violate(f"log: {text}: {line['exception'][-400:]}")
+                else:
+                    errors[text] += 1
         for text, count in errors.most_common(5):
             self.outcome.notes.append(f"trial {self.number}: logged {count} times: {text}")
 

@@ -1,9 +1,10 @@
-"""An operator with two hooks for faults that cannot be had from outside; otherwise it is `leasehold operator`.
+"""An operator with three hooks for faults that cannot be had from outside; otherwise it is `leasehold operator`.
 
 SIGUSR2 keeps its event loop busy for FAULTS_BLOCK_SECONDS: Python runs the handler in the main thread. A file named by
 FAULTS_BOOT_OFFSET says by how many milliseconds the boot clock is ahead, as it is after a machine slept: the wall's and
 the boot clock went on, the monotonic one did not. (libfaketime can falsify that clock only together with the monotonic
-one, and then the interpreter's own timed waits never end.)
+one, and then the interpreter's own timed waits never end.) A file named by FAULTS_CLOCK_AHEAD says by how many
+milliseconds the operator's own clock is ahead of what it was at its start, as one that runs too fast would be in time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ def _sleep_through(file: Path) -> None:
     time.clock_gettime_ns = clock_gettime_ns  # type: ignore[assignment]
 
 
+def _run_ahead(file: Path) -> None:
+    from leasehold.adapters.clock import SteadyClock
+
+    true = SteadyClock.now
+
+    def now(clock: SteadyClock) -> int:
+        return true(clock) + int(file.read_text() or 0)
+
+    SteadyClock.now = now  # type: ignore[method-assign]
+
+
 def main() -> int:
     """Hook in, and be the operator."""
     signal.signal(signal.SIGUSR2, _block)
@@ -39,6 +51,8 @@ def main() -> int:
         _sleep_through(Path(file))
     from leasehold.cli.main import main as command
 
+    if file := os.environ.get("FAULTS_CLOCK_AHEAD"):
+        _run_ahead(Path(file))
     return command()
 
 

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,9 @@ _START_SECONDS: Final = 10.0
 _STEP_SECONDS: Final = 0.02
 _END: Final = b""
 _BROKEN: Final = b"-"
+_EXPIRED: Final = (
+    b'"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure"'
+)
 _REASONS: Final = {
     409: "Conflict",
     410: "Expired",
@@ -97,6 +100,16 @@ class Call:
     def document(self) -> Object:
         """The body as JSON, {} where there is none."""
         return dict(json.loads(self.body)) if self.body else {}
+
+    def status(self) -> Object:
+        """What is written as the status of one of our objects, {} where the request is none for that."""
+        return dict(self.document().get("status") or {}) if self.ours and self.subresource == "status" else {}
+
+    def entries(self) -> list[Object]:
+        """The in-flight entries that a pool's ledger gets by this write."""
+        if self.resource != "capacitypools":
+            return []
+        return list((self.status().get("ledger") or {}).get("inFlight") or ())
 
     def __str__(self) -> str:
         place = "/".join(filter(None, (self.resource, self.namespace, self.name, self.subresource)))
@@ -203,14 +216,38 @@ class Overtake(Fault):
 
 @dataclass
 class Hold(Fault):
-    """Keep the request back until the rule is lifted, then forward it, whether the operator still waits or not."""
+    """Keep the request back until the rule is lifted, then forward it, whether the operator still waits or not.
 
-    name = "held back"
+    With `after` it is the answer that is kept back. With a `code` the operator is told that at once, and goes on while
+    its request is still on its way.
+    """
+
+    after: bool = False
+    code: int | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        if self.code is not None:
+            return f"{self.code}, and late"
+        return "answer held back" if self.after else "held back"
 
     async def deliver(self, exchange: Exchange) -> Answer:
+        if self.after:
+            answer = await exchange.forward()
+            await exchange.until_lifted()
+            exchange.proxy.let_go += 1
+            return answer
+        if self.code is not None:
+            exchange.in_the_background(self._late(exchange))
+            return _failure(self.code)
+        return await self._late(exchange)
+
+    @staticmethod
+    async def _late(exchange: Exchange) -> Answer:
         await exchange.until_lifted()
+        answer = await exchange.forward()
         exchange.proxy.let_go += 1
-        return await exchange.forward()
+        return answer
 
 
 @dataclass
@@ -228,19 +265,23 @@ class Status(Fault):
     async def deliver(self, exchange: Exchange) -> Answer:
         if self.after:
             await exchange.forward()
-        body = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": "injected",
-            "reason": _REASONS.get(self.code, "Unknown"),
-            "code": self.code,
-        }
-        headers = {"Content-Type": "application/json"}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
-        return Answer(self.code, headers, json.dumps(body).encode())
+        return _failure(self.code, self.retry_after)
+
+
+def _failure(code: int, retry_after: int | None = None) -> Answer:
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": "injected",
+        "reason": _REASONS.get(code, "Unknown"),
+        "code": code,
+    }
+    headers = {"Content-Type": "application/json"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    return Answer(code, headers, json.dumps(body).encode())
 
 
 @dataclass
@@ -415,6 +456,10 @@ class Exchange:
         answer: Answer = await self._forward()
         return answer
 
+    def in_the_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let something go on once the operator has got its answer; it ends with the proxy at the latest."""
+        self.proxy.background.append(asyncio.ensure_future(work))
+
     def claim(self) -> bool:
         """Tell whether a fault of the stream is to happen now, and count it."""
         return self.rule.claim(self.dice)
@@ -442,8 +487,9 @@ class FaultProxy:
     """The proxy, on an event loop of its own in a thread. Use it in a `with` block.
 
     `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes every
-    list one of small pages; they may be changed at any time, as may the rules. `errors` are failures of the proxy
-    itself, which spoil a trial.
+    list one of small pages, and `watch_from` every watch one as of a version; they may be changed at any time, as may
+    the rules. `codes` counts the answers of the API server itself, and `expired` the watches that it ended because
+    their version is not kept (410). `errors` are failures of the proxy itself, which spoil a trial.
     """
 
     def __init__(self, upstream: Connection, dice: random.Random | None = None) -> None:
@@ -454,6 +500,7 @@ class FaultProxy:
         self.jitter = 0.0
         self.bytes_per_second: float | None = None
         self.page_size: int | None = None
+        self.watch_from: int | None = None
         self.rules: tuple[Rule, ...] = ()
         self.calls: deque[Call] = deque(maxlen=20_000)
         self.writes = 0
@@ -461,6 +508,9 @@ class FaultProxy:
         self.slowed = 0
         self.withheld = 0
         self.let_go = 0
+        self.codes: Counter[int] = Counter()
+        self.expired = 0
+        self.background: list[asyncio.Future[Any]] = []
         self.stale_lists = 0
         self.closing = False
         self.errors: list[str] = []
@@ -516,7 +566,7 @@ class FaultProxy:
         for rule in self.rules:
             rule.lift()
         self.latency = self.jitter = 0.0
-        self.bytes_per_second = None
+        self.bytes_per_second = self.watch_from = None
         self.thaw()
 
     def freeze(self, *resources: str, at: Mapping[str, int] | None = None) -> None:
@@ -587,6 +637,9 @@ class FaultProxy:
             try:
                 await self._stop.wait()
             finally:
+                for late in self.background:
+                    late.cancel()
+                await asyncio.gather(*self.background, return_exceptions=True)
                 await runner.cleanup()
                 await asyncio.sleep(
                     _STEP_SECONDS
@@ -668,6 +721,8 @@ class FaultProxy:
         query = call.query
         if call.verb == "list" and self.page_size is not None:
             query = {**query, "limit": str(self.page_size)}
+        if call.verb == "watch" and self.watch_from is not None:
+            query = {**query, "resourceVersion": str(self.watch_from)}
         frozen = self._frozen.get(call.resource)
         if frozen is None or call.verb != "list" or "fieldSelector" in query or call.namespace:
             return query
@@ -690,6 +745,7 @@ class FaultProxy:
     async def _forward(self, call: Call) -> Answer:
         async with self._request(call) as response:
             body = await response.read()
+            self.codes[response.status] += 1
             return Answer(response.status, _kept(response.headers), body)
 
     async def _say(self, request: web.Request, answer: Answer) -> web.StreamResponse:
@@ -776,6 +832,7 @@ class FaultProxy:
                     kept.append(line)
                     continue
             count += 1
+            self.expired += line.startswith(b'{"type":"ERROR"') and b'"code":410' in line
             told = self._spoil(call, count, line)
             if isinstance(told, Exchange):
                 if told.last_words:

@@ -71,6 +71,7 @@ class Tale:
                     "namespace": "team",
                     "creationTimestamp": clock(0),
                     "generation": 1,
+                    "finalizers": ["leasehold.dev/release"],
                 },
                 "spec": {"poolRef": {"name": "ci"}, "resources": {"cpu": cpu}, "durationSeconds": 60, **spec},
                 "status": {},

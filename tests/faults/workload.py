@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from tests.cluster.harness import LEASES, Stage, micro_now
@@ -14,6 +15,11 @@ from leasehold.testing.errors import ApiError
 
 _TERMS = (1, 1, 2, 3, 3600)
 _SIZES = ("1", "1", "2", "3")
+
+
+def told(lease: Mapping[str, Any]) -> bool:
+    """Tell whether an operator has looked at a lease, and said so."""
+    return bool((lease.get("status") or {}).get("conditions"))
 
 
 class Churn:

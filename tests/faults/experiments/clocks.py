@@ -18,10 +18,11 @@ SLACK = 2.5
 )
 def clocks(arena: Arena, scale: Scale, dice: random.Random) -> None:
     jumps = ["+3600s", "-3600s", "-1d", "+0 x2", "+0 x0.5"]
-    for jump in scale.pick([dice.choice(jumps)], jumps):
+    # The first ends what it should not, by whoever goes by it; the others are tried in turn.
+    for jump in scale.pick(["+3600s", dice.choice(jumps[1:])], jumps):
         with arena.trial(slack=SLACK) as trial:
             _while_it_runs(trial, jump, dice)
-    for offset in scale.pick([dice.choice(["+3600s", "-3600s"])], ["+3600s", "-3600s", "-1d"]):
+    for offset in scale.pick(["+3600s"], ["+3600s", "-3600s", "-1d"]):
         with arena.trial(slack=SLACK) as trial:
             _at_its_start(trial, offset)
     with arena.trial(slack=SLACK) as trial:
@@ -58,7 +59,8 @@ def _at_its_start(trial: Trial, offset: str) -> None:
     for lease in (long, short):
         stage.until(lease, granted)
     first.kill()
-    trial.operator("a", environment=clock(offset)).await_leading()
+    # Through a proxy without TLS: by a clock a day behind, the API server's certificate is not valid yet.
+    trial.operator("a", trial.proxy(), environment=clock(offset)).await_leading()
     trial.deliver(1, f"started with a clock off by {offset}")
     late = stage.lease(pool, durationSeconds=2)
     stage.until(late, granted)

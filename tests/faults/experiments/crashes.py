@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import POOLS, granted, until
+from tests.cluster.harness import POOLS, Object, finished, granted, micro_now, until
 from tests.faults.experiment import Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader
-from tests.faults.proxy import FaultProxy, Status, Strike
+from tests.faults.proxy import Drop, FaultProxy, Hold, Status, Strike
+from tests.faults.workload import told
 
 from leasehold.testing.processes import wait_until
 
@@ -131,25 +132,9 @@ def api_server_crash(arena: Arena, scale: Scale, dice: random.Random) -> None:
 @experiment(13, "etcd stands still; answers are 504", "unknown is looked up, never written twice")
 def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
     with arena.trial(patience=60) as trial:
-        proxy = trial.proxy(dice)
-        pool = trial.pool(2)
-        operator = trial.operator("a", proxy).await_leading()
-        unhealthy = 0
-        with trial.churn([pool], dice, per_second=12, most=scale.pick(50, 300)):
-            time.sleep(1)
-            for seconds in scale.pick((5,), (5, 40, 90)):
-                trial.control_plane.pause_etcd()
-                try:
-                    end = time.monotonic() + seconds
-                    while time.monotonic() < end:
-                        unhealthy += operator.page("/healthz")[0] not in (200, 0)
-                        time.sleep(0.5)
-                finally:
-                    trial.control_plane.resume_etcd()
-                trial.deliver(1, f"etcd paused for {seconds} s")
-                time.sleep(1)
-        if unhealthy:
-            trial.violate("the liveness probe failed while only the store was away")
+        _store_away(trial, dice, scale)
+    with arena.trial() as trial:
+        _unknown_is_not_no(trial, dice)
     for after in (False, True):
         with arena.trial() as trial:
             proxy = trial.proxy(dice)
@@ -158,8 +143,86 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
             writes = ["patch", "put"]
             rule = proxy.add(Status(504, after=after), verbs=writes, where=lambda c: c.ours, chance=0.3)
             with trial.churn([pool], dice, per_second=15, most=scale.pick(30, 200)):
-                time.sleep(scale.pick(3, 30))
+                time.sleep(scale.pick(2, 30))
             trial.deliver(rule.delivered, f"504 {'after' if after else 'before'} it was written")
+
+
+def _store_away(trial: Trial, dice: random.Random, scale: Scale) -> None:
+    """Meanwhile a holder's heartbeat falls due, which it could not send, and a term ends, which needs nobody."""
+    stage, proxy = trial.stage, trial.proxy(dice)
+    pool = trial.pool(3, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5})
+    # An election that outlasts the shortest pause, so that the leader is out of touch and goes on.
+    operator = trial.operator("a", proxy, election_seconds=15).await_leading()
+    unhealthy = 0
+    silent = stage.lease(pool, liveness="Renew", durationSeconds=3600)
+    stage.until(silent, granted)
+    with trial.churn([pool], dice, per_second=12, most=scale.pick(50, 300)):
+        for seconds in scale.pick((7,), (7, 40, 90)):
+            ends = stage.lease(pool, durationSeconds=seconds - 1, priority=9)
+            stage.until(ends, granted)
+            renewed = micro_now()
+            stage.change(silent, renewTime=renewed)
+            stage.until(silent, lambda found, text=renewed: _heard(found, text))
+            trial.control_plane.pause_etcd()
+            try:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    unhealthy += operator.page("/healthz")[0] not in (200, 0)
+                    time.sleep(0.5)
+            finally:
+                trial.control_plane.resume_etcd()
+            trial.deliver(1, f"etcd paused for {seconds} s")
+            witness = stage.served_again(pool, durationSeconds=1, priority=9)
+            found = stage.until(
+                silent, lambda lease: finished(lease) or "amnestyTime" in lease["status"]["deadlines"]
+            )
+            if finished(found):
+                trial.violate("silence: a holder that nobody could hear was taken for dead")
+            stage.until(witness, finished)
+            if not finished(stage.get(ends)):
+                trial.violate("absolute end: who asked after the outage ended before who was due in it")
+            stage.renew(silent)
+    if unhealthy:
+        trial.violate("the liveness probe failed while only the store was away")
+
+
+def _heard(lease: Object, renewed: str) -> bool:
+    return bool((lease["status"].get("renewal") or {}).get("observedRenewTime") == renewed)
+
+
+def _unknown_is_not_no(trial: Trial, dice: random.Random) -> None:
+    """A commit whose answer is lost, a grant that is told to have failed and comes late, an end that takes its time."""
+    stage, proxy = trial.stage, trial.proxy(dice)
+    pool = trial.pool(1)
+    trial.operator("a", proxy).await_leading()
+    lost = proxy.add(Drop(after=True), verbs=["patch"], where=lambda call: bool(call.entries()), times=1)
+    first = stage.lease(pool, cpu="4", durationSeconds=1)
+    uid = stage.until(first, finished)["metadata"]["uid"]
+    sequences = {e["sequence"] for call in list(proxy.calls) for e in call.entries() if e["uid"] == uid}
+    if len(sequences) != 1:
+        trial.violate(f"committed twice: a commit whose answer was lost was made again: {sorted(sequences)}")
+
+    late = proxy.add(Hold(code=504), verbs=["patch"], name="slow", where=lambda c: "allocation" in c.status())
+    stage.lease(pool, name="slow", cpu="4")
+    proxy.await_delivered(late, 2)
+    stage.lease(pool, name="other", cpu="4", priority=9)
+    stage.until("other", told)
+    count = late.delivered + 2
+    until(lambda: late.delivered >= count or granted(stage.get("other")), "it is tried again")
+    late.lift()
+    stage.until("slow", granted)
+
+    ending = proxy.add(Hold(), verbs=["patch"], name="slow", where=lambda c: "release" in c.status())
+    stage.change("slow", desiredState="Released")
+    proxy.await_delivered(ending)
+    stage.lease(pool, name="third", cpu="4")
+    stage.until("third", told)
+    ending.lift()
+    stage.until("other", granted)
+    for rule, what in ((lost, "answer of a commit lost"), (late, "504, and late"), (ending, "end held back")):
+        trial.deliver(rule.delivered, what)
+    for name in ("other", "third"):
+        stage.change(name, desiredState="Released")
 
 
 @experiment(28, "event loop blocked", "the election goes on, or leadership is lost and fenced")

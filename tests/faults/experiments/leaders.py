@@ -5,17 +5,21 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import finished, granted, until
+from tests.cluster.harness import finished, granted, is_, until
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader, clock, one_leads
 from tests.faults.proxy import Call, Hold, Status, Tell
+from tests.faults.workload import told
+
+from leasehold.core.times import format_time, parse_time
 
 
 @experiment(8, "two operators that both believe they lead", "nothing twice; they do not fight for long")
 def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for _ in range(scale.pick(1, 5)):
         with arena.trial() as trial:
-            pool = trial.pool(3)
+            # Nobody renews beyond so much, whoever leads.
+            pool = trial.pool(3, leasePolicy={"gracePeriodSeconds": 0, "maxTotalSeconds": 4})
             first = trial.operator("a").await_leading()
             second = trial.operator("b", election_namespace="default")
             with trial.churn([pool], dice, per_second=15, most=50):
@@ -23,6 +27,8 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
                 time.sleep(scale.pick(4, 20))
             deposed = sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in (first, second))
             trial.deliver(deposed, "a leader was deposed")
+            if not deposed:
+                trial.violate("epoch: one was overtaken, and none noticed")
             raised = _epoch(trial, pool)
             if raised > 12:
                 trial.violate(f"the epoch was raised {raised} times: they fight")
@@ -32,6 +38,10 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             _writes_that_come_after_a_take_over(trial, dice)
         with arena.trial() as trial:
             _take_overs_at_the_same_moment(trial, dice)
+        with arena.trial() as trial:
+            _a_list_that_is_old_when_it_arrives(trial, dice)
+        with arena.trial() as trial:
+            _a_renewal_that_comes_after_a_promise(trial, dice)
 
 
 def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> None:
@@ -49,7 +59,7 @@ def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> No
     for rule in late:
         proxy.await_delivered(rule)
     stage.renew(ends)
-    late.append(proxy.add(Hold(), verbs=["patch"], where=_commits, times=1))
+    late.append(proxy.add(Hold(), verbs=["patch"], where=commits, times=1))
     others = [stage.lease(pool, cpu="1") for _ in range(3)]
     proxy.await_delivered(late[-1])
     second = trial.operator("b", election_namespace="default").await_leading()
@@ -88,10 +98,73 @@ def _take_overs_at_the_same_moment(trial: Trial, dice: random.Random) -> None:
     first.crash()
 
 
-def _commits(call: Call) -> bool:
-    if call.resource != "capacitypools" or call.subresource != "status":
-        return False
-    return bool((call.document()["status"].get("ledger") or {}).get("inFlight"))
+def _a_list_that_is_old_when_it_arrives(trial: Trial, dice: random.Random) -> None:
+    """A successor's list takes long, and its watch tells nothing: what the first one does meanwhile must not count."""
+    stage, proxy = trial.stage, trial.proxy(dice)
+    pool = trial.pool(1, stopPolicy="Hold")
+    first = trial.operator("a").await_leading()
+    stage.lease(pool, name="known", cpu="4")
+    stage.until("known", told)
+    proxy.freeze("capacityleases")
+    listed = proxy.add(
+        Hold(after=True), verbs=["list"], resource="capacityleases", where=lambda c: c.selects, times=1
+    )
+    trial.operator("b", proxy, election_namespace="default")
+    proxy.await_delivered(listed)
+    stage.lease(pool, name="unheard", cpu="4", priority=9)
+    stage.change_pool(pool, stopPolicy="None")
+
+    def settled() -> bool:
+        ledger = stage.kube.get("cpool", pool)["status"]["ledger"]
+        return ledger["epoch"] > 1 or (granted(stage.get("unheard")) and not ledger.get("inFlight"))
+
+    until(settled, "the first one is overtaken, or has granted")
+    time.sleep(0.5)  # not for the first one: for the successor to hear what the pool has become
+    listed.lift()
+    trial.deliver(listed.delivered, "a list was old when it arrived")
+    stage.until("known", granted)
+    first.kill()
+    proxy.thaw()
+    for name in ("known", "unheard"):
+        stage.until(name, granted)
+        stage.change(name, desiredState="Released")
+
+
+def _a_renewal_that_comes_after_a_promise(trial: Trial, dice: random.Random) -> None:
+    """The first one's clock leapt ahead: it renews for a live session what its successor finds not due yet."""
+    stage, proxy, file = trial.stage, trial.proxy(dice), trial.directory / "ahead"
+    file.write_text("0")
+    pool = trial.pool(1, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 3600})
+    hooked = {"FAULTS_CLOCK_AHEAD": str(file)}
+    first = trial.operator("a", proxy, environment=hooked, program="tests.faults.hooks").await_leading()
+    stage.session("s")
+    held = stage.lease(
+        pool, cpu="4", durationSeconds=600, liveness="Session", holder={"sessionRef": {"name": "s"}}
+    )
+    stage.until(held, is_("HolderLive"))
+    stage.until_pool(pool, lambda found: not found["status"]["ledger"].get("inFlight"))
+    late = proxy.add(Hold(), verbs=["patch"], name=held, where=lambda c: "renewal" in c.status())
+    file.write_text("450000")
+    stage.lease(pool, name="large", cpu="400")  # something to look up for
+    proxy.await_delivered(late)
+    trial.operator("b", election_namespace="default").await_leading()
+    start = format_time(int((time.time() + 700) * 1000))
+    stage.lease(pool, name="later", cpu="4", startTime=start, durationSeconds=60)
+    promised = stage.until("later", lambda found: "reservation" in (found.get("status") or {}))
+    late.lift()
+    until(lambda: proxy.let_go == late.delivered, "what was held back arrives")
+    trial.deliver(late.delivered, "a renewal came after a promise")
+    end = stage.get(held)["status"]["deadlines"]["expirationTime"]
+    if parse_time(end) > parse_time(promised["status"]["reservation"]["startTime"]):
+        trial.violate(f"promised twice: a start at {start} on room that is held until {end}")
+    first.kill()
+    for name in (held, "large", "later"):
+        stage.change(name, desiredState="Released")
+
+
+def commits(call: Call) -> bool:
+    """A write that puts grants into a pool's ledger, or keeps them there."""
+    return bool(call.entries())
 
 
 def _epoch(trial: Trial, pool: str) -> int:
@@ -126,22 +199,30 @@ def _freeze_over_a_take_over(trial: Trial, leader: Operator, other: Operator, di
 
 
 def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
-    """The worst moment: the pool says what is granted, the leases do not yet."""
-    proxy = trial.proxy(dice)
-    pool = trial.pool(3)
+    """The worst moment: the pool says what is granted, the leases do not yet. One of them asks for less meanwhile."""
+    stage, proxy = trial.stage, trial.proxy(dice)
+    pool = trial.pool(3, stopPolicy="Hold")
     leader = trial.operator("a", proxy).await_leading()
     other = trial.operator("b")
     until(other.ready, "the standby is ready")
+    leases = [stage.lease(pool, cpu="2") for _ in range(5)]
+    for lease in leases:
+        stage.until(lease, told)
 
-    rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=_commits, times=1)
-    leases = [trial.stage.lease(pool, cpu="2") for _ in range(5)]
+    rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=commits, times=1)
+    stage.change_pool(pool, stopPolicy="None")
     proxy.await_delivered(rule)
+    stage.change(leases[0], resources={"cpu": "1"})
     other.await_leading()
     for lease in leases:
-        trial.stage.until(lease, granted)
+        stage.until(lease, granted)
+    thawed = time.monotonic()
     leader.thaw()
     trial.deliver(rule.delivered, "frozen between commit and grant")
     until(lambda: one_leads(leader, other) and other.leads(), "the frozen one stands by")
+    written = [call for call in list(proxy.calls) if call.ours and call.changes and call.time > thawed]
+    if written:
+        trial.violate(f"right: {len(written)} writes after its time to lead was over, first {written[0]}")
 
 
 @experiment(10, "only the leader's network is slow", "it steps down before another may begin")

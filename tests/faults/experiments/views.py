@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import socket
@@ -12,10 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.harness import LEASES, POOLS, SESSIONS, finished, granted, is_
+from tests.cluster.harness import LEASES, POOLS, SESSIONS, finished, granted, is_, nodes_of, until
 from tests.faults.experiment import CPU_ONLY, NODE, Arena, Scale, Trial, experiment
-from tests.faults.proxy import Call, CutWatch, Gone410, LoseEvents, Status, Tell
+from tests.faults.operators import Operator
+from tests.faults.proxy import Call, CutWatch, Gone410, Hold, LoseEvents, Status, Tell
+from tests.faults.workload import told
 
+from leasehold.core.election import shard_of
 from leasehold.testing.control_plane import ControlPlane
 
 Object = dict[str, Any]
@@ -29,6 +33,8 @@ def stale_view(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for _ in range(scale.pick(1, 8)):
         _frozen_while_it_leads(arena, dice)
         _started_in_the_past(arena, dice)
+        _taken_over_in_the_past(arena, dice)
+        _a_node_moves_between_leaders(arena, dice)
 
 
 def _frozen_while_it_leads(arena: Arena, dice: random.Random) -> None:
@@ -47,7 +53,7 @@ def _frozen_while_it_leads(arena: Arena, dice: random.Random) -> None:
             stage.until(lease, granted)
         stage.session("s")
         stage.renew(renewed)
-        node = stage.nodes.names[0]
+        node = nodes_of(stage.get(held))[0]
         stage.nodes.mark_not_ready(node)
         time.sleep(0.3)
         proxy.freeze("nodes", "capacityleases", "nodereports", "leases.coordination.k8s.io")
@@ -94,6 +100,75 @@ def _started_in_the_past(arena: Arena, dice: random.Random) -> None:
             proxy.delivered["stale list"] + proxy.delivered["event withheld"], "lists and events of the past"
         )
         proxy.thaw()
+
+
+def _taken_over_in_the_past(arena: Arena, dice: random.Random) -> None:
+    """What was granted and what went since its watch last spoke, a successor knows from the list of its take-over."""
+    with arena.trial(sweep_seconds=600) as trial:
+        stage, proxy = trial.stage, trial.proxy(dice)
+        pool = trial.pool(2)
+        first = trial.operator("a").await_leading()
+        stage.lease(pool, name="gone", cpu="4")
+        emptied = nodes_of(stage.until("gone", granted))[0]
+        stage.change_pool(pool, stopPolicy="Hold")
+        stage.until_pool(pool, is_("Ready", "False", "PoolHeld"))
+        stage.lease(pool, name="waits", cpu="4")
+        stage.until("waits", told)
+        proxy.freeze("capacityleases")
+        stage.lease(pool, name="unheard", cpu="4", priority=9)
+        stage.nodes.cordon(emptied)
+        stage.until_pool(pool, lambda found: found["status"]["nodes"]["cordoned"] == 1)
+        stage.change_pool(pool, stopPolicy="None")
+        stage.until("unheard", granted)
+        stage.kube.delete(LEASES, "gone", stage.namespace)
+        stage.until_gone("gone")
+        stage.until_pool(pool, lambda found: not found["status"]["ledger"].get("inFlight"))
+        first.kill()
+        trial.operator("b", proxy).await_ready().await_leading()
+        stage.nodes.uncordon(emptied)
+        stage.until("waits", granted)
+        trial.deliver(proxy.delivered["stale list"], "a take-over with a list of the past")
+        proxy.thaw()
+        for name in ("waits", "unheard"):
+            stage.change(name, desiredState="Released")
+
+
+def _a_node_moves_between_leaders(arena: Arena, dice: random.Random) -> None:
+    """A node goes from one leader's pool to another's, and the one that loses it does not hear of that."""
+    with arena.trial(sweep_seconds=600, shards=2) as trial:
+        stage, proxies = trial.stage, [trial.proxy(dice), trial.proxy(dice)]
+        (node,) = stage.nodes.create(1, NODE)
+        names = [_of_shard(stage.namespace, shard) for shard in (0, 1)]
+        for name in names:
+            stage.pool_named(name, {"matchLabels": {"side": name}}, resources=CPU_ONLY)
+        stage.kube.patch("nodes", node, {"metadata": {"labels": {"side": names[0]}}})
+        both = [trial.operator(name, proxy) for name, proxy in zip("ab", proxies, strict=True)]
+        until(lambda: sorted(map(_shards, both)) == [["0"], ["1"]], "one shard each", 40)
+        stage.until(stage.lease(names[0], cpu="1", durationSeconds=1), finished)
+        loser = next(proxy for one, proxy in zip(both, proxies, strict=True) if _shards(one) == ["0"])
+        loser.freeze("nodes")
+        stage.kube.patch("nodes", node, {"metadata": {"labels": {"side": names[1]}}})
+        stage.until_pool(names[1], lambda found: found["status"]["nodes"]["total"] == 1)
+        there = stage.lease(names[1], cpu="3", durationSeconds=2)
+        stage.until(there, told)
+        here = stage.lease(names[0], cpu="3", durationSeconds=2)
+        stage.until(here, granted)
+        trial.deliver(
+            loser.delivered["event withheld"], "one leader of two did not hear that a node had gone"
+        )
+        loser.thaw()
+        for lease in (here, there):
+            stage.until(lease, finished, 40)
+
+
+def _of_shard(prefix: str, shard: int) -> str:
+    """Return a pool's name that falls into a shard of two."""
+    return next(name for i in itertools.count() if shard_of(name := f"{prefix}-{i}", 2) == shard)
+
+
+def _shards(operator: Operator) -> list[str]:
+    found = operator.page("/readyz")[1].partition("shard(s): ")[2].strip()
+    return [] if "standing by" in found else found.split(", ")
 
 
 # --- 5: events that never come ---
@@ -323,8 +398,8 @@ def versions_gone(arena: Arena, scale: Scale, dice: random.Random) -> None:
         _watches_told_410(arena, dice)
         _compacted_between_pages(arena, dice)
         _too_large(arena, dice)
-    if scale.long:
-        _compacted_while_cut_off(arena, dice)
+        _gone_while_nobody_watched(arena, dice)
+    _compacted_while_cut_off(arena, dice)
 
 
 def _watches_told_410(arena: Arena, dice: random.Random) -> None:
@@ -332,12 +407,14 @@ def _watches_told_410(arena: Arena, dice: random.Random) -> None:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
         operator = trial.operator("a", proxy).await_leading()
+        before = _relists(operator)
         rule = proxy.add(Gone410(), verbs=["watch"], chance=0.2)
         with trial.churn([pool], dice, per_second=12, most=30):
             time.sleep(3)
             trial.stage.nodes.create(1, NODE)
         trial.deliver(rule.delivered, "410 within a watch")
         rule.lift()
+        until(lambda: _relists(operator) > before, "what was told 410 is listed anew")
         trial.stage.until(trial.stage.lease(pool, durationSeconds=1), finished)
         trial.outcome.notes.append(f"410 in watches: the operator ended by itself {len(operator.ends)} times")
 
@@ -365,6 +442,7 @@ def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
         proxy.cut_watches()
         proxy.await_delivered(rule)
         trial.deliver(len(compacted), "compacted between two pages")
+        trial.outcome.notes.append(f"the API server answered 410 to {proxy.codes[410]} pages")
 
 
 def _too_large(arena: Arena, dice: random.Random) -> None:
@@ -380,22 +458,60 @@ def _too_large(arena: Arena, dice: random.Random) -> None:
         trial.stage.until(trial.stage.lease(pool, durationSeconds=1), finished)
 
 
+def _gone_while_nobody_watched(arena: Arena, dice: random.Random) -> None:
+    """What vanished without a word is missing in the next list; what vanished before an answer does not come back."""
+    with arena.trial(sweep_seconds=600) as trial:
+        stage, proxy = trial.stage, trial.proxy(dice)
+        pool = trial.pool(1)
+        operator = trial.operator("a", proxy).await_leading()
+        ghost = stage.lease(pool, cpu="400")
+        stage.until(ghost, told)
+        before = _relists(operator)
+        away = proxy.add(Status(503), verbs=["watch"], resource="capacityleases")
+        proxy.cut_watches()
+        proxy.await_delivered(away)
+        stage._remove(LEASES, ghost, stage.namespace)
+        gone = proxy.add(Status(410), verbs=["watch"], resource="capacityleases", times=1)
+        away.lift()
+        proxy.await_delivered(gone)
+        until(lambda: _relists(operator) > before, "leases are listed anew")
+        trial.deliver(gone.delivered, "410 for a watch, after something had vanished")
+
+        answer = proxy.add(Hold(after=True), verbs=["patch"], name="late", times=1)
+        stage.lease(pool, name="late", cpu="400")
+        stage.until("late", told)
+        stage._remove(LEASES, "late", stage.namespace)
+        after = stage.lease(pool, cpu="400")
+        stage.until(after, told)  # by the same watch, so that the end before it was heard
+        answer.lift()
+        until(lambda: proxy.let_go == 1, "the answer arrives")
+        trial.deliver(answer.delivered, "an answer came after the end of what it was about")
+        stage.until(stage.lease(pool, durationSeconds=1), finished)
+
+
 def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
-    """Watches are gone, the store forgets, the API server restarts and does not know the old version: a real 410."""
-    with arena.trial(patience=60, sweep_seconds=600) as trial:
+    """Watches are gone, the store forgets, and the version from which they go on is too old: a true 410."""
+    with arena.trial(sweep_seconds=600) as trial:
         proxy = trial.proxy(dice)
         pool = trial.pool(2)
-        trial.operator("a", proxy).await_leading()
+        operator = trial.operator("a", proxy).await_leading()
+        before = _relists(operator)
         rule = proxy.add(Status(503), verbs=["watch"])
         proxy.cut_watches()
         proxy.await_delivered(rule)
-        for _ in range(10):
-            trial.stage.lease(pool, durationSeconds=1)
-        time.sleep(1)
+        leases = [trial.stage.lease(pool, durationSeconds=1) for _ in range(10)]
         compact(trial.control_plane)
+        proxy.watch_from = 1
         rule.lift()
-        trial.deliver(1, "compacted while every watch was cut off")
-        trial.stage.until(trial.stage.lease(pool, durationSeconds=1), finished, 40)
+        until(lambda: proxy.expired > 0 and _relists(operator) > before, "a 410, and a new list")
+        proxy.watch_from = None
+        trial.deliver(proxy.expired, "410 by the API server for a watch of what is not kept")
+        for lease in leases:
+            trial.stage.until(lease, finished)
+
+
+def _relists(operator: Operator) -> float:
+    return operator.metric("leasehold_watch_relists_total") or 0
 
 
 # --- 7: streams that break off ---

@@ -56,7 +56,7 @@ def _bounded(trial: Trial, what: str, name: str, since: float) -> None:
     most = MOST_PER_MINUTE * max(1.0, seconds / 60)
     trial.tell(f"{what}: {count} writes of the operator to {name} in {seconds:.0f} s")
     if count > most:
-        trial.violate(f"{what}: the operator wrote {count} times to {name} in {seconds:.0f} s")
+        trial.violate(f"fight: {what}: the operator wrote {count} times to {name} in {seconds:.0f} s")
 
 
 # --- 24 ---
