@@ -33,6 +33,7 @@ def record(holder: str, version: str = "1", **more: object) -> Record:
 
 def test_the_times_of_an_election_leave_a_margin_between_the_old_leader_and_the_next() -> None:
     assert (TERMS.renew_deadline, TERMS.period, TERMS.touch) == (10_000, 2000, 4000)
+    assert 2 * TERMS.patience <= TERMS.renew_deadline
 
 
 def test_a_lease_is_over_when_it_did_not_change_for_its_duration_by_the_local_clock() -> None:

@@ -26,7 +26,7 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "sweep_seconds": 1,
     "relist_sweeps": 2,
     "events_per_second": 100,
-    "election_seconds": 3,
+    "election_seconds": 4,
     "election_namespace": "leasehold-system",
 }
 """Settings under which what takes minutes takes seconds."""

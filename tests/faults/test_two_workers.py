@@ -182,7 +182,7 @@ async def test_what_was_committed_is_granted_by_the_successor_and_the_late_write
         assert condition(both.lease("a"), "Allocated")["reason"] == "Adopted"
         written = both.lease("a")
         first.held.set()
-        await until(lambda: not first.worker.state.entries)
+        await until(lambda: first.arrived and (first.task.done() or not first.worker.state.entries))
         assert both.lease("a") == written
         await until(lambda: both.kube.objects[POOL]["status"]["ledger"]["inFlight"] == [])
         assert both.holders() == ["a"]

@@ -190,7 +190,7 @@ class Elector:
         """Do what is due once. A failure is logged, and counts for nothing but itself."""
         self._step_down_if_late()  # before a renewal: whoever slept past the deadline begins anew
         try:
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._list()
         except (ApiError, TimeoutError) as error:
             self._complain(f"the Leases in namespace {self.namespace} cannot be listed", error)
@@ -262,7 +262,7 @@ class Elector:
         if record is None:
             return False
         try:
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._write(name, record, {"renewTime": self._stamp()}, heard=leadership.heard)
         except (ApiError, TimeoutError) as error:
             self._complain(f"shard {leadership.shard} was not renewed", error)
@@ -280,7 +280,7 @@ class Elector:
             return
         sent = self._local()
         try:
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._write(name, record, {"renewTime": self._stamp()}, kind="replica")
                 self._announced = sent
                 for other, seen in self._replicas().items():
@@ -297,7 +297,7 @@ class Elector:
         transitions = 0 if record is None else record.transitions + 1
         spec = {"acquireTime": stamp, "renewTime": stamp, "leaseTransitions": transitions}
         try:
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._write(name, record, spec)
         except Conflict:
             return  # another one was quicker
@@ -326,7 +326,7 @@ class Elector:
         leadership = self.held.pop(shard)
         told = self._tell(self._electorate.shard_lost(shard))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await asyncio.shield(asyncio.wrap_future(told))
         leadership.until = 0
         await self._free(shard)
@@ -337,7 +337,7 @@ class Elector:
         if record is None or not self._is_mine(record):
             return
         try:
-            async with asyncio.timeout(self.terms.touch / SECOND):
+            async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._write(name, record, {"renewTime": self._stamp(), "holderIdentity": ""})
         except (ApiError, TimeoutError) as error:
             self._complain(f"shard {shard} was not given back", error)
@@ -349,7 +349,7 @@ class Elector:
         if self.shards > 1:
             name = f"{REPLICA_PREFIX}{_slug(self.identity)}"
             with contextlib.suppress(ApiError, TimeoutError):
-                async with asyncio.timeout(self.terms.touch / SECOND):
+                async with asyncio.timeout(self.terms.patience / SECOND):
                     await self._remove(name)
 
     async def _remove(self, name: str) -> None:

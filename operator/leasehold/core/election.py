@@ -38,6 +38,11 @@ class Terms:
         return self.duration * 2 // 15
 
     @property
+    def patience(self) -> int:
+        """How long one request of the election may take (ms): two must fit before the deadline."""
+        return self.renew_deadline // 2
+
+    @property
     def touch(self) -> int:
         """After so long without an answer the API server counts as out of reach (ms)."""
         return 2 * self.period
