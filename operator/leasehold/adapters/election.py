@@ -189,6 +189,7 @@ class Elector:
     async def look(self) -> None:
         """Do what is due once. A failure is logged, and counts for nothing but itself."""
         self._step_down_if_late()  # before a renewal: whoever slept past the deadline begins anew
+        await self._renew_all()  # before the list: it needs none, and must not wait for one that hangs
         try:
             async with asyncio.timeout(self.terms.patience / SECOND):
                 await self._list()
@@ -196,7 +197,8 @@ class Elector:
             self._complain(f"the Leases in namespace {self.namespace} cannot be listed", error)
             self._step_down_if_late()
             return
-        await self._renew_all()
+        if not self.held:
+            self._note_answer()
         self._step_down_if_late()
         await self._announce()
         moves = decide(
@@ -237,7 +239,7 @@ class Elector:
         deadline = self.terms.renew_deadline
         due = [one for one in self.held.values() if self._is_due(one.until - deadline)]
         answers = await asyncio.gather(*map(self._renew, due))
-        if any(answers) or not self.held:
+        if any(answers):
             self._note_answer()
 
     def _is_due(self, renewed: int) -> bool:
