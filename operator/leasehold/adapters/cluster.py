@@ -385,8 +385,19 @@ class Cluster:
             worker.lease_gone(lease.uid)
 
     def read(self, item: dict[str, Any]) -> Lease | None:
-        """Read a lease; one that cannot be read is logged, and stays what it was."""
+        """Read a lease; one that cannot be read is logged, and stays what it was.
+
+        Of one that is known as it is here, the known is returned: no lease is kept in memory twice.
+        """
         try:
+            meta = item["metadata"]
+            known = self.find(meta["uid"])
+            if (
+                known is not None
+                and known.version == int(meta.get("resourceVersion") or 0)
+                and known.status == (item.get("status") or {})
+            ):
+                return known
             return lease_of(item)
         except (InvalidObject, KeyError, TypeError, ValueError) as error:
             meta = item.get("metadata", {})

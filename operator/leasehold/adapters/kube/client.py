@@ -127,7 +127,10 @@ class KubeClient:
     async def list(
         self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
     ) -> tuple[list[Json], str]:
-        """List everything by quorum reads, page by page; return the items and the list's resourceVersion."""
+        """List everything by quorum reads, page by page; return the items and the list's resourceVersion.
+
+        Items come without their managedFields, which are as large as all the rest and are no business of ours.
+        """
         items: list[Json] = []
         token, version = "", ""
         while True:
@@ -137,7 +140,9 @@ class KubeClient:
                 query={"limit": 500, **(query or {}), **({"continue": token} if token else {})},
                 accept=METADATA_ONLY if metadata_only else "application/json",
             )
-            items += page.get("items") or []
+            for item in page.get("items") or ():
+                item.get("metadata", {}).pop("managedFields", None)
+                items.append(item)
             # The first page's version: what changed between pages must be watched again.
             version = version or page["metadata"].get("resourceVersion", "")
             token = page["metadata"].get("continue", "")
