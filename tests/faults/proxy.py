@@ -640,10 +640,10 @@ class FaultProxy:
                 for late in self.background:
                     late.cancel()
                 await asyncio.gather(*self.background, return_exceptions=True)
+                await site.stop()
+                await asyncio.sleep(_STEP_SECONDS)  # who was just accepted is known to the server by then
                 await runner.cleanup()
-                await asyncio.sleep(
-                    _STEP_SECONDS
-                )  # aborted connections are closed in the next turns of the loop
+                await asyncio.sleep(_STEP_SECONDS)  # aborted connections are closed in the next turns
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = self._understand(request, await request.read())

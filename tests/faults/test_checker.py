@@ -261,6 +261,36 @@ def test_a_grant_on_another_node_than_was_committed_is_found() -> None:
     assert tale.broken() == {"committed"}
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"spec": {"resources": {"cpu": "1"}}}, "asks for 1 of {'cpu': 1000}"),
+        ({"spec": {"count": 2}}, "asks for 2 of"),
+        ({"spec": {"desiredState": "Released"}}, "does not want it any more"),
+        ({"metadata": {"deletionTimestamp": clock(0)}}, "does not want it any more"),
+        ({"metadata": {"finalizers": []}}, "without the finalizer"),
+    ],
+)
+def test_a_grant_of_what_is_not_asked_for_is_found(change: Object, text: str) -> None:
+    tale = Tale()
+    tale.lease("a", cpu="2")
+    tale.ledger(1, 0)
+    tale.ledger(1, 1, ("a", 1, "n1"))
+    slices = [{"index": 0, "nodeName": "n1", "resources": {"cpu": "2"}}]
+    tale.change(LEASE, "a", change)
+    allocation = {"ledgerSequence": 1, "allocationTime": clock(0), "slices": slices}
+    granted = {"fencingToken": 1, "allocation": allocation, "conditions": conditions(Allocated="True")}
+    tale.change(LEASE, "a", {"status": granted})
+    assert text in tale.told()
+
+
+def test_a_term_beyond_the_latest_end_is_found() -> None:
+    tale = Tale().granted()
+    late = {"expirationTime": clock(100), "maxExpirationTime": clock(90)}
+    tale.change(LEASE, "a", {"status": {"deadlines": late}})
+    assert tale.broken() == {"maximum"}
+
+
 def test_a_commit_by_the_write_that_takes_over_is_found() -> None:
     tale = Tale()
     tale.lease("a")

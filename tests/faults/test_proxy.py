@@ -22,6 +22,7 @@ from tests.faults.proxy import (
     Duplicate,
     FaultProxy,
     Gone410,
+    Hold,
     LoseEvents,
     Overtake,
     Status,
@@ -32,6 +33,7 @@ from tests.faults.proxy import (
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError
 from leasehold.testing.kubeconfig import Connection
+from leasehold.testing.processes import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -108,6 +110,8 @@ def test_without_rules_everything_passes_and_is_understood(setting: Setting) -> 
         ("delete", "capacitypools", name, "", 4),
     ]
     assert calls[2].document() == {"status": {"ledger": {"epoch": 3, "sequence": 0}}}
+    assert calls[2].status() == {"ledger": {"epoch": 3, "sequence": 0}}
+    assert [call.entries() for call in calls] == [[]] * 5
     assert setting.proxy.delivered == {}
 
 
@@ -173,6 +177,40 @@ def test_a_write_that_nobody_overtakes_is_not_counted(setting: Setting) -> None:
     rule = setting.proxy.add(Overtake(0.05), verbs=["patch"], times=1)
     setting.hold(setting.through, name)
     assert rule.delivered == 0
+
+
+def test_a_request_that_was_told_to_have_failed_arrives_later(setting: Setting) -> None:
+    name = setting.pool(setting.straight)
+    rule = setting.proxy.add(Hold(code=504), verbs=["patch"], times=1)
+    with pytest.raises(ApiError) as told:
+        setting.hold(setting.through, name)
+    assert told.value.status == 504
+    assert setting.generation(name) == 1
+    rule.lift()
+    assert wait_until(lambda: setting.proxy.let_go == 1, 5)
+    assert setting.generation(name) == 2
+    assert setting.proxy.delivered == {"504, and late": 1}
+
+
+def test_an_answer_that_is_held_back_is_about_something_that_happened(setting: Setting) -> None:
+    name = setting.pool(setting.straight)
+    rule = setting.proxy.add(Hold(after=True), verbs=["patch"], times=1)
+    held = threading.Thread(target=setting.hold, args=(setting.through, name))
+    held.start()
+    assert wait_until(lambda: setting.generation(name) == 2, 5)
+    assert held.is_alive()
+    rule.lift()
+    held.join(5)
+    assert not held.is_alive()
+
+
+def test_a_watch_of_long_ago_is_refused_by_the_api_server_itself(setting: Setting) -> None:
+    setting.proxy.watch_from = 1
+    events = setting.through.watch(POOL, resource_version="1", timeout_seconds=2)
+    with pytest.raises(ApiError) as gone:
+        list(events)
+    assert gone.value.status == 410
+    assert setting.proxy.expired + setting.proxy.codes[410] >= 1
 
 
 def test_a_truncated_answer_breaks_off(setting: Setting) -> None:
