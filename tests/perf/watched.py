@@ -12,7 +12,6 @@ import asyncio
 import gc
 import json
 import os
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -26,7 +25,7 @@ from tests.cluster.test_rbac import install
 
 from leasehold import controller
 from leasehold.testing.control_plane import ControlPlane
-from leasehold.testing.processes import wait_until
+from leasehold.testing.processes import Child, wait_until
 
 _TICK = 0.01
 _EVERY = 1.0
@@ -101,12 +100,14 @@ class Operator:
         self.port = free_port()
         self.started = time.monotonic()
         settings = {"log_level": "WARNING", "identity": "the-operator", **env}
-        self.process = subprocess.Popen(
+        self.process = Child(
             [
                 *(sys.executable, "-m", "tests.perf.watched", "--out", str(self.out)),
                 *(["--trace"] if trace else []),
                 *("--", "--kubeconfig", str(self.kubeconfig), "--http-port", str(self.port)),
             ],
+            log=self.out.with_suffix(".log"),
+            cwd=Path.cwd(),
             env={**os.environ, **{f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}},
         )
 
@@ -114,8 +115,7 @@ class Operator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(60)
+        self.process.stop(60)
 
     @property
     def pid(self) -> int:
@@ -127,7 +127,7 @@ class Operator:
         return time.monotonic() - self.started
 
     def _leads(self) -> bool:
-        assert self.process.poll() is None, "the operator ended"
+        assert self.process.running(), self.process.log_tail(40)
         with suppress(OSError):
             status, text = fetch(f"http://127.0.0.1:{self.port}/readyz")
             return status == 200 and "standing by" not in text
