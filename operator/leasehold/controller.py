@@ -68,7 +68,9 @@ class Controller:
         # Leases are listed anew pool by pool, see `sweep`.
         self.resync = settings.sweep_seconds * settings.relist_sweeps * SECOND
         self.informers = {
-            "capacityleases": Informer(self.client, paths.LEASES, self.cluster, self.clock.now),
+            "capacityleases": Informer(
+                self.client, paths.LEASES, self.cluster, self.clock.now, read=self.cluster.note
+            ),
             "nodes": Informer(
                 self.client, paths.NODES, Nodes(self.cluster), self.clock.now, resync=self.resync
             ),
