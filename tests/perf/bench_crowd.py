@@ -21,7 +21,7 @@ from tests.perf.bench_throughput import (
     _make_tinies,
 )
 from tests.perf.figures import Figure, percentile, spread
-from tests.perf.watched import Operator
+from tests.perf.watched import Operator, keep_reporting
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
@@ -91,7 +91,10 @@ class Waiting:
         )
 
 
-async def _measure(control_plane: ControlPlane, *, seconds: int, flood: int) -> list[Figure]:
+async def _measure(
+    control_plane: ControlPlane, simulated: SimulatedNodes, *, seconds: int, flood: int
+) -> list[Figure]:
+    reporting = asyncio.create_task(keep_reporting(simulated))
     client = connect(str(control_plane.kubeconfig))
     found: list[Figure] = []
     try:
@@ -105,6 +108,7 @@ async def _measure(control_plane: ControlPlane, *, seconds: int, flood: int) -> 
             found += await _flooded(client, waiting, flood)
             waiting.watching.cancel()
     finally:
+        reporting.cancel()
         await client.close()
     return found
 
@@ -188,7 +192,7 @@ def run(*, quick: bool, control_plane: ControlPlane) -> Iterator[Figure]:
 
         asyncio.run(tinies())
         yield from asyncio.run(
-            _measure(control_plane, seconds=6 if quick else 20, flood=2_000 if quick else 20_000)
+            _measure(control_plane, simulated, seconds=6 if quick else 20, flood=2_000 if quick else 20_000)
         )
 
 

@@ -25,12 +25,14 @@ from tests.cluster.test_rbac import install
 
 from leasehold import controller
 from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.nodes import SimulatedNodes
 from leasehold.testing.processes import Child, wait_until
 
 _TICK = 0.01
 _EVERY = 1.0
 _EVERY_TRACED = 5.0  # for garbage is collected first, which takes its time
 _FRAMES = 1
+_REPORT_SECONDS = 30
 
 
 class Sample(NamedTuple):
@@ -45,6 +47,13 @@ class Sample(NamedTuple):
     tasks: int
     traced: int
     lags: list[float]
+
+
+async def keep_reporting(simulated: SimulatedNodes) -> None:
+    """Let all nodes report from time to time, until cancelled: nothing is lent of a node that fell silent."""
+    while True:
+        await asyncio.sleep(_REPORT_SECONDS)
+        await asyncio.to_thread(simulated.report_all)
 
 
 def resident(pid: int | str = "self") -> int:
