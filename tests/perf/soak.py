@@ -202,7 +202,10 @@ def main() -> int:
                 }
             )
             print(
-                json.dumps(asyncio.run(_soak(control_plane, given.minutes, given.rate, given.out)), indent=2)
+                json.dumps(
+                    asyncio.run(_soak(control_plane, simulated, given.minutes, given.rate, given.out)),
+                    indent=2,
+                )
             )
     return 0
 
