@@ -12,7 +12,7 @@ RUN := .run
 WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench faults mutants controlplane lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ verify: $(VENV)/ready ## Fail when a generated file is not what the models say
 
 bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)
 	@$(BIN)/python -m tests.perf.bench $(ARGS)
+
+soak: controlplane ## Let leases come and go for 3 minutes and see what grows (ARGS='--minutes 30' tells more); writes bench-out/soak.json
+	@$(BIN)/python -m tests.perf.soak $(ARGS)
 
 mutants: controlplane ## Make known mistakes in a copy of the code, and see each found by tests, then by the campaign (ARGS='--only NAME' for a part)
 	@$(BIN)/python -m tests.faults.mutants $(ARGS)

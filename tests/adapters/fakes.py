@@ -84,8 +84,13 @@ class FakeKube:
         return self.objects[path]
 
     async def list(
-        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
-    ) -> tuple[list[Object], str]:
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
+        read: Callable[[Object], Any] = lambda item: item,
+    ) -> tuple[list[Any], str]:
         selected = (query or {}).get("fieldSelector", "")
         version = str(next(self._versions))
         plural = path.rpartition("/")[2]
@@ -95,7 +100,7 @@ class FakeKube:
             if f"/{plural}/" in at and _selects(selected, document)
         ]
         await self._ask("LIST", path, query)  # what was found is on its way meanwhile
-        return found, version
+        return [read(document) for document in found], version
 
     async def patch(self, path: str, patch: Object) -> Object:
         after = await self._ask("PATCH", path, patch)

@@ -204,7 +204,7 @@ def test_a_relist_removes_what_it_lacks_but_not_what_was_seen_later(cluster: Clu
     cluster.pool_joined("ci", pool, ALL)
     for version, uid in ((5, "old"), (6, "kept"), (99, "newer")):
         cluster.changed("ADDED", lease(version, uid))
-    cluster.listed([lease(6, "kept")], 50)
+    cluster.listed([cluster.note(lease(6, "kept"))], 50)
     assert cluster.leases["ci"].keys() == {"kept", "newer"}
     assert pool.told[-2:] == [("lease_gone", "old"), "listed"]
 
@@ -212,7 +212,7 @@ def test_a_relist_removes_what_it_lacks_but_not_what_was_seen_later(cluster: Clu
 def test_a_listed_lease_that_cannot_be_read_stays_what_it_was(cluster: Cluster) -> None:
     cluster.changed("ADDED", lease(5))
     broken = {"metadata": lease(7)["metadata"], "spec": {}}
-    cluster.listed([broken], 10)
+    cluster.listed([cluster.note(broken)], 10)
     cluster.changed("MODIFIED", broken)
     found = cluster.find("u1")
     assert found is not None

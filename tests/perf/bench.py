@@ -16,13 +16,21 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tests.perf import bench_planning, bench_replay, bench_reporter, bench_throughput
+from tests.perf import (
+    bench_crowd,
+    bench_planning,
+    bench_replay,
+    bench_reporter,
+    bench_startup,
+    bench_throughput,
+)
 from tests.perf.figures import Figure
 
 from leasehold import __version__
 from leasehold.testing.control_plane import ControlPlane
 
 OUT = Path("bench-out/results.json")
+PARTS = ("planning", "replay", "startup", "crowd", "throughput", "reporter")
 
 
 def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) -> dict[str, list[Figure]]:
@@ -35,9 +43,17 @@ def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) ->
     if "replay" in wanted:
         say("replay: no API server needed")
         found["replay"] = list(bench_replay.run(quick=quick))
-    if wanted & {"throughput", "reporter"}:
+    if "startup" in wanted:
+        say("startup: some minutes")
+        with ControlPlane(local=True) as control_plane:  # its store is filled directly
+            control_plane.install_crds()
+            found["startup"] = list(bench_startup.run(quick=quick, control_plane=control_plane))
+    if wanted & {"crowd", "throughput", "reporter"}:
         with ControlPlane() as control_plane:
             control_plane.install_crds()
+            if "crowd" in wanted:
+                say("crowd: steady rates and a flood, some minutes")
+                found["crowd"] = list(bench_crowd.run(quick=quick, control_plane=control_plane))
             if "throughput" in wanted:
                 say("throughput and reclaim: a few minutes")
                 found["throughput"] = list(bench_throughput.run(quick=quick, control_plane=control_plane))
@@ -91,14 +107,12 @@ def _number(value: float) -> str:
 def main() -> int:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds: minutes instead of a quarter of an hour"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: minutes instead of half an hour")
     parser.add_argument("--json", type=Path, default=OUT, help=f"where the results go (default {OUT})")
-    parser.add_argument("parts", nargs="*", help="planning, replay, throughput, reporter (default: all)")
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)} (default: all)")
     given = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    parts = given.parts or ["planning", "replay", "throughput", "reporter"]
+    parts = given.parts or PARTS
     found = collect(parts, quick=given.quick, say=lambda line: console.print(f"[dim]{line}[/dim]"))
     show(console, found)
     given.json.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.cluster.harness import micro_now
 from tests.perf.bench_throughput import _lease
-from tests.perf.watched import Operator, Sample
+from tests.perf.watched import Operator, Sample, keep_reporting
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
@@ -142,7 +142,10 @@ def report(samples: Sequence[Sample], since: float) -> dict[str, float]:
     }
 
 
-async def _soak(control_plane: ControlPlane, minutes: float, rate: float, out: Path) -> dict[str, Any]:
+async def _soak(
+    control_plane: ControlPlane, simulated: SimulatedNodes, minutes: float, rate: float, out: Path
+) -> dict[str, Any]:
+    reporting = asyncio.create_task(keep_reporting(simulated))
     client = connect(str(control_plane.kubeconfig))
     seconds = minutes * 60
     try:
@@ -170,6 +173,7 @@ async def _soak(control_plane: ControlPlane, minutes: float, rate: float, out: P
             await churning
             return result
     finally:
+        reporting.cancel()
         await client.close()
 
 
@@ -198,7 +202,10 @@ def main() -> int:
                 }
             )
             print(
-                json.dumps(asyncio.run(_soak(control_plane, given.minutes, given.rate, given.out)), indent=2)
+                json.dumps(
+                    asyncio.run(_soak(control_plane, simulated, given.minutes, given.rate, given.out)),
+                    indent=2,
+                )
             )
     return 0
 

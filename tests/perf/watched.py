@@ -12,7 +12,6 @@ import asyncio
 import gc
 import json
 import os
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -26,12 +25,14 @@ from tests.cluster.test_rbac import install
 
 from leasehold import controller
 from leasehold.testing.control_plane import ControlPlane
-from leasehold.testing.processes import wait_until
+from leasehold.testing.nodes import SimulatedNodes
+from leasehold.testing.processes import Child, wait_until
 
 _TICK = 0.01
 _EVERY = 1.0
 _EVERY_TRACED = 5.0  # for garbage is collected first, which takes its time
 _FRAMES = 1
+_REPORT_SECONDS = 30
 
 
 class Sample(NamedTuple):
@@ -46,6 +47,13 @@ class Sample(NamedTuple):
     tasks: int
     traced: int
     lags: list[float]
+
+
+async def keep_reporting(simulated: SimulatedNodes) -> None:
+    """Let all nodes report from time to time, until cancelled: nothing is lent of a node that fell silent."""
+    while True:
+        await asyncio.sleep(_REPORT_SECONDS)
+        await asyncio.to_thread(simulated.report_all)
 
 
 def resident(pid: int | str = "self") -> int:
@@ -101,12 +109,14 @@ class Operator:
         self.port = free_port()
         self.started = time.monotonic()
         settings = {"log_level": "WARNING", "identity": "the-operator", **env}
-        self.process = subprocess.Popen(
+        self.process = Child(
             [
                 *(sys.executable, "-m", "tests.perf.watched", "--out", str(self.out)),
                 *(["--trace"] if trace else []),
                 *("--", "--kubeconfig", str(self.kubeconfig), "--http-port", str(self.port)),
             ],
+            log=self.out.with_suffix(".log"),
+            cwd=Path.cwd(),
             env={**os.environ, **{f"LEASEHOLD_{k.upper()}": str(v) for k, v in settings.items()}},
         )
 
@@ -114,8 +124,7 @@ class Operator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(60)
+        self.process.stop(60)
 
     @property
     def pid(self) -> int:
@@ -127,7 +136,7 @@ class Operator:
         return time.monotonic() - self.started
 
     def _leads(self) -> bool:
-        assert self.process.poll() is None, "the operator ended"
+        assert self.process.running(), self.process.log_tail(40)
         with suppress(OSError):
             status, text = fetch(f"http://127.0.0.1:{self.port}/readyz")
             return status == 200 and "standing by" not in text

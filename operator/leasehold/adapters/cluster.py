@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.core.course import Session
@@ -54,6 +54,13 @@ class Member(Protocol):
     def holds_on(self, node: str) -> bool:
         """Tell whether the pool's leases hold something on a node."""
         ...
+
+
+class Noted(NamedTuple):
+    """A lease of a list, by its uid; None where it cannot be read."""
+
+    uid: str
+    lease: Lease | None
 
 
 class Cluster:
@@ -300,13 +307,16 @@ class Cluster:
 
     # --- leases: the audience of the informer ---
 
-    def listed(self, items: list[dict[str, Any]], version: int) -> None:
+    def note(self, item: dict[str, Any]) -> Noted:
+        """Read a listed lease; one that cannot be read exists all the same."""
+        return Noted(item["metadata"]["uid"], self.read(item))
+
+    def listed(self, items: list[Noted], version: int) -> None:
         """Take in a complete list of leases: what is not in it is gone, unless it was seen later."""
         self.heard()
         seen = set()
-        for item in items:
-            seen.add(item["metadata"]["uid"])
-            lease = self.read(item)
+        for uid, lease in items:
+            seen.add(uid)
             if lease is not None:
                 self.lease_seen(lease)
         for uid in self._pool_of.keys() - seen:

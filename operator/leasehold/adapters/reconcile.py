@@ -489,10 +489,10 @@ class PoolWorker:
         """List the pool's leases by a quorum read and tell the cluster's memory of them."""
         cluster = self.tools.cluster
         items, version = await self.tools.client.list(
-            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}
+            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self.name}"}, read=cluster.read
         )
         # One whose end was already heard of while the list was on its way would stay for ever as a ghost.
-        found = [lease for item in items if (lease := cluster.read(item)) and not cluster.is_gone(lease.uid)]
+        found = [lease for lease in items if lease is not None and not cluster.is_gone(lease.uid)]
         for lease in found:
             cluster.lease_seen(lease)
         return found, int(version)

@@ -141,6 +141,9 @@ class PoolState:
         known = self.leases.get(lease.uid)
         if known is not None and lease.version < known.version:
             return False
+        if known is lease:
+            self.attention.add(lease.uid)  # it is booked as it is, and whoever lists wants it looked at
+            return True
         if known is not None:
             self._leave(known)
         self.arrivals.setdefault(lease.uid, lease.version)

@@ -24,7 +24,9 @@ class Script:
         self.only_metadata: list[bool] = []
         self.finished = asyncio.Event()
 
-    async def list(self, path: str, query: dict[str, str], *, metadata_only: bool) -> tuple[list[Any], str]:
+    async def list(
+        self, path: str, query: dict[str, str], *, metadata_only: bool, **_: Any
+    ) -> tuple[list[Any], str]:
         self.asked.append("list")
         self.only_metadata.append(metadata_only)
         found = self.lists.pop(0) if self.lists else ([], "999")

@@ -203,7 +203,7 @@ def _unknown_is_not_no(trial: Trial, dice: random.Random) -> None:
     if len(sequences) != 1:
         trial.violate(f"committed twice: a commit whose answer was lost was made again: {sorted(sequences)}")
 
-    late = proxy.add(Hold(code=504), verbs=["patch"], name="slow", where=lambda c: "allocation" in c.status())
+    late = proxy.add(Hold(code=504), verbs=["put"], name="slow", where=lambda c: "allocation" in c.status())
     stage.lease(pool, name="slow", cpu="4")
     proxy.await_delivered(late, 2)
     stage.lease(pool, name="other", cpu="4", priority=9)
@@ -215,7 +215,7 @@ def _unknown_is_not_no(trial: Trial, dice: random.Random) -> None:
     late.lift()
     stage.until("slow", granted)
 
-    ending = proxy.add(Hold(), verbs=["patch"], name="slow", where=lambda c: "release" in c.status())
+    ending = proxy.add(Hold(), verbs=["put"], name="slow", where=lambda c: "release" in c.status())
     stage.change("slow", desiredState="Released")
     proxy.await_delivered(ending)
     stage.lease(pool, name="third", cpu="4")

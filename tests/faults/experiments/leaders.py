@@ -143,7 +143,7 @@ def _a_renewal_that_comes_after_a_promise(trial: Trial, dice: random.Random) -> 
     )
     stage.until(held, is_("HolderLive"))
     stage.until_pool(pool, lambda found: not found["status"]["ledger"].get("inFlight"))
-    late = proxy.add(Hold(), verbs=["patch"], name=held, where=lambda c: "renewal" in c.status())
+    late = proxy.add(Hold(), verbs=["put"], name=held, where=lambda c: "renewal" in c.status())
     file.write_text("450000")
     stage.lease(pool, name="large", cpu="400")  # something to look up for
     proxy.await_delivered(late)

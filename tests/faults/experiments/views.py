@@ -477,7 +477,7 @@ def _gone_while_nobody_watched(arena: Arena, dice: random.Random) -> None:
         until(lambda: _relists(operator) > before, "leases are listed anew")
         trial.deliver(gone.delivered, "410 for a watch, after something had vanished")
 
-        answer = proxy.add(Hold(after=True), verbs=["patch"], name="late", times=1)
+        answer = proxy.add(Hold(after=True), verbs=["put"], name="late", times=1)
         stage.lease(pool, name="late", cpu="400")
         stage.until("late", told)
         stage._remove(LEASES, "late", stage.namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -26,6 +26,10 @@ _GOODBYE_SECONDS: Final = 0.1
 
 
 _CHANCE = random.Random()
+
+
+def _as_it_is(item: Json) -> Json:
+    return item
 
 
 class KubeClient:
@@ -125,13 +129,19 @@ class KubeClient:
         await self.request("DELETE", path, {"preconditions": {"uid": uid}})
 
     async def list(
-        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
-    ) -> tuple[list[Json], str]:
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
+        read: Callable[[Json], Any] = _as_it_is,
+    ) -> tuple[list[Any], str]:
         """List everything by quorum reads, page by page; return the items and the list's resourceVersion.
 
-        Items come without their managedFields, which are as large as all the rest and are no business of ours.
+        Items come without their managedFields, which are as large as all the rest and are no business of ours. Each
+        is read as soon as its page is there, so that of a long list what was read is kept and nothing else.
         """
-        items: list[Json] = []
+        items: list[Any] = []
         token, version = "", ""
         while True:
             page = await self.request(
@@ -142,7 +152,7 @@ class KubeClient:
             )
             for item in page.get("items") or ():
                 item.get("metadata", {}).pop("managedFields", None)
-                items.append(item)
+                items.append(read(item))
             # The first page's version: what changed between pages must be watched again.
             version = version or page["metadata"].get("resourceVersion", "")
             token = page["metadata"].get("continue", "")

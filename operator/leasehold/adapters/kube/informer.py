@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Audience(Protocol):
     """Who is told. Called on the event loop, one at a time, in the order of the server's versions."""
 
-    def listed(self, items: list[Json], version: int) -> None:
+    def listed(self, items: list[Any], version: int) -> None:
         """Take in everything there was at a version; what is not in the list is gone."""
 
     def changed(self, kind: str, item: Json) -> None:
@@ -45,7 +45,7 @@ class Informer:
     `heard_version` is the resourceVersion up to which the audience has heard everything: of the last list, change or
     bookmark, whichever came last. It is 0 before the first list, and falls when the server's store was set back.
     With `metadata_only` the audience is told of metadata and of nothing else. About every `resync` milliseconds all is
-    listed anew, whatever the watch told (None: never).
+    listed anew, whatever the watch told (None: never). Listed items are handed over as `read` makes them.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Informer:
         *,
         metadata_only: bool = False,
         resync: int | None = None,
+        read: Callable[[Json], Any] = lambda item: item,
     ) -> None:
         self.client = client
         self.path = path
@@ -66,6 +67,7 @@ class Informer:
         self.query = {"labelSelector": label_selector} if label_selector else {}
         self.metadata_only = metadata_only
         self.resync = resync
+        self.read = read
         self.synced = asyncio.Event()
         self.heard_version = 0
         self.last_event = 0
@@ -115,7 +117,9 @@ class Informer:
         return min(seconds, max(1, (self._resync_at - self.now()) // SECOND + 1))
 
     async def _list(self, *, planned: bool = False) -> str:
-        items, version = await self.client.list(self.path, self.query, metadata_only=self.metadata_only)
+        items, version = await self.client.list(
+            self.path, self.query, metadata_only=self.metadata_only, read=self.read
+        )
         self.audience.listed(items, int(version or 0))
         self.heard_version = int(version or 0)
         self.relists += not planned
