@@ -70,8 +70,10 @@ def kill_at_each_write(arena: Arena, scale: Scale, dice: random.Random) -> None:
 
 def _kill_once(trial: Trial, proxy: FaultProxy, operator: Operator, number: int, *, after: bool) -> None:
     """Kill at a write. A run has sometimes a write less than another: then nothing was delivered, and none counts."""
+    begun = proxy.writes
     rule = proxy.on_write(number, Strike(operator.crash, after=after))
-    wait_until(lambda: rule.delivered > 0 or (proxy.writes < number and _idle(proxy)), 10)
+    # An operator that is still starting writes nothing: that it is idle counts from its first write on.
+    wait_until(lambda: rule.delivered > 0 or (begun < proxy.writes < number and _idle(proxy)), 20)
     rule.lift()
     if rule.delivered:
         trial.deliver(1, f"killed {'after' if after else 'before'} write {number}")
