@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import finished, granted, is_, until
+from tests.cluster.harness import LEASES, finished, granted, is_, until
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader, clock, one_leads
 from tests.faults.proxy import Call, Hold, Status, Tell
@@ -199,7 +199,10 @@ def _freeze_over_a_take_over(trial: Trial, leader: Operator, other: Operator, di
 
 
 def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
-    """The worst moment: the pool says what is granted, the leases do not yet. One of them asks for less meanwhile."""
+    """The worst moment: the pool says what is granted, the leases do not yet. Meanwhile one asks for less.
+
+    Another has lost the finalizer that would keep it.
+    """
     stage, proxy = trial.stage, trial.proxy(dice)
     pool = trial.pool(3, stopPolicy="Hold")
     leader = trial.operator("a", proxy).await_leading()
@@ -208,6 +211,7 @@ def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
     leases = [stage.lease(pool, cpu="2") for _ in range(5)]
     for lease in leases:
         stage.until(lease, told)
+    stage.kube.patch(LEASES, leases[1], {"metadata": {"finalizers": None}}, stage.namespace)
 
     rule = proxy.add(Tell(lambda _: leader.freeze(), after=True), verbs=["patch"], where=commits, times=1)
     stage.change_pool(pool, stopPolicy="None")
