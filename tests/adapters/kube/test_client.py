@@ -89,6 +89,24 @@ def test_what_is_no_client_error_leaves_the_outcome_open() -> None:
     assert type(error_of(307, "elsewhere")) is Unknown
 
 
+async def test_a_connection_that_the_event_loop_refuses_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop does, where a new connection gets the file descriptor of a dead one; it must not end the operator."""
+    handler, _ = answering((200, {}))
+    async with serving(handler) as client:
+
+        def refused(*_: Any, **__: Any) -> None:
+            raise RuntimeError("File descriptor 18 is used by transport <TCPTransport closed=False>")
+
+        monkeypatch.setattr(client.session, "request", refused)
+        monkeypatch.setattr(client.session, "get", refused)
+        with pytest.raises(Unknown, match="File descriptor"):
+            await client.get("/api/v1/things/a")
+        with pytest.raises(Unknown, match="File descriptor"):
+            await client.server_time()
+        with pytest.raises(Unknown):
+            await anext(client.watch("/api/v1/things", 1))
+
+
 async def test_a_busy_server_is_asked_again_after_the_time_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LONGEST_WAIT", 30.0)
     waits: list[float] = []

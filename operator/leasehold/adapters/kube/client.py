@@ -23,6 +23,11 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 _TRIES: Final = 5
 _LONGEST_WAIT: Final = 30.0
 _GOODBYE_SECONDS: Final = 0.1
+_NO_ANSWER: Final = (aiohttp.ClientError, OSError, RuntimeError)
+"""What the library raises where no answer came; TimeoutError is an OSError. uvloop raises RuntimeError where a new
+connection gets the file descriptor of one that it has not yet noticed to be dead (seen when an API server was
+killed).
+"""
 
 
 _CHANCE = random.Random()
@@ -85,7 +90,7 @@ class KubeClient:
                 payload = await response.read()
                 status = response.status
                 retry_after = response.headers.get("Retry-After", "")
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        except _NO_ANSWER as error:
             self._count(method, "none")
             raise Unknown(f"{method} {path}: no answer ({type(error).__name__}: {error})") from error
         self._count(method, str(status))
@@ -183,7 +188,7 @@ class KubeClient:
                     for line in lines:
                         if line:
                             yield json.loads(line)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (*_NO_ANSWER, ValueError) as error:
             raise Unknown(f"watch {path}: broken off ({type(error).__name__})") from error
 
     async def close(self) -> None:
@@ -201,7 +206,7 @@ class KubeClient:
                 date = response.headers.get("Date", "")
                 await response.read()
             return int(parsedate_to_datetime(date).timestamp() * 1000)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (*_NO_ANSWER, ValueError) as error:
             raise Unknown(f"GET /version: no time to be had ({type(error).__name__}: {error})") from error
 
 
