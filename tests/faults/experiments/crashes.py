@@ -139,7 +139,7 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
         with arena.trial() as trial:
             proxy = trial.proxy(dice)
             pool = trial.pool(2)
-            trial.operator("a", proxy)
+            trial.operator("a", proxy).await_leading()
             rule = proxy.add(Status(504, after=after), verbs=["patch"], where=lambda c: c.ours, chance=0.3)
             with trial.churn([pool], dice, per_second=15, most=scale.pick(30, 200)):
                 time.sleep(scale.pick(2, 30))
