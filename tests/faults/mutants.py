@@ -582,15 +582,16 @@ _PROMISES: Final = {
     "committed twice": "nothing twice",
     "silence": "nothing early",
     "absolute end": "rest",
+    "revived": "rest",
     "fight": "no fight",
 }
 
 
 def promise_of(violation: str) -> str:
-    """Say which invariant a violation is about, and which promise that is; "story" where a trial did not go on."""
+    """Say which promise a violation broke, and by which invariant; "story" where what must come in time did not."""
     found = _VIOLATION.match(violation)
     what = found["what"] if found else ""
-    return f"{_PROMISES[what]} ({what})" if what in _PROMISES else "story"
+    return f"{_PROMISES[what]} ({what})" if what in _PROMISES else "rest (story)"
 
 
 def try_campaign(wanted: Sequence[Mutant], jobs: int = 1) -> tuple[list[Finding], int]:
@@ -624,7 +625,7 @@ def _seek(mutant: Mutant) -> Finding | None:
         seconds += run.seconds
         if run.code == _FAILED and violations:
             # What the checker says is worth more than that the story did not go on.
-            told = sorted(violations, key=lambda text: promise_of(text) == "story")
+            told = sorted(violations, key=lambda text: promise_of(text) == "rest (story)")
             found = Finding(mutant, number, promise_of(told[0]), told[0], seconds)
             print(f"{mutant.name:28} caught by experiment {number}: {found.promise} ({seconds:.0f} s)")
             print(f"    {told[0][:300]}", flush=True)

@@ -51,8 +51,8 @@ def test_the_campaign_is_to_find_all_but_those_that_say_why_not() -> None:
         ("trial 2: capacity at revision 7: CapacityLease s/x: node n1 holds 8", "nothing twice (capacity)"),
         ("trial 12: at rest at the end: pool p: nobody leads it", "rest (at rest)"),
         ("trial 1: fight: a third party flips it: 200 writes", "no fight (fight)"),
-        ("trial 1: story: not within 30 s: it is ready", "story"),
-        ("script: StopIteration()", "story"),
+        ("trial 1: story: not within 30 s: it is ready", "rest (story)"),
+        ("script: StopIteration()", "rest (story)"),
     ],
 )
 def test_a_violation_is_read_as_the_promise_that_it_broke(violation: str, promise: str) -> None:

@@ -141,7 +141,7 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
         with arena.trial() as trial:
             proxy = trial.proxy(dice)
             pool = trial.pool(2)
-            trial.operator("a", proxy)
+            trial.operator("a", proxy).await_leading()
             writes = ["patch", "put"]
             rule = proxy.add(Status(504, after=after), verbs=writes, where=lambda c: c.ours, chance=0.3)
             with trial.churn([pool], dice, per_second=15, most=scale.pick(30, 200)):

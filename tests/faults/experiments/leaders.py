@@ -21,6 +21,10 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             # Nobody renews beyond so much, whoever leads.
             pool = trial.pool(3, leasePolicy={"gracePeriodSeconds": 0, "maxTotalSeconds": 4})
             first = trial.operator("a").await_leading()
+            longest = trial.stage.lease(pool, durationSeconds=4)
+            trial.stage.until(longest, granted)
+            trial.stage.renew(longest)
+            trial.stage.until(longest, lambda found: "renewal" in found["status"])
             second = trial.operator("b", election_namespace="default")
             with trial.churn([pool], dice, per_second=15, most=50):
                 second.await_leading()

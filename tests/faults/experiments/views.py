@@ -16,7 +16,7 @@ from typing import Any
 from tests.cluster.harness import LEASES, POOLS, SESSIONS, finished, granted, is_, nodes_of, until
 from tests.faults.experiment import CPU_ONLY, NODE, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator
-from tests.faults.proxy import Call, CutWatch, Gone410, Hold, LoseEvents, Status, Tell
+from tests.faults.proxy import Call, CutWatch, FaultProxy, Gone410, Hold, LoseEvents, Status, Tell
 from tests.faults.workload import told
 
 from leasehold.core.election import shard_of
@@ -483,10 +483,13 @@ def _gone_while_nobody_watched(arena: Arena, dice: random.Random) -> None:
         stage._remove(LEASES, "late", stage.namespace)
         after = stage.lease(pool, cpu="400")
         stage.until(after, told)  # by the same watch, so that the end before it was heard
+        count = len(_about(proxy, "late"))
         answer.lift()
         until(lambda: proxy.let_go == 1, "the answer arrives")
         trial.deliver(answer.delivered, "an answer came after the end of what it was about")
         stage.until(stage.lease(pool, durationSeconds=1), finished)
+        if more := _about(proxy, "late")[count:]:
+            trial.violate(f"revived: an answer brought back what was gone: {more[0]}")
 
 
 def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
@@ -508,6 +511,10 @@ def _compacted_while_cut_off(arena: Arena, dice: random.Random) -> None:
         trial.deliver(proxy.expired, "410 by the API server for a watch of what is not kept")
         for lease in leases:
             trial.stage.until(lease, finished)
+
+
+def _about(proxy: FaultProxy, name: str) -> list[Call]:
+    return [call for call in list(proxy.calls) if call.name == name]
 
 
 def _relists(operator: Operator) -> float:
