@@ -220,10 +220,9 @@ class Cluster:
 
     def settle(self, level: int | None) -> None:
         """Let the nodes be lent that all others have heard of; `level` is up to which version (None: all of them)."""
-        found = [name for name, since in (self.joining or {}).items() if level is None or since <= level]
-        for name in found:
-            if self.joining is not None:
-                del self.joining[name]
+        joining = self.joining or {}
+        for name in [name for name, since in joining.items() if level is None or since <= level]:
+            del joining[name]
             self._tell_node(name)
 
     def pool_left(self, name: str) -> None:

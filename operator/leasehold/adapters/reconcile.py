@@ -735,9 +735,6 @@ class PoolWorker:
     def _start_change(self, change: Change) -> None:
         self.state.busy.add(change.lease.uid)
         self._words += change.word
-        renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
-        if renewed:
-            self.state.expect_until(change.lease.uid, parse_time(renewed))
         self._spawn(self._write_change(change))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

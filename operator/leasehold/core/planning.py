@@ -106,10 +106,10 @@ def plan(
     """Decide about the leases that changed or are due, then about the queue.
 
     At most `batch` leases are granted; 0 leaves the queue alone. At most `words` waiting leases are told how they
-    stand. `hold` is why the pool grants nothing now (None when
-    it does). `quotes` are what was found out for dry runs: by this pool, and the best of the others. Leases with a
-    write under way, or put aside, are left alone, and those whose end is long overdue end in turn. A lease whose
-    status cannot be read keeps what it holds and is named in `unreadable`; it does not stop the others.
+    stand. `hold` is why the pool grants nothing now (None when it does). `quotes` are what was found out for dry runs:
+    by this pool, and the best of the others. Leases with a write under way, or put aside, are left alone, and those
+    whose end is long overdue end in turn. A lease whose status cannot be read keeps what it holds and is named in
+    `unreadable`; it does not stop the others.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
