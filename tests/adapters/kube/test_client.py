@@ -221,6 +221,23 @@ async def test_a_list_is_read_page_by_page_with_the_version_of_the_first() -> No
     assert "resourceVersion" not in seen[0].query, "a list without a version is a quorum read"
 
 
+async def test_the_next_page_is_on_its_way_while_one_is_read_and_given_up_when_that_fails() -> None:
+    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [{"n": 1}]}
+    handler, _ = answering((200, first), (200, first))
+    asked = []
+
+    def read(_: dict[str, Any]) -> None:
+        asked.extend(task for task in asyncio.all_tasks() if "KubeClient.request" in repr(task.get_coro()))
+        raise KeyError("unreadable")
+
+    async with serving(handler) as client:
+        with pytest.raises(KeyError):
+            await client.list("/a", read=read)
+        (next_page,) = asked
+        with pytest.raises(asyncio.CancelledError):
+            await next_page
+
+
 async def test_an_empty_list_may_have_no_items() -> None:
     handler, _ = answering((200, {"metadata": {"resourceVersion": "3"}, "items": None}))
     async with serving(handler) as client:
