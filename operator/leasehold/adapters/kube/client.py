@@ -24,10 +24,7 @@ _TRIES: Final = 5
 _LONGEST_WAIT: Final = 30.0
 _GOODBYE_SECONDS: Final = 0.1
 _NO_ANSWER: Final = (aiohttp.ClientError, OSError, RuntimeError)
-"""What the library raises where no answer came; TimeoutError is an OSError. uvloop raises RuntimeError where a new
-connection gets the file descriptor of one that it has not yet noticed to be dead (seen when an API server was
-killed).
-"""
+"""What the library raises where no answer came; TimeoutError is an OSError, and a closed session a RuntimeError."""
 
 
 _CHANCE = random.Random()
