@@ -487,9 +487,10 @@ class FaultProxy:
     """The proxy, on an event loop of its own in a thread. Use it in a `with` block.
 
     `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes small
-    the pages of every list that is read in pages, and `watch_from` every watch one as of a version; they may be changed at any time, as may
-    the rules. `codes` counts the answers of the API server itself, and `expired` the watches that it ended because
-    their version is not kept (410). `errors` are failures of the proxy itself, which spoil a trial.
+    the pages of every list that is read in pages, and `watch_from` every watch one as of a version; they may be
+    changed at any time, as may the rules. `codes` counts the answers of the API server itself, and `expired` the
+    watches that it ended because their version is not kept (410). `errors` are failures of the proxy itself, which
+    spoil a trial.
     """
 
     def __init__(self, upstream: Connection, dice: random.Random | None = None) -> None:
