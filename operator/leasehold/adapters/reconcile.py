@@ -179,7 +179,6 @@ class PoolWorker:
         self._taken_over_at = 0
         self._outages_due = bool(self.outages)
         self._confirm = Confirmation(tools.client, tools.cluster, tools.clock)
-        self._doubtful: set[str] = set()
         self._unanswered: dict[str, int] = {}
         self._rivals = Rivals()
         self._held_off_until = 0
@@ -269,23 +268,22 @@ class PoolWorker:
 
     def lease_seen(self, lease: Lease) -> None:
         """Take in a lease of this pool."""
-        if lease.version > self._unanswered.get(lease.uid, lease.version):
+        answered = lease.version > self._unanswered.get(lease.uid, lease.version)
+        if answered:
             del self._unanswered[lease.uid]
         fenced = lease.status.get("allocation", {}).get("ledgerEpoch", 0)
         if self.epoch and fenced > self.epoch:
             self._overtaken(fenced)
         known = self.state.leases.get(lease.uid)
         newer = known is not None and lease.version > known.version
-        if known is not None and newer and self.ready and known.status != lease.status:
+        if known is not None and newer and self.ready and known.status != lease.status and not answered:
             self._status_changed(lease.uid)
         if self.state.observe(lease):
             self.mark()
 
     def _status_changed(self, uid: str) -> None:
         """Find out whether it was somebody else who wrote a status that is ours alone to write."""
-        if uid in self._doubtful:
-            self._doubtful.discard(uid)  # our own write after all, whose answer was lost
-        elif uid not in self.state.busy and uid not in self.state.entries:
+        if uid not in self.state.busy and uid not in self.state.entries:
             self._rival_seen(uid)
 
     def _rival_seen(self, uid: str) -> None:
@@ -996,8 +994,6 @@ class PoolWorker:
                 self._unanswered[lease.uid] = lease.version
             doubtful = isinstance(error, (Conflict, Unknown))
             looked_up = doubtful and await self._refresh_if_possible(lease)
-            if isinstance(error, Unknown) and not looked_up:
-                self._doubtful.add(lease.uid)
             if (
                 not (looked_up and isinstance(error, Conflict))
                 and self._put_aside(lease.uid)
