@@ -1,6 +1,6 @@
 """An operator without an API server: it plans, commits, and every write arrives at once, in time that tests move.
 
-It goes about its work as `adapters.reconcile` does, so stories of many passes can be told in a few lines.
+It goes about its work as `adapters.pool.worker` does, so stories of many passes can be told in a few lines.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Rehearsal:
     # --- the operator ---
 
     def world(self) -> World:
-        """What `PoolWorker._gather` finds out."""
+        """What `Memory.gather` of `adapters.pool` finds out."""
         state = self.state
         state.seen_at = self.now
         state.settle_holds(self.now)

@@ -188,7 +188,7 @@ async def test_a_pool_made_anew_under_an_old_name_is_another_pool(desk: Desk) ->
     await desk.until(lambda: desk.controller.pools.workers["ci"][0].ready)
     assert desk.controller.pools.workers["ci"][0] is not first[0]
     assert first[1].cancelled()
-    desk.controller.pool_gone(first[0].pool)  # a late word about the old one
+    desk.controller.pool_gone(first[0].document)  # a late word about the old one
     assert "ci" in desk.controller.pools.workers
 
 

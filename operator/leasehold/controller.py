@@ -32,7 +32,7 @@ from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
-from leasehold.adapters.reconcile import Tools
+from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router

@@ -12,7 +12,8 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import PoolWorker, Tools
+from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
@@ -297,7 +298,7 @@ class Scene:
         elif document.get("kind") == "CapacityPool" and kind == "MODIFIED":
             name = document["metadata"]["name"]
             if name in self.workers:
-                self.workers[name].pool_seen(document)
+                self.workers[name].pool.pool_seen(document)
 
     def add_pool(self, document: Object) -> PoolWorker:
         stored = self.kube.add(paths.pool(document["metadata"]["name"]), document)

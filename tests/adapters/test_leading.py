@@ -27,7 +27,7 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound, Unknown
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import Tools
+from leasehold.adapters.pool.tools import Tools
 from leasehold.core.election import Terms, shard_of
 from leasehold.core.neighbours import Heard
 

@@ -144,7 +144,7 @@ class Server:
 
 
 class Worker:
-    """The pool's worker, as `adapters.reconcile` has it, without a clock or a network."""
+    """The pool's worker, as `adapters.pool` has it, without a clock or a network."""
 
     def __init__(self, server: Server, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
         self.server = server

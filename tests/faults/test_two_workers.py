@@ -31,7 +31,9 @@ from leasehold.adapters.cluster import Cluster, Sessions
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Refused, Unknown
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import Deposed, PoolWorker, Tools
+from leasehold.adapters.pool.object import Deposed
+from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.times import SECOND, format_time
 
 POOL = paths.pool("ci")
@@ -76,7 +78,7 @@ class Replica:
         if document.get("kind") == "CapacityLease":
             self.cluster.changed(kind, document)
         elif document.get("kind") == "CapacityPool":
-            self.worker.pool_seen(document)
+            self.worker.pool.pool_seen(document)
 
     async def start(self) -> None:
         self.worker.join()
@@ -312,7 +314,7 @@ async def test_a_commitment_that_a_successor_undid_is_not_written_again_by_who_m
         first.held = asyncio.Event()
         both.ask("a", cpu="4")
         await until(lambda: first.worker.state.entries)
-        first.worker.pool_seen = lambda document: None  # type: ignore[method-assign]
+        first.worker.pool.pool_seen = lambda document: None  # type: ignore[method-assign]
         refused = [0]
 
         def refuses(method: str, path: str, body: Any) -> Any:
@@ -333,7 +335,7 @@ async def test_a_commitment_that_a_successor_undid_is_not_written_again_by_who_m
         assert refused[0]
         both.ask("b", cpu="4", priority=5)
         await both.granted("b")
-        del first.worker.pool_seen  # it reads the pool again when its write finds another version
+        del first.worker.pool.pool_seen  # it reads the pool again when its write finds another version
         both.kube.faults.clear()
         first.held.set()
         with pytest.raises(Deposed):

@@ -23,7 +23,8 @@ from tests.adapters.fakes import (
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Unknown
-from leasehold.adapters.reconcile import Deposed, PoolWorker
+from leasehold.adapters.pool.object import Deposed
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.api.names import SESSION_LABEL
 from leasehold.core.lease import lease_of
 from leasehold.core.outages import Outage
@@ -64,7 +65,7 @@ async def test_a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_w
         await scene.until(lambda: scene.worker.state.entries)
         scene.ask("b")
         await scene.granted("b")
-        await scene.until(lambda: scene.worker._settled == set())
+        await scene.until(lambda: scene.worker.pool.settled == set())
         assert [row["name"] for row in scene.pool()["status"]["ledger"]["inFlight"]] == ["a"]
         scene.kube.faults.remove(away)
         await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
@@ -467,7 +468,7 @@ async def test_a_commitment_another_pool_has_not_adopted_yet_holds_its_node() ->
         assert status(scene.lease("a"), "Allocated") == "False"
         scene.kube.faults.remove(fault)
         await scene.until(lambda: scene.workers["other"].ready)
-        scene.workers["ci"].node_changed("n1")
+        scene.workers["ci"].news.node_changed("n1")
         await scene.granted("a")
 
 
@@ -513,7 +514,7 @@ async def test_books_that_do_not_balance_stop_grants_until_they_do() -> None:
 async def test_figures_that_only_drift_are_written_seldom_but_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("leasehold.adapters.reconcile._LAZY", 800)
+    monkeypatch.setattr("leasehold.adapters.pool.publisher._LAZY", 800)
     async with Scene() as scene:
         await scene.until(lambda: "capacity" in scene.pool().get("status", {}))
         await asyncio.sleep(0.3)
@@ -590,7 +591,7 @@ async def test_a_name_that_was_taken_by_another_lease_meanwhile() -> None:
         scene.kube.watchers.clear()
         scene.kube.remove(lease_path("a"))
         scene.kube.add(lease_path("a"), lease_document("a"))
-        await scene.worker._refresh(first)
+        await scene.worker.leases.refresh(first)
         await scene.granted("a")
         assert first.uid not in scene.worker.state.leases
 
@@ -728,7 +729,7 @@ async def test_a_notice_given_by_a_dead_operator_is_kept_by_the_next_and_by_a_ch
         await asyncio.sleep(0.1)
         assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
         scene.kube.touch(paths.pool("ci"), {"spec": {"queueing": {"maxPending": 77}}})
-        await scene.until(lambda: scene.worker.policy.max_pending == 77)
+        await scene.until(lambda: scene.worker.state.policy.max_pending == 77)
         await asyncio.sleep(0.1)
         assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
         assert scene.lease("held")["status"]["revocation"] == told
@@ -802,7 +803,7 @@ async def test_nothing_is_written_once_the_right_to_lead_ran_out() -> None:
         await scene.until(lambda: scene.worker.ready)
         scene.ask("a")
         await scene.granted("a")
-        await scene.until(lambda: not scene.worker._tasks)
+        await scene.until(lambda: not scene.worker.writing.tasks)
         scene.right.is_valid = False
         scene.kube.requests.clear()
         scene.ask("b")
@@ -847,12 +848,12 @@ async def test_an_absence_is_remembered_in_the_pool_with_the_take_over() -> None
         assert len(first["status"]["ledger"]["outages"]) == 1
         (row,) = scene.pool()["status"]["ledger"]["outages"]
         assert row["endTime"] == format_time(now)
-        scene.worker.outage_over(Outage(now + 1000, now + 5000))
+        scene.worker.pool.outage_over(Outage(now + 1000, now + 5000))
         await scene.until(lambda: len(scene.pool()["status"]["ledger"]["outages"]) == 2)
     scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
     async with scene:
         await scene.until(lambda: scene.worker.ready)
-        assert len(scene.worker.outages) == 2, "the next leader reads them"
+        assert len(scene.worker.pool.outages) == 2, "the next leader reads them"
 
 
 def with_session(scene: Scene, name: str = "s", *, age: int = 0) -> None:
