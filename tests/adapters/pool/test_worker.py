@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +27,9 @@ from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Un
 from leasehold.adapters.pool.object import Deposed
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.api.names import SESSION_LABEL
-from leasehold.core.lease import lease_of
+from leasehold.core.lease import Lease, lease_of
 from leasehold.core.outages import Outage
+from leasehold.core.state import PoolState
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
 
@@ -337,6 +339,70 @@ async def test_a_higher_epoch_found_out_by_a_conflict_deposes() -> None:
     assert scene.kube.writes(lease_path("a")) == []
 
 
+def held_document(name: str, *, token: int, cpu: str = "1") -> Any:
+    """A lease that an earlier operator granted, on n1, until long after this test."""
+    held = lease_document(name, cpu=cpu)
+    held["status"] = {
+        "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+        "fencingToken": token,
+        "deadlines": {"expirationTime": "2126-11-22T19:00:00Z"},
+        "allocation": {
+            "ledgerSequence": token,
+            "allocationTime": "2026-11-22T19:00:00Z",
+            "slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": cpu}}],
+        },
+    }
+    return held
+
+
+async def test_a_take_over_books_no_lease_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    booked: Counter[tuple[str, int]] = Counter()
+    book = PoolState._book
+
+    def counted(self: PoolState, lease: Lease) -> None:
+        booked[lease.name, lease.version] += 1
+        book(self, lease)
+
+    monkeypatch.setattr(PoolState, "_book", counted)
+    scene = Scene()
+    for i in range(3):
+        scene.kube.add(lease_path(f"held{i}"), held_document(f"held{i}", token=i + 1))
+    scene.ask("waits", cpu="4")
+    there = {(lease.name, lease.version) for lease in scene.cluster.leases["ci"].values()}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        assert {lease: booked[lease] for lease in there} == dict.fromkeys(there, 1)
+        await scene.until(lambda: scene.reason("waits", "Allocated") == "WaitingForCapacity")
+        assert scene.worker.state.audit() == []
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "unheard"])
+async def test_a_spec_that_changes_between_join_and_take_over_is_what_the_books_are_made_for(
+    heard: bool,
+) -> None:
+    scene = Scene(nodes=2)
+    held = scene.kube.add(lease_path("held"), held_document("held", token=1))["metadata"]["uid"]
+    scene.worker.join()
+    before = scene.worker.state.calendar.held[held].until
+    scene.kube.touch(f"{paths.NODES}/n2", {"metadata": {"labels": {"disk": "fast"}}})
+    scene.cluster.node_seen(scene.kube.objects[f"{paths.NODES}/n2"])
+    if not heard:
+        scene.kube.watchers.clear()
+    spec = {"nodeSelector": {"matchLabels": {"disk": "fast"}}, "leasePolicy": {"gracePeriodSeconds": 600}}
+    scene.kube.touch(paths.pool("ci"), {"spec": spec})
+    scene.tasks["ci"] = asyncio.create_task(scene.worker.run())
+    try:
+        await scene.until(lambda: scene.worker.ready)
+        assert scene.worker.state.calendar.held[held].until == before + 600_000
+        assert scene.worker.state.table.rows.keys() == {"n2"}
+        assert scene.worker.state.audit() == []
+        scene.cluster.changed("ADDED", scene.ask("a"))
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["allocation"]["slices"][0]["nodeName"] == "n2"
+    finally:
+        await scene.__aexit__()
+
+
 async def test_a_lease_whose_end_was_heard_while_the_list_was_on_its_way_is_no_ghost() -> None:
     scene = Scene()
     scene.ask("ghost", cpu="4")
@@ -366,17 +432,7 @@ async def test_a_lease_whose_end_was_heard_while_the_list_was_on_its_way_is_no_g
 
 async def test_tokens_go_on_above_those_that_leases_still_carry() -> None:
     scene = Scene()
-    held = lease_document("old")
-    held["status"] = {
-        "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
-        "fencingToken": 17,
-        "allocation": {
-            "ledgerSequence": 17,
-            "allocationTime": "2026-11-22T19:00:00Z",
-            "slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": "1"}}],
-        },
-    }
-    scene.kube.add(lease_path("old"), held)
+    scene.kube.add(lease_path("old"), held_document("old", token=17))
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         scene.ask("a")
@@ -977,6 +1033,32 @@ async def test_our_own_write_whose_answer_was_lost_is_no_foreign_one() -> None:
             scene.kube.touch(lease_path("a"), {"spec": {"renewTime": format_time(scene.clock.now())}})
             await scene.until(lambda: not scene.worker.state.attention and not scene.worker.state.busy)
             scene.kube.faults.clear()
+        assert "foreign_writes_total{" not in scene.metrics.page().decode()
+
+
+async def test_our_own_write_that_arrives_after_it_was_looked_for_is_no_foreign_one() -> None:
+    terms = {"gracePeriodSeconds": 600, "warnBeforeSeconds": []}
+    async with Scene(pool_document(leasePolicy=terms)) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", durationSeconds=600)
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker.state.entries)
+        late: list[Any] = []
+
+        def delayed(method: str, path: str, body: Any) -> Any:
+            if method == "PUT" and lease_path("a") in path:
+                late.append(body)
+                return Unknown("504", 504)
+            return None
+
+        for _ in range(3):
+            scene.kube.faults.append(delayed)
+            scene.kube.touch(lease_path("a"), {"spec": {"renewTime": format_time(scene.clock.now())}})
+            await scene.until(lambda: late and not scene.worker.state.busy)
+            scene.kube.faults.clear()
+            await scene.kube.replace_status(lease_path("a"), late.pop())
+            await scene.until(lambda: not scene.worker.state.attention and not scene.worker.state.busy)
+            await asyncio.sleep(1.1)  # another renewal is known by its second
         assert "foreign_writes_total{" not in scene.metrics.page().decode()
 
 

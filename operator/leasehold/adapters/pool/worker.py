@@ -158,7 +158,9 @@ class PoolWorker:
     async def _take_over(self) -> None:
         """Raise the epoch before listing: from here on an older operator's commits fail."""
         await self.pool.raise_epoch()
-        self._rebuild(self.memory.read_spec(self.state.policy))
+        policy = self.memory.read_spec(self.state.policy)
+        if policy != self.state.policy:  # else the books are as `join` made them, and need not be made again
+            self._rebuild(policy)
         # Joined before the list, so that nothing the watch says in between is lost.
         self._join()
         listed, version = await self.leases.list_leases()
