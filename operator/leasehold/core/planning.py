@@ -48,7 +48,11 @@ SLICES = 512
 """Slices in one commit, so that the pool object stays small."""
 
 TOLD = 64
-"""Waiting leases that may be about to get a new status at once; the rest hear when these have."""
+"""Waiting leases that may be about to get a new status at once; the rest hear when these have.
+
+A lease with such a word on its way cannot be granted. That grants pass words in line (`adapters.writers`) is not enough
+therefore: with a word to everybody in line nobody would be left to grant.
+"""
 
 EXPLAINED = 64
 """Shapes whose wait is explained node by node in one pass, because somebody of them was not told yet."""
