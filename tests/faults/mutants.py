@@ -230,7 +230,7 @@ MUTANTS: Final = (
         "only-seen-back",
         "what was committed and not yet written is lent again",
         "operator/leasehold/core/state.py",
-        "            self._take(self._holding_of(entry), self._held_of(entry))\n",
+        "            self._take(committed_holding(entry, self.policy), self._held_of(entry))\n",
         "            pass\n",
         f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
         "tests/core/test_state.py",

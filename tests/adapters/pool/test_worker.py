@@ -27,6 +27,8 @@ from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, Refused, Un
 from leasehold.adapters.pool.object import Deposed
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.api.names import SESSION_LABEL
+from leasehold.core.audit import audit
+from leasehold.core.holds import displaced
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.outages import Outage
 from leasehold.core.state import PoolState
@@ -373,7 +375,7 @@ async def test_a_take_over_books_no_lease_twice(monkeypatch: pytest.MonkeyPatch)
         await scene.until(lambda: scene.worker.ready)
         assert {lease: booked[lease] for lease in there} == dict.fromkeys(there, 1)
         await scene.until(lambda: scene.reason("waits", "Allocated") == "WaitingForCapacity")
-        assert scene.worker.state.audit() == []
+        assert audit(scene.worker.state) == []
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "unheard"])
@@ -395,7 +397,7 @@ async def test_a_spec_that_changes_between_join_and_take_over_is_what_the_books_
         await scene.until(lambda: scene.worker.ready)
         assert scene.worker.state.calendar.held[held].until == before + 600_000
         assert scene.worker.state.table.rows.keys() == {"n2"}
-        assert scene.worker.state.audit() == []
+        assert audit(scene.worker.state) == []
         scene.cluster.changed("ADDED", scene.ask("a"))
         await scene.granted("a")
         assert scene.lease("a")["status"]["allocation"]["slices"][0]["nodeName"] == "n2"
@@ -709,7 +711,7 @@ async def test_a_promise_that_was_committed_by_a_dead_operator_is_finished_by_th
         await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
         assert scene.lease("later")["status"]["reservation"]["ledgerSequence"] == row["sequence"]
         assert len(next_one.state.ledger) == 0
-        assert next_one.state.audit() == []
+        assert audit(next_one.state) == []
 
 
 async def test_a_promise_whose_lease_changes_before_it_is_written_is_made_anew() -> None:
@@ -729,7 +731,7 @@ async def test_a_promise_whose_lease_changes_before_it_is_written_is_made_anew()
         rows = scene.lease("later")["status"]["reservation"]["slices"]
         assert [row["resources"] for row in rows] == [{"cpu": "2"}]
         await scene.until(lambda: not scene.worker.state.entries)
-        assert scene.worker.state.audit() == []
+        assert audit(scene.worker.state) == []
 
 
 async def test_who_jumps_the_queue_keeps_its_last_end_through_a_crash() -> None:
@@ -783,11 +785,11 @@ async def test_a_notice_given_by_a_dead_operator_is_kept_by_the_next_and_by_a_ch
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         await asyncio.sleep(0.1)
-        assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
+        assert displaced(scene.worker.state).keys() == {scene.lease("held")["metadata"]["uid"]}
         scene.kube.touch(paths.pool("ci"), {"spec": {"queueing": {"maxPending": 77}}})
         await scene.until(lambda: scene.worker.state.policy.max_pending == 77)
         await asyncio.sleep(0.1)
-        assert scene.worker.state.displaced().keys() == {scene.lease("held")["metadata"]["uid"]}
+        assert displaced(scene.worker.state).keys() == {scene.lease("held")["metadata"]["uid"]}
         assert scene.lease("held")["status"]["revocation"] == told
         assert status(scene.lease("held"), "DisruptionTarget") == "True"
 

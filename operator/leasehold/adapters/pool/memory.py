@@ -17,12 +17,14 @@ from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.fairness import MILLION
+from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
+from leasehold.core.loss import loss_plan
 from leasehold.core.membership import Membership
 from leasehold.core.nodes import judge
 from leasehold.core.planning import hold_of
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.queueing import Wait
-from leasehold.core.state import PoolState, loss_plan
+from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, earliest
 
 _LOOK_AGAIN = 5 * SECOND
@@ -97,7 +99,7 @@ class Memory:
         self.dirty_nodes |= self._tools.cluster.membership.keys() | set(before.table.rows)
         if before.holds:
             self.judge_all()
-            self.state.recover_holds(self._tools.clock.now())
+            recover_holds(self.state, self._tools.clock.now())
 
     def remember_tenants(self) -> None:
         """Take up the tenants' past where the last operator left it."""
@@ -120,7 +122,7 @@ class Memory:
             self.state.aside.discard(uid)
             self.state.attention.add(uid)
             self.state.queue.retell(uid)
-        self.state.settle_holds(now)
+        settle_holds(self.state, now)
         self.state.shares.age(now)
         self._find_ends()
         cluster, state = self._tools.cluster, self.state
@@ -137,7 +139,7 @@ class Memory:
             idle_since=state.idle_since() if state.policy.idle_policy != "Off" else {},
             ends=self._ends,
             over_nodes=frozenset(state.table.over),
-            preemptors={victim: state.preemptor_of(victim) for victim in state.displaced()},
+            preemptors=preemptors(state),
             limits=limits,
             bill=state.bill,
             in_touch=self._pool.right.in_touch(),
@@ -186,7 +188,7 @@ class Memory:
             ends = {holding.uid: LeaseReason.POOL_DRAINING for holding in state.ledger}
         elif state.policy.revokes_on_loss and state.table.over:
             ends = dict.fromkeys(loss_plan(state), LeaseReason.CAPACITY_LOST)
-        ends = {**state.displaced(), **ends}
+        ends = {**displaced(state), **ends}
         if ends != self._ends:
             state.attention |= ends.keys() ^ self._ends.keys()
             self._ends = ends

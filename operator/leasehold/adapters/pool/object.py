@@ -18,9 +18,9 @@ from leasehold.adapters.pool.complaints import Complaints
 from leasehold.adapters.pool.tools import Json, Tools
 from leasehold.adapters.recorder import Subject
 from leasehold.api.names import API_VERSION, POOL_KIND
+from leasehold.core.booking import Entry
 from leasehold.core.outages import Outage, joined
 from leasehold.core.pool_status import ledger_document, outages_document
-from leasehold.core.state import Entry
 from leasehold.core.times import parse_time
 
 POOL_FINALIZER = "leasehold.dev/drain"

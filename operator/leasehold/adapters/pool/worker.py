@@ -28,7 +28,10 @@ from leasehold.adapters.pool.publisher import Publisher
 from leasehold.adapters.pool.tools import Json, Tools
 from leasehold.adapters.pool.writing import Writing, is_written
 from leasehold.api.quantity import amount
+from leasehold.core.audit import audit
+from leasehold.core.booking import Entry
 from leasehold.core.course import Step
+from leasehold.core.holds import recover_holds
 from leasehold.core.lease import Lease
 from leasehold.core.neighbours import Heard
 from leasehold.core.outages import Outage
@@ -36,7 +39,7 @@ from leasehold.core.planning import BATCH, TOLD, Change, Grant, Plan, entry_of, 
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.quote import Offer
 from leasehold.core.request import NEVER
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 from leasehold.core.times import earliest, parse_time
 
 MAX_IN_FLIGHT = 128
@@ -175,9 +178,9 @@ class PoolWorker:
         self._adopt()
         self.memory.remember_tenants()
         self.memory.judge_all()
-        self.state.recover_holds(self._tools.clock.now())
+        recover_holds(self.state, self._tools.clock.now())
         self.news.inherited = frozenset()
-        self.memory.mismatches = self.state.audit()
+        self.memory.mismatches = audit(self.state)
         self.pool.taken_over = True
         log.info("pool %s taken over", self.name, extra={"pool": self.name, "epoch": self.pool.epoch})
 
@@ -318,7 +321,7 @@ class PoolWorker:
                 if before[uid] <= version:
                     self._tools.cluster.lease_gone(uid)
                     self.state.forget(uid)
-        found = self.state.audit()
+        found = audit(self.state)
         if found:
             log.error("pool %s: the books do not balance: %s", self.name, "; ".join(found)[:2000])
             self._tools.metrics.mismatches.labels(pool=self.name).inc()

@@ -20,12 +20,12 @@ from leasehold.adapters.pool.leases import Leases, about
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.pool.tools import Tools
+from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
 from leasehold.core.planning import Change, cancel_step, grant_step, promise_step
-from leasehold.core.state import Entry
 
 _FAREWELL_SECONDS = 1.0
 
