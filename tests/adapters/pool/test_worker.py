@@ -126,11 +126,11 @@ async def test_a_commit_that_did_not_happen_is_made_again() -> None:
 async def test_a_commit_that_may_happen_yet_is_followed_by_another_one() -> None:
     """The next swap leaves a number out, so that it changes the object in any case and the late one is refused."""
     async with Scene() as scene:
-        await scene.until(lambda: scene.worker.ready)
+        await scene.until(lambda: "capacity" in scene.pool().get("status", {}))  # no other swap is on its way
         scene.kube.faults.append(failing(Unknown("504", 504), times=1, path=POOL_STATUS))
         scene.ask("a")
         await scene.granted("a")
-    assert scene.kube.objects[paths.pool("ci")]["status"]["ledger"]["sequence"] == 2
+    assert scene.pool()["status"]["ledger"]["sequence"] == 2
 
 
 async def test_a_commit_that_conflicts_is_made_again_without_other_news() -> None:
@@ -484,7 +484,7 @@ async def test_a_spec_that_cannot_be_read_keeps_what_is_held_and_grants_nothing(
 
 async def test_a_spec_that_cannot_be_read_at_the_start_takes_no_node_from_other_pools() -> None:
     scene = Scene()
-    scene.add_pool(pool_document("broken", placement={"strategy": "Guess"}))
+    scene.lead(pool_document("broken", placement={"strategy": "Guess"}))
     async with scene:
         await scene.until(lambda: reason(scene.pool("broken"), "Ready") == "InvalidSpec")
         scene.ask("a")
@@ -493,7 +493,7 @@ async def test_a_spec_that_cannot_be_read_at_the_start_takes_no_node_from_other_
 
 async def test_no_pool_lends_a_contested_node_while_another_is_still_being_taken_over() -> None:
     scene = Scene()
-    scene.add_pool(pool_document("other"))
+    scene.lead(pool_document("other"))
     scene.kube.faults.append(failing(Unknown("slow"), path=paths.pool("other")))
     async with scene:
         await scene.until(lambda: scene.workers["ci"].ready)
@@ -517,7 +517,7 @@ async def test_a_commitment_another_pool_has_not_adopted_yet_holds_its_node() ->
     }
     other = pool_document("other", nodeSelector={"matchLabels": {"team": "a"}})
     other["status"] = {"ledger": {"epoch": 1, "sequence": 1, "inFlight": [row]}}
-    scene.add_pool(other)
+    scene.lead(other)
     fault = failing(Unknown("slow"), path=paths.pool("other"))
     scene.kube.faults.append(fault)
     async with scene:
