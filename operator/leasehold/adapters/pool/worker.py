@@ -58,21 +58,16 @@ class PoolWorker:
         self.name: str = document["metadata"]["name"]
         self.passes = 0
         self._tools = tools
-        self._dirty = asyncio.Event()
-        self._pauses = Pauses()
+        self._dirty = dirty = asyncio.Event()
+        self._pauses = pauses = Pauses()
         complaints = Complaints(tools, self.name)
-        self.pool = PoolObject(tools, document, right, absence, complaints, self._pauses, self._dirty)
-        self.memory = Memory(tools, self.pool, self._pauses)
-        self.leases = Leases(tools, self.pool)
-        self.fence = Fence(self.memory)
-        self.writing = Writing(
-            *(tools, self.pool, self.memory, self.leases, self.fence),
-            *(complaints, self._pauses, self._dirty),
-        )
-        self.news = News(
-            *(tools, self.pool, self.memory, self.fence), *(complaints, self._pauses, self._dirty)
-        )
-        self._publisher = Publisher(tools, self.pool, self.memory)
+        self.pool = pool = PoolObject(tools, document, right, absence, complaints, pauses, dirty)
+        self.memory = memory = Memory(tools, pool, pauses)
+        self.leases = Leases(tools, pool)
+        self.fence = Fence(memory)
+        self.news = News(tools, pool, memory, self.fence, complaints, pauses, dirty)
+        self.writing = Writing(tools, pool, memory, self.leases, self.fence, complaints, pauses, dirty)
+        self._publisher = Publisher(tools, pool, memory)
         self._foresight = Foresight()
         self._basis: Heard | None = None
         self._again: int | None = None
