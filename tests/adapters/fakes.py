@@ -209,6 +209,9 @@ def lost(error: Exception, *, method: str = "", path: str = "") -> Fault:
 # --- objects ---
 
 
+POOL_STATUS = f"{paths.pool('ci')}/status"
+
+
 def lease_path(name: str) -> str:
     return paths.lease("team", name)
 
@@ -416,3 +419,15 @@ def status(document: Object, type_: str) -> str:
 
 def reason(document: Object, type_: str) -> str:
     return str(condition(document, type_).get("reason", ""))
+
+
+def value(counter: Any, **labels: str) -> float:
+    return float(counter.labels(**labels)._value.get())
+
+
+def soon(scene: Scene, seconds: float) -> str:
+    return format_time(scene.clock.now() + int(1000 * seconds))
+
+
+def version_of(world: World, path: str) -> int:
+    return int(world.kube.objects[path]["metadata"]["resourceVersion"])

@@ -54,7 +54,8 @@ CLUSTER: Final = "operator/leasehold/adapters/cluster.py"
 CONFIRMATION: Final = "operator/leasehold/adapters/confirmation.py"
 _HEARTBEAT: Final = "operator/leasehold/core/heartbeat.py"
 _OUTAGES: Final = "tests/core/test_outages.py::test_"
-_WORKER: Final = "tests/adapters/pool/test_worker.py::test_"
+_POOL: Final = "tests/adapters/pool/test_"
+_CONFIRMATION: Final = "tests/adapters/test_confirmation.py::test_"
 _TWO: Final = "tests/faults/test_two_workers.py::test_"
 _LIFE: Final = "tests/core/test_lifecycle.py::test_"
 _PLAN: Final = "tests/core/test_planning.py::test_"
@@ -107,8 +108,8 @@ MUTANTS: Final = (
         "        found = await client.get(path)\n"
         '        document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]\n'
         "        version = await client.replace_status(path, document)\n",
-        f"{_WORKER}a_renewal_that_comes_between_decision_and_write_wins",
-        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+        f"{_POOL}writing.py::test_a_renewal_that_comes_between_decision_and_write_wins",
+        f"{_POOL}writing.py::test_a_request_that_changes_between_commit_and_write_is_decided_anew",
         experiments=(8,),
     ),
     _mutant(
@@ -117,7 +118,7 @@ MUTANTS: Final = (
         OBJECT,
         'body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}',
         'body = {"status": status}',
-        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_found_out_by_a_conflict_deposes",
         experiments=(8,),
     ),
     _mutant(
@@ -126,8 +127,8 @@ MUTANTS: Final = (
         OBJECT,
         'if ledger.get("epoch", 0) > self.epoch:',
         "if False:",
-        f"{_WORKER}a_higher_epoch_seen_in_the_watch_deposes",
-        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_seen_in_the_watch_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_found_out_by_a_conflict_deposes",
         experiments=(8,),
     ),
     Mutant(
@@ -146,7 +147,7 @@ MUTANTS: Final = (
                 "        self._join()\n",
             ),
         ),
-        (f"{_WORKER}the_epoch_is_raised_before_the_leases_are_listed",),
+        (f"{_POOL}worker.py::test_the_epoch_is_raised_before_the_leases_are_listed",),
         (8,),
     ),
     _mutant(
@@ -191,8 +192,8 @@ MUTANTS: Final = (
         WORKER,
         "        first = self.pool.sequence + 1\n",
         "        first = self.pool.sequence\n",
-        f"{_WORKER}a_grant_is_one_commit_and_one_write",
-        f"{_WORKER}tokens_go_on_above_those_that_leases_still_carry",
+        f"{_POOL}worker.py::test_a_grant_is_one_commit_and_one_write",
+        f"{_POOL}worker.py::test_tokens_go_on_above_those_that_leases_still_carry",
         experiments=(9,),
     ),
     _mutant(
@@ -201,7 +202,7 @@ MUTANTS: Final = (
         OBJECT,
         "        if isinstance(error, Unknown) and entries:\n",
         "        if False:\n",
-        f"{_WORKER}a_commit_whose_answer_is_lost_is_looked_up_and_used",
+        f"{_POOL}object.py::test_a_commit_whose_answer_is_lost_is_looked_up_and_used",
         experiments=(13,),
     ),
     _mutant(
@@ -211,8 +212,8 @@ MUTANTS: Final = (
         "                if isinstance(error, Refused) and not refused:\n",
         "                if isinstance(error, Unknown):\n                    break\n"
         "                if isinstance(error, Refused) and not refused:\n",
-        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
-        f"{_WORKER}a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written",
+        f"{_POOL}writing.py::test_an_api_server_that_is_away_in_the_middle_of_a_grant",
+        f"{_POOL}writing.py::test_a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written",
         experiments=(13,),
     ),
     _mutant(
@@ -232,7 +233,7 @@ MUTANTS: Final = (
         "operator/leasehold/core/state.py",
         "            self._take(committed_holding(entry, self.policy), self._held_of(entry))\n",
         "            pass\n",
-        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
+        f"{_POOL}writing.py::test_an_api_server_that_is_away_in_the_middle_of_a_grant",
         "tests/core/test_state.py",
         experiments=(13,),
     ),
@@ -242,7 +243,7 @@ MUTANTS: Final = (
         WRITING,
         "    return same and not lease.deleting and not lease.wants_release\n",
         "    return True\n",
-        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+        f"{_POOL}writing.py::test_a_request_that_changes_between_commit_and_write_is_decided_anew",
         experiments=(9,),
     ),
     _mutant(
@@ -251,7 +252,7 @@ MUTANTS: Final = (
         WRITING,
         "        if not lease.has_finalizer:\n",
         "        if False:\n",
-        f"{_WORKER}a_lease_without_the_finalizer_gets_it_before_the_grant",
+        f"{_POOL}writing.py::test_a_lease_without_the_finalizer_gets_it_before_the_grant",
         experiments=(9,),
     ),
     _mutant(
@@ -400,7 +401,7 @@ MUTANTS: Final = (
         CONFIRMATION,
         "        if cause == LeaseReason.NODE_LOST:\n",
         "        if False:\n",
-        f"{_WORKER}a_node_that_is_ready_again_unheard_loses_no_lease",
+        f"{_CONFIRMATION}a_node_that_is_ready_again_unheard_loses_no_lease",
         experiments=(4,),
     ),
     _mutant(
@@ -409,7 +410,7 @@ MUTANTS: Final = (
         "operator/leasehold/adapters/pool/complaints.py",
         "        pause = self._rivals.seen(subject.uid, self._tools.clock.now())\n",
         "        pause = 0\n",
-        f"{_WORKER}a_foreign_writer_is_corrected_less_and_less_often_and_reported",
+        f"{_POOL}news.py::test_a_foreign_writer_is_corrected_less_and_less_often_and_reported",
         experiments=(24,),
     ),
     _mutant(
@@ -436,8 +437,8 @@ MUTANTS: Final = (
         OBJECT,
         "            return await self._out_of_doubt(entries)\n",
         "            return False\n",
-        f"{_WORKER}a_commit_that_happened_after_all_is_found_while_it_is_made_impossible",
-        f"{_WORKER}a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided",
+        f"{_POOL}object.py::test_a_commit_that_happened_after_all_is_found_while_it_is_made_impossible",
+        f"{_POOL}object.py::test_a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided",
         unseen="the author must die between its next decision and its next commit, a few milliseconds later",
     ),
 )
