@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import aiohttp
 import kopf
 import pytest
 import yaml
@@ -108,6 +110,21 @@ async def serve(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> TestServer:
     info = kopf.ConnectionInfo(server=str(server.make_url("/")), token="read at the start")
     monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: info)
     return server
+
+
+async def test_a_connection_that_the_event_loop_refuses_is_a_failed_one_for_every_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop does, where a new connection gets the file descriptor of a dead one; it must not end the operator."""
+
+    async def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("File descriptor 18 is used by transport <TCPTransport closed=False>")
+
+    client = connect(kubeconfig(tmp_path / "c"))
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", refused)
+    with pytest.raises(aiohttp.ClientConnectionError, match="File descriptor 18"):
+        await client.session.get("http://127.0.0.1:1/")
+    await client.close()
 
 
 async def test_a_renewed_token_is_read_again(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:

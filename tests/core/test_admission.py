@@ -57,7 +57,8 @@ def test_a_request_within_the_policy_is_accepted(lease: Lease) -> None:
 
 def test_a_full_queue_says_how_many_wait() -> None:
     assert queue_full(make_pool(max_pending=2)) == Refusal(
-        "QueueFull", "2 leases wait already (maxPending of the pool)."
+        "QueueFull",
+        "2 leases wait already (maxPending of the pool); of each namespace its share, in order.",
     )
 
 

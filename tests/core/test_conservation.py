@@ -764,6 +764,7 @@ class Pool(RuleBasedStateMachine):
         state = self.worker.state
         for uid, refusal in state.refused.items():
             assert state.leases[uid].reason("Ready") == refusal.reason
+        without_place = set(state.queue.without_place(self.policy.max_pending))
         for waiting, request in enumerate(state.queue):
             lease = state.leases[request.uid]
             reason = lease.reason("Ready")
@@ -771,7 +772,7 @@ class Pool(RuleBasedStateMachine):
             hold = self.worker.hold()
             if request.uid in state.calendar.promises:
                 continue
-            if waiting >= self.policy.max_pending:
+            if request.uid in without_place:
                 assert reason == "QueueFull"
             elif hold is not None:
                 assert reason == hold.reason

@@ -154,6 +154,56 @@ def test_a_queue_takes_only_so_many() -> None:
     assert list(told(decide(state)).values()) == ["WaitingForCapacity"] * 2 + ["QueueFull"] * 2
 
 
+def test_a_flood_of_one_namespace_takes_no_place_from_another() -> None:
+    flood = [make_lease(f"flood-{i}", cpu="99", age="9m", namespace="loud") for i in range(10)]
+    state = make_state(make_pool(max_pending=4), [make_node()], [*flood, make_lease(namespace="quiet")])
+    decided = decide(state)
+    assert names(decided) == ["build"]
+    carry_out(state, decided)
+    state.observe(make_lease("late", cpu="99", namespace="quiet"))
+    carry_out(state, decide(state))
+    reasons = {lease.name: lease.reason("Ready") for lease in state.leases.values() if lease.pending}
+    assert [name for name, reason in reasons.items() if reason != "QueueFull"] == [
+        *("flood-0", "flood-1", "flood-2"),
+        "late",
+    ]
+
+
+def test_within_a_tenant_each_namespace_has_its_share_of_the_places() -> None:
+    tenants = [{"name": "red"}, {"name": "blue"}]
+    leases = [
+        *(make_lease(f"a{i}", cpu="99", age="9m", namespace="a", tenant="red") for i in range(4)),
+        *(make_lease(f"b{i}", cpu="99", age="8m", namespace="b", tenant="red") for i in range(4)),
+        *(make_lease(f"c{i}", cpu="99", age="7m", namespace="c", tenant="blue") for i in range(8)),
+    ]
+    state = make_state(make_pool(max_pending=8, tenants=tenants), [make_node()])
+    state.namespaces = {"a": {"team": "red"}, "b": {"team": "red"}, "c": {"team": "blue"}}
+    for lease in leases:
+        state.observe(lease)
+    waiting = {name for name, reason in told(decide(state)).items() if reason != "QueueFull"}
+    assert waiting == {"a0", "a1", "b0", "b1", "c0", "c1", "c2", "c3"}
+
+
+def test_who_gets_a_place_after_all_hears_what_it_waits_for() -> None:
+    leases = [make_lease(f"l{i}", cpu="99", age=f"{9 - i}m") for i in range(3)]
+    state = make_state(make_pool(max_pending=2), [make_node()], leases)
+    carry_out(state, decide(state))
+    assert state.leases["uid-l2"].reason("Ready") == "QueueFull"
+    state.forget("uid-l0")
+    assert told(decide(state)) == {"l2": "NoMatchingNodes"}
+
+
+def test_who_reads_that_it_is_refused_is_not_looked_at_again() -> None:
+    wrong = [make_lease(f"wrong-{i}", resources={"gpu": "1"}) for i in range(3)]
+    full = [make_lease(f"l{i}", cpu="99", age=f"{9 - i}m") for i in range(4)]
+    state = make_state(make_pool(max_pending=2), [make_node()], [*wrong, *full])
+    carry_out(state, decide(state))
+    carry_out(state, decide(state))
+    assert state.unheard == {}
+    state.observe(edited(state.leases["uid-l3"], priority=-1))
+    assert list(state.unheard) == ["uid-l3"]
+
+
 def test_grants_of_one_pass_do_not_take_the_same_room_twice() -> None:
     leases = [make_lease(f"l{i}", cpu="6") for i in range(4)]
     state = make_state(nodes=[make_node("a"), make_node("b", cpu="8")], leases=leases)

@@ -48,6 +48,18 @@ def test_who_leaves_is_gone_everywhere_and_may_leave_twice() -> None:
     assert (queue.order, queue.requests, queue.tenants, queue.untold) == ([], {}, {}, {})
 
 
+def test_of_each_crowd_the_last_go_without_a_place() -> None:
+    loud = [make_request(f"l{i}")._replace(crowd="loud") for i in range(5)]
+    quiet = [make_request("q", priority=-9)._replace(crowd="quiet")]
+    queue = queue_of(*loud, *quiet)
+    assert sorted(queue.without_place(3)) == ["l2", "l3", "l4"]
+    assert sorted(queue.copy().without_place(3)) == ["l2", "l3", "l4"]
+    assert queue.without_place(6) == []
+    for request in loud:
+        queue.remove(request.uid)
+    assert queue.without_place(1) == []
+
+
 def test_who_was_told_hears_again_when_what_its_group_waits_for_changes() -> None:
     queue = queue_of(make_request("a"), make_request("b"))
     queue.told("a")

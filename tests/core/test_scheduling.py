@@ -230,12 +230,6 @@ def test_who_cannot_be_written_now_takes_its_room_and_does_not_start() -> None:
     assert started(pool.look(absent={"busy"})) == ["other"]
 
 
-def test_nobody_behind_the_end_of_the_line_is_looked_at() -> None:
-    pool = Pool()
-    pool.wait(make_request("a"), make_request("b", cpu="1"), make_request("c", cpu="3"))
-    assert started(pool.look(held_back=pool.queue.requests["c"].turn)) == ["a", "b"]
-
-
 # --- what is remembered ---
 
 

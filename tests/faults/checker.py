@@ -25,6 +25,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import Liveness, RejectionReason, StopPolicy
 from leasehold.api.pool import PoolSpec
+from leasehold.core.booking import free_at
 from leasehold.core.course import Session, World
 from leasehold.core.heartbeat import renewal_asked
 from leasehold.core.lease import Lease, lease_of
@@ -34,6 +35,7 @@ from leasehold.core.outages import Outage, moved
 from leasehold.core.planning import hold_of, plan
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
+from leasehold.core.request import NEVER
 from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, parse_time
 
@@ -289,6 +291,7 @@ class _Replay:
             yield from self._ended(revision, before, after)
         if after.allocated and (before is None or after.slices != before.slices):
             yield from self._fits(after)
+        yield from self._promised_twice(before, after)
 
     @staticmethod
     def _final(before: Lease | None, after: Lease) -> Iterator[tuple[str, str]]:
@@ -348,6 +351,71 @@ class _Replay:
             for name, total in sorted(held.items()):
                 if total > most.get(name, 0):
                     yield "capacity", f"node {node} holds {total} {name} and may lend {most.get(name, 0)}"
+
+    def _promised_twice(self, before: Lease | None, after: Lease) -> Iterator[tuple[str, str]]:
+        """No room is held beyond the start for which another was told that it is kept, nor kept for two at once.
+
+        Looked at whenever a lease is told more than before: a new end, a grant, a start.
+        """
+        more = set()
+        if after.slices and self._until(after) > (
+            self._until(before) if before is not None and before.slices else 0
+        ):
+            more = {part.node for part in after.slices}
+        if after.reservation is not None and (before is None or before.reservation != after.reservation):
+            more |= {part.node for part in after.reservation.slices}
+        if not more:
+            return
+        promised = [lease for lease in self.view.leases.values() if self._stands(lease)]
+        for node in sorted(more):
+            for lease in promised:
+                kept = lease.reservation
+                if kept is not None and any(part.node == node for part in kept.slices):
+                    yield from self._room_at(node, kept.start, lease, promised)
+
+    def _room_at(
+        self, node: str, instant: int, whose: Lease, promised: list[Lease]
+    ) -> Iterator[tuple[str, str]]:
+        needed: dict[str, int] = {}
+        parts = [
+            part
+            for lease in self.view.leases.values()
+            if lease.slices and self._until(lease) > instant
+            for part in lease.slices
+        ]
+        for lease in promised:
+            kept = lease.reservation
+            if kept is not None and kept.start <= instant < kept.end:
+                parts += kept.slices
+        for part in parts:
+            if part.node == node:
+                for name, amount in part.amounts.items():
+                    needed[name] = needed.get(name, 0) + amount
+        for name, total in sorted(needed.items()):
+            most = self.limits.get(node, {}).get(name, 0)
+            if total > most:
+                yield (
+                    "promised twice",
+                    f"when {whose.key} is to start, node {node} is to hold {total} {name} and may lend {most}",
+                )
+
+    def _until(self, lease: Lease) -> int:
+        """Return when what a lease holds is free again as far as it was told (ms)."""
+        policy = self.view.policies.get(lease.pool)
+        return NEVER if policy is None else free_at(lease, policy)
+
+    def _stands(self, lease: Lease) -> bool:
+        """Tell whether a lease is told a start, and still asks for just that."""
+        kept, policy = lease.reservation, self.view.policies.get(lease.pool)
+        if kept is None or policy is None or not lease.pending or lease.deleting or lease.wants_release:
+            return False
+        asked = [dict(lease.request)] * lease.count
+        long_enough = kept.end - kept.start >= policy.span_of(lease.duration)
+        return (
+            [dict(part.amounts) for part in kept.slices] == asked
+            and long_enough
+            and kept.start >= (lease.start_time or 0)
+        )
 
     # --- ends ---
 

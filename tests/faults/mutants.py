@@ -414,6 +414,15 @@ MUTANTS: Final = (
         experiments=(24,),
     ),
     _mutant(
+        "places-by-age",
+        "a tenant who makes leases by the thousands keeps all others out of the queue",
+        "operator/leasehold/core/queue.py",
+        "        wanted = {tenant: sum(map(len, crowds.values())) for tenant, crowds in self.crowds.items()}\n",
+        "        return [uid for _, uid in self.order[places:]]\n",
+        f"{_PLAN}a_flood_of_one_namespace_takes_no_place_from_another",
+        experiments=(18,),
+    ),
+    _mutant(
         "node-lent-on-arrival",
         "a node that moves between the pools of two leaders is lent by both",
         CLUSTER,

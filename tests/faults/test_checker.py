@@ -194,6 +194,48 @@ def test_what_two_pools_lend_of_one_node_is_added_up() -> None:
     assert tale.broken() == {"capacity"}
 
 
+def promise(tale: Tale, name: str, start: float, node: str = "n1", cpu: str = "4") -> None:
+    """Tell a lease that it starts at a second, for a minute."""
+    kept = {
+        "ledgerSequence": 9,
+        "startTime": clock(start),
+        "endTime": clock(start + 60),
+        "slices": [{"index": 0, "nodeName": node, "resources": {"cpu": cpu}}],
+    }
+    tale.change(LEASE, name, {"status": {"reservation": kept}})
+
+
+def later(tale: Tale, name: str = "later", start: float = 100) -> Tale:
+    tale.lease(name, cpu="4", startTime=clock(start))
+    promise(tale, name, start)
+    return tale
+
+
+def test_a_start_for_when_all_is_given_back_breaks_nothing() -> None:
+    assert later(Tale().granted()).broken() == set()
+
+
+def test_a_renewal_into_a_promised_start_is_found() -> None:
+    tale = later(Tale().granted())
+    tale.change(LEASE, "a", {"status": {"deadlines": {"expirationTime": clock(101)}}})
+    assert tale.broken() == {"promised twice"}
+
+
+def test_a_start_that_is_promised_before_the_room_is_free_is_found() -> None:
+    assert later(Tale().granted(), start=30).broken() == {"promised twice"}
+
+
+def test_two_starts_at_one_time_on_one_node_are_found() -> None:
+    assert later(later(Tale()), "too").broken() == {"promised twice"}
+
+
+def test_a_start_that_its_lease_asks_for_no_more_binds_nobody() -> None:
+    tale = later(Tale().granted())
+    tale.change(LEASE, "later", {"spec": {"resources": {"cpu": "1"}}})
+    tale.change(LEASE, "a", {"status": {"deadlines": {"expirationTime": clock(101)}}})
+    assert tale.broken() == set()
+
+
 def test_a_lease_that_still_releases_counts() -> None:
     tale = Tale().granted(cpu="4")
     tale.change(LEASE, "a", {"spec": {"desiredState": "Released"}})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from tests.cluster.harness import LEASES, Stage, micro_now
 
+from leasehold.core.times import format_time
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError
 
@@ -86,6 +88,9 @@ class Churn:
             spec |= {"count": 2}
         if self.dice.random() < 0.2:
             spec |= {"ttlSecondsAfterFinished": 1}
+        if self.dice.random() < 0.2:
+            ahead = self.dice.uniform(1, 5)
+            spec |= {"startTime": format_time(int((time.time() + ahead) * 1000))}
         self._note("ask", f"{name} {spec}")
         self.names.append(name)
         self._kube.create(

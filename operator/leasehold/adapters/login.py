@@ -12,9 +12,11 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import kopf
+from aiohttp.connector import Connection
 
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.settings import BadSetting
@@ -60,6 +62,25 @@ class _FreshToken:
         self.read_at = time.monotonic()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Connections of which one that the event loop refuses is a failed one, as any other is.
+
+    uvloop raises RuntimeError where a new connection gets the file descriptor of one that it has not yet noticed to be
+    dead (seen when an API server was killed). No library expects that: it would end the operator.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the library's own name
+    ) -> Connection:
+        try:
+            return await super().connect(req, traces, timeout)
+        except RuntimeError as error:
+            raise aiohttp.ClientConnectionError(f"the event loop refused a connection: {error}") from error
+
+
 def election_namespace(named: str, file: Path = _NAMESPACE_FILE) -> str:
     """Return the namespace of the election's Leases: the one that was named, the pod's, or the one we install into."""
     if named:
@@ -90,7 +111,7 @@ def connect(kubeconfig: str, identity: str = "", token_file: Path = _TOKEN_FILE)
             "no cluster to talk to: give --kubeconfig FILE, or run in a pod with a service account"
         )
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        connector=_Connector(limit=0, ssl=info.as_ssl_context()),
         headers={**info.as_http_headers(), "User-Agent": f"{USER_AGENT}/{identity}".rstrip("/")},
         middlewares=middlewares,
     )

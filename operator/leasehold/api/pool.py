@@ -346,7 +346,8 @@ class Queueing(Model):
         default=10_000,
         ge=1,
         le=100_000,
-        description="Most leases that may wait. Further ones are refused (QueueFull).",
+        description="Most leases that may wait. Further ones are refused (QueueFull); tenants, and namespaces of one"
+        " tenant, have equal shares of the places.",
     )
     fairness: Fairness = Field(
         default=Fairness.DOMINANT_SHARE, description=choice(Fairness, "What ranks tenants.")

@@ -87,8 +87,9 @@ def refusal_of(lease: Lease, policy: PoolPolicy) -> Refusal | None:
 
 
 def queue_full(policy: PoolPolicy) -> Refusal:
-    """Return what a lease hears that came when `maxPending` were waiting already."""
-    return Refusal(R.QUEUE_FULL, f"{policy.max_pending} leases wait already (maxPending of the pool).")
+    """Return what a lease hears for which none of the pool's `maxPending` places is left."""
+    text = f"{policy.max_pending} leases wait already (maxPending of the pool); of each namespace its share, in order."
+    return Refusal(R.QUEUE_FULL, text)
 
 
 def _window(lease: Lease) -> tuple[int, int]:
@@ -131,4 +132,4 @@ def admit(
         policy.span_of(lease.duration),
         *_window(lease),
     )
-    return Request(lease.uid, turn, shape, lease.priority)
+    return Request(lease.uid, turn, shape, lease.priority, lease.namespace)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import StopPolicy
-from leasehold.core.admission import Refusal, queue_full
+from leasehold.core.admission import queue_full
 from leasehold.core.backlog import AGE
 from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, Promise
@@ -186,7 +186,8 @@ class _QueuePass:
         self.batch = batch
         self.outlook = Outlook(state.table.scratch(), state.calendar, now)
         self.leaving = leaving
-        self.absent = leaving | state.aside | state.entries.keys()
+        state.seat()
+        self.absent = leaving | state.aside | state.entries.keys() | state.without_place.keys()
         self.told: list[Change] = []
         self.explained = 0
         self.again: set[Shape] = set()
@@ -226,7 +227,6 @@ class _QueuePass:
 
     def _schedule(self) -> Pass:
         state = self.state
-        beyond = state.queue.order[self.policy.max_pending :]
         return schedule(
             self.outlook,
             state.queue,
@@ -237,7 +237,6 @@ class _QueuePass:
             slices=SLICES,
             absent=self.absent,
             busy=state.busy,
-            held_back=beyond[0][0] if beyond else None,
             holds=state.holds,
         )
 
@@ -254,7 +253,6 @@ class _QueuePass:
 
     def _tell(self, started: set[str]) -> bool:
         """Draft what waiting leases hear; tell whether some were left for the next pass."""
-        full = self._refuse_those_beyond(started)
         for group in self._groups():
             if group.shape in self.found.undecided:
                 continue  # the next pass may start it
@@ -272,29 +270,23 @@ class _QueuePass:
                 if len(self.told) >= self.words:
                     return True
                 self._tell_one(uid, wait)
-        return self._refuse(full)
+        return self._refuse()
 
-    def _refuse_those_beyond(self, started: set[str]) -> list[tuple[str, Refusal]]:
-        full = queue_full(self.policy)
-        promised = self.state.calendar.promises
-        beyond = [
-            (uid, full)
-            for _, uid in self.state.queue.order[self.policy.max_pending :]
-            if uid not in promised and uid not in started
-        ]
-        self.absent = self.absent | {uid for uid, _ in beyond}
-        return beyond
-
-    def _refuse(self, beyond: list[tuple[str, Refusal]]) -> bool:
+    def _refuse(self) -> bool:
+        """Tell those that may not wait why; whoever is known to read it is not looked at again."""
         state = self.state
-        for uid, refusal in [*state.refused.items(), *beyond]:
+        full = queue_full(self.policy)
+        for uid in list(state.unheard):
             if uid in state.busy or uid in state.aside or uid in state.entries or uid in self.leaving:
                 continue
             lease = state.leases[uid]
+            refusal = state.refused.get(uid, full)
             patch = refuse(lease, refusal, self.now)
-            if patch:
-                if len(self.told) >= self.words:
-                    return True
+            if not patch:
+                del state.unheard[uid]
+            elif len(self.told) >= self.words:
+                return True
+            else:
                 self._note(lease, refusal.reason, refusal.message, patch)
         return False
 

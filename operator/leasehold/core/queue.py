@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from leasehold.core.places import shared
 from leasehold.core.request import Request, Shape
 
 Turn = tuple[int, ...]
@@ -65,6 +66,7 @@ class Queue:
         self.order: list[tuple[Turn, str]] = []
         self.requests: dict[str, Request] = {}
         self.tenants: dict[str, dict[Shape, Group]] = {}
+        self.crowds: dict[str, dict[str, list[tuple[Turn, str]]]] = {}
         self.untold: dict[Shape, Group] = {}
         self.later: set[Shape] = set()
         self._turns: deque[Shape] = deque()
@@ -87,6 +89,8 @@ class Queue:
                 self.remove(request.uid)
             self.requests[request.uid] = request
             insort(self.order, (request.turn, request.uid))
+            crowds = self.crowds.setdefault(request.shape.tenant, {})
+            insort(crowds.setdefault(request.crowd, []), (request.turn, request.uid))
             groups = self.tenants.setdefault(request.shape.tenant, {})
             group = groups.get(request.shape)
             if group is None:
@@ -106,6 +110,7 @@ class Queue:
             return
         item = (request.turn, uid)
         del self.order[bisect_left(self.order, item)]
+        self._leave_crowd(request, item)
         groups = self.tenants[request.shape.tenant]
         group = groups[request.shape]
         del group.items[bisect_left(group.items, item)]
@@ -117,6 +122,27 @@ class Queue:
                 del self.tenants[request.shape.tenant]
         if not group.untold:
             self.untold.pop(request.shape, None)
+
+    def _leave_crowd(self, request: Request, item: tuple[Turn, str]) -> None:
+        crowds = self.crowds[request.shape.tenant]
+        crowd = crowds[request.crowd]
+        del crowd[bisect_left(crowd, item)]
+        if not crowd:
+            del crowds[request.crowd]
+            if not crowds:
+                del self.crowds[request.shape.tenant]
+
+    def without_place(self, places: int) -> list[str]:
+        """Return the uids for which no place is left when so many may wait: of each crowd the last."""
+        if len(self.requests) <= places:
+            return []
+        wanted = {tenant: sum(map(len, crowds.values())) for tenant, crowds in self.crowds.items()}
+        found = []
+        for tenant, share in shared(wanted, places).items():
+            crowds = self.crowds[tenant]
+            for name, most in shared({name: len(crowd) for name, crowd in crowds.items()}, share).items():
+                found += [uid for _, uid in crowds[name][most:]]
+        return found
 
     def group_of(self, uid: str) -> Group:
         """Return the group of a waiting request."""
@@ -174,6 +200,10 @@ class Queue:
         made.tenants = {
             tenant: {shape: group.copy() for shape, group in groups.items()}
             for tenant, groups in self.tenants.items()
+        }
+        made.crowds = {
+            tenant: {name: crowd.copy() for name, crowd in crowds.items()}
+            for tenant, crowds in self.crowds.items()
         }
         made.later = set(self.later)
         return made

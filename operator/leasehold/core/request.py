@@ -35,12 +35,13 @@ class Shape(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One waiting lease. Smaller turns come first; a turn is never shared."""
+    """One waiting lease. Smaller turns come first; a turn is never shared. `crowd` is with whom it shares places."""
 
     uid: str
     turn: tuple[int, ...]
     shape: Shape
     priority: int = 0
+    crowd: str = ""
 
 
 class Start(NamedTuple):

@@ -84,16 +84,15 @@ def schedule(
     slices: int = NEVER,
     absent: Set[str] = frozenset(),
     busy: Set[str] = frozenset(),
-    held_back: Turn | None = None,
     holds: Iterable[str] = (),
     preempting: bool = True,
 ) -> Pass:
     """Go through the queue once, at the outlook's `now`.
 
     `shares` are counted up as requests start. `absent` requests are not there; `busy` ones take their room but do not
-    start. From the turn `held_back` on nobody is looked at. `holds` are requests whose promises wait for victims.
+    start. `holds` are requests whose promises wait for victims.
     """
-    run = _Run(outlook, queue, shares, policy, growth, batch, slices, absent, busy, held_back)
+    run = _Run(outlook, queue, shares, policy, growth, batch, slices, absent, busy)
     run.preemptors = _PREEMPTORS if preempting and (policy.preempts_within or policy.reclaims) else 0
     run.keep_promises(frozenset(holds))
     if shares.guarantees:
@@ -164,7 +163,6 @@ class _Run:
         slices: int,
         absent: Set[str],
         busy: Set[str],
-        held_back: Turn | None,
     ) -> None:
         self.outlook = outlook
         self.scratch = outlook.scratch
@@ -178,7 +176,6 @@ class _Run:
         self.slices = slices
         self.absent = absent
         self.busy = busy
-        self.held_back = held_back
         self.preemptors = 0
         self.result = Pass()
         self.stopped = False
@@ -313,8 +310,6 @@ class _Run:
 
     def _serve(self, turn: Turn, uid: str, group: Group, *, entitled: bool) -> bool:
         """Look at one request; return whether to look at the next of its group too."""
-        if self.held_back is not None and turn >= self.held_back:
-            return False
         if uid in self.absent:
             return True
         if entitled and not self.shares.entitled(group.shape.tenant, group.total):

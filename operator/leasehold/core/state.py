@@ -66,7 +66,8 @@ class Answers:
 class PoolState:
     """The pool's memory. Instants are milliseconds.
 
-    `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
+    `without_place` are those for which the queue has no place, `unheard` those that may not read yet that they are
+    refused. `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
     `namespaces` are the labels of the cluster's namespaces, kept up to date by whoever hears of them. `changes` counts
     what was taken in, and `seen_at` is the instant up to which it was.
     """
@@ -89,6 +90,8 @@ class PoolState:
         self.queue = Queue()
         self.inquiries: dict[str, Request] = {}
         self.refused: dict[str, Refusal] = {}
+        self.without_place: dict[str, None] = {}
+        self.unheard: dict[str, None] = {}
         self.unplaced: set[str] = set()
         self.holds: dict[str, Hold] = {}
         self._shares = shares_of(policy, self.table.capacity)
@@ -271,8 +274,10 @@ class PoolState:
                 self.unplaced.add(uid)
             else:
                 self.refused[uid] = found
+                self.unheard[uid] = None
             return
         self.refused.pop(uid, None)
+        self.unheard.pop(uid, None)
         self.unplaced.discard(uid)
         if lease.is_dry_run:
             self.inquiries[uid] = found
@@ -280,7 +285,26 @@ class PoolState:
             if self.queue.requests.get(uid) != found:
                 self.end_hold(uid)
             self.queue.add(found)
+            if uid in self.without_place:
+                self._hears_no_place(uid)
             self._keep_promise(lease, found.shape)
+
+    def _hears_no_place(self, uid: str) -> None:
+        self.queue.told(uid)  # it hears that, and not why others wait
+        self.unheard[uid] = None
+
+    def seat(self) -> None:
+        """Find out who may wait, where more want to than the pool has places. Whoever was promised a start keeps it."""
+        before = self.without_place
+        found = self.queue.without_place(self.policy.max_pending)
+        self.without_place = {uid: None for uid in found if uid not in self.calendar.promises}
+        for uid in before:
+            if uid not in self.without_place:
+                self.unheard.pop(uid, None)
+                self.queue.retell(uid)
+        for uid in self.without_place:
+            if uid not in before:
+                self._hears_no_place(uid)
 
     def _keep_promise(self, lease: Lease, shape: Shape) -> None:
         """Keep the room that a lease's status says it was promised, as long as it asks for no other."""
@@ -298,6 +322,8 @@ class PoolState:
         self.calendar.unpromise(uid)
         self.inquiries.pop(uid, None)
         self.refused.pop(uid, None)
+        self.unheard.pop(uid, None)
+        self.without_place.pop(uid, None)
         self.unplaced.discard(uid)
 
     def _leave(self, lease: Lease) -> None:

@@ -89,19 +89,18 @@ def test_what_is_no_client_error_leaves_the_outcome_open() -> None:
     assert type(error_of(307, "elsewhere")) is Unknown
 
 
-async def test_a_connection_that_the_event_loop_refuses_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvloop does, where a new connection gets the file descriptor of a dead one; it must not end the operator."""
+async def test_a_session_that_was_closed_meanwhile_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     handler, _ = answering((200, {}))
     async with serving(handler) as client:
 
         def refused(*_: Any, **__: Any) -> None:
-            raise RuntimeError("File descriptor 18 is used by transport <TCPTransport closed=False>")
+            raise RuntimeError("Session is closed")
 
         monkeypatch.setattr(client.session, "request", refused)
         monkeypatch.setattr(client.session, "get", refused)
-        with pytest.raises(Unknown, match="File descriptor"):
+        with pytest.raises(Unknown, match="Session is closed"):
             await client.get("/api/v1/things/a")
-        with pytest.raises(Unknown, match="File descriptor"):
+        with pytest.raises(Unknown, match="Session is closed"):
             await client.server_time()
         with pytest.raises(Unknown):
             await anext(client.watch("/api/v1/things", 1))
@@ -219,6 +218,23 @@ async def test_a_list_is_read_page_by_page_with_the_version_of_the_first() -> No
     assert [request.query.get("continue") for request in seen] == [None, "more"]
     assert all("PartialObjectMetadataList" in request.headers["Accept"] for request in seen)
     assert "resourceVersion" not in seen[0].query, "a list without a version is a quorum read"
+
+
+async def test_the_next_page_is_on_its_way_while_one_is_read_and_given_up_when_that_fails() -> None:
+    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [{"n": 1}]}
+    handler, _ = answering((200, first), (200, first))
+    asked = []
+
+    def read(_: dict[str, Any]) -> None:
+        asked.extend(task for task in asyncio.all_tasks() if "KubeClient.request" in repr(task.get_coro()))
+        raise KeyError("unreadable")
+
+    async with serving(handler) as client:
+        with pytest.raises(KeyError):
+            await client.list("/a", read=read)
+        (next_page,) = asked
+        with pytest.raises(asyncio.CancelledError):
+            await next_page
 
 
 async def test_an_empty_list_may_have_no_items() -> None:

@@ -149,7 +149,7 @@ def _taken(trial: Trial, item: Object) -> bool:
 
 @experiment(18, "one tenant floods a pool", "another tenant is served in time, and a quota stops the flood")
 def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
-    count = scale.pick(1500, 20_000)
+    count = scale.pick(600, 20_000)
     with arena.trial(patience=scale.pick(90.0, 900.0), election_seconds=15) as trial:
         stage = trial.stage
         loud, quiet = _namespace(stage, "loud", team="loud"), _namespace(stage, "quiet", team="quiet")
@@ -158,7 +158,7 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
             {"name": team, "namespaceSelector": {"matchLabels": {"team": team}}, "limit": {"cpu": limit}}
             for team, limit in (("loud", "32"), ("quiet", "32"))
         ]
-        pool = trial.pool(0, tenants=tenants, queueing={"maxPending": 100_000})
+        pool = trial.pool(0, tenants=tenants, queueing={"maxPending": count // 3})
         operator = trial.operator()
         operator.await_ready()
         try:

@@ -24,10 +24,7 @@ _TRIES: Final = 5
 _LONGEST_WAIT: Final = 30.0
 _GOODBYE_SECONDS: Final = 0.1
 _NO_ANSWER: Final = (aiohttp.ClientError, OSError, RuntimeError)
-"""What the library raises where no answer came; TimeoutError is an OSError. uvloop raises RuntimeError where a new
-connection gets the file descriptor of one that it has not yet noticed to be dead (seen when an API server was
-killed).
-"""
+"""What the library raises where no answer came; TimeoutError is an OSError, and a closed session a RuntimeError."""
 
 
 _CHANCE = random.Random()
@@ -144,25 +141,35 @@ class KubeClient:
         """List everything by quorum reads, page by page; return the items and the list's resourceVersion.
 
         Items come without their managedFields, which are as large as all the rest and are no business of ours. Each
-        is read as soon as its page is there, so that of a long list what was read is kept and nothing else.
+        is read as soon as its page is there, so that of a long list what was read is kept and nothing else. The next
+        page is asked for before, so that the API server works on it meanwhile.
         """
         items: list[Any] = []
-        token, version = "", ""
-        while True:
-            page = await self.request(
-                "GET",
-                path,
-                query={"limit": 500, **(query or {}), **({"continue": token} if token else {})},
-                accept=METADATA_ONLY if metadata_only else "application/json",
-            )
-            for item in page.get("items") or ():
-                item.get("metadata", {}).pop("managedFields", None)
-                items.append(read(item))
-            # The first page's version: what changed between pages must be watched again.
-            version = version or page["metadata"].get("resourceVersion", "")
-            token = page["metadata"].get("continue", "")
-            if not token:
-                return items, version
+        version = ""
+        accept = METADATA_ONLY if metadata_only else "application/json"
+
+        def ask(token: str) -> asyncio.Task[Json]:
+            asked: dict[str, str | int] = {"limit": 500, **(query or {})}
+            if token:
+                asked["continue"] = token
+            return asyncio.create_task(self.request("GET", path, query=asked, accept=accept))
+
+        asking: asyncio.Task[Json] | None = ask("")
+        try:
+            while asking is not None:
+                page = await asking
+                # The first page's version: what changed between pages must be watched again.
+                version = version or page["metadata"].get("resourceVersion", "")
+                token = page["metadata"].get("continue", "")
+                asking = ask(token) if token else None
+                await asyncio.sleep(0)  # so that it is sent before this page is read
+                for item in page.get("items") or ():
+                    item.get("metadata", {}).pop("managedFields", None)
+                    items.append(read(item))
+        finally:
+            if asking is not None:
+                asking.cancel()
+        return items, version
 
     async def watch(
         self, path: str, idle_timeout: float, *, metadata_only: bool = False, **query: str | int
