@@ -25,6 +25,7 @@ from leasehold.api.names import (
 )
 from leasehold.api.pool import PoolSpec, PoolStatus
 from leasehold.api.quantity import amount
+from leasehold.core.booking import Entry
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.course import Session, Step, World
 from leasehold.core.lease import Lease, lease_of
@@ -34,7 +35,7 @@ from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.selectors import Selector
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 from leasehold.core.status import amounts_document, apply_patch
 from leasehold.core.timeline import Timeline
 from leasehold.core.times import format_time, parse_time
@@ -378,6 +379,21 @@ def make_report(
 
 
 # --- the pool's memory ---
+
+
+def ending(lease: Lease, reason: str = "VerificationPending") -> Lease:
+    """The lease after its end began; what it held is not free yet."""
+    row = {
+        "type": "Released",
+        "status": "False",
+        "reason": reason,
+        "message": "",
+        "lastTransitionTime": clock(),
+    }
+    release = {"cause": "Idle", "startTime": clock()}
+    return edited(
+        lease, status={**lease.status, "release": release, "conditions": [*lease.status["conditions"], row]}
+    )
 
 
 def make_state(

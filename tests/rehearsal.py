@@ -1,6 +1,6 @@
 """An operator without an API server: it plans, commits, and every write arrives at once, in time that tests move.
 
-It goes about its work as `adapters.reconcile` does, so stories of many passes can be told in a few lines.
+It goes about its work as `adapters.pool.worker` does, so stories of many passes can be told in a few lines.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 from tests.builders import NOON, add_node, at, make_lease, make_node, make_pool, written
 
 from leasehold.api.names import LeaseReason
+from leasehold.core.audit import audit
+from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Session, World
+from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Node
 from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan, promise_step
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.quote import Offer
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 from leasehold.core.times import earliest
 
 _BOUND = 200
@@ -85,12 +88,12 @@ class Rehearsal:
     # --- the operator ---
 
     def world(self) -> World:
-        """What `PoolWorker._gather` finds out."""
+        """What `Memory.gather` of `adapters.pool` finds out."""
         state = self.state
         state.seen_at = self.now
-        state.settle_holds(self.now)
+        settle_holds(state, self.now)
         state.shares.age(self.now)
-        ends: dict[str, LeaseReason] = state.displaced()
+        ends: dict[str, LeaseReason] = displaced(state)
         if ends != self.ends:
             state.attention |= ends.keys() ^ self.ends.keys()
             self.ends = ends
@@ -101,7 +104,7 @@ class Rehearsal:
             nodes=self.nodes,
             sessions=self.sessions,
             ends=ends,
-            preemptors={victim: state.preemptor_of(victim) for victim in ends},
+            preemptors=preemptors(state),
             limits=limits,
             bill=state.bill,
         )
@@ -132,7 +135,7 @@ class Rehearsal:
             entries = self.commit(decided)
             for entry in entries:
                 self.write(entry)
-            assert self.state.audit() == []
+            assert audit(self.state) == []
             if not (decided.changes or entries or decided.preemptions):
                 return
         raise AssertionError("the pool never comes to rest")
@@ -198,8 +201,8 @@ class Rehearsal:
         for node in self.nodes.values():
             add_node(self.state, node, now=self.now)
         self.ends = {}
-        self.state.recover_holds(self.now)
+        recover_holds(self.state, self.now)
         for entry in adopted:
             self.write(entry, adopted=True)
-        assert self.state.audit() == []
+        assert audit(self.state) == []
         return self

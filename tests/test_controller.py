@@ -188,7 +188,7 @@ async def test_a_pool_made_anew_under_an_old_name_is_another_pool(desk: Desk) ->
     await desk.until(lambda: desk.controller.pools.workers["ci"][0].ready)
     assert desk.controller.pools.workers["ci"][0] is not first[0]
     assert first[1].cancelled()
-    desk.controller.pool_gone(first[0].pool)  # a late word about the old one
+    desk.controller.pool_gone(first[0].document)  # a late word about the old one
     assert "ci" in desk.controller.pools.workers
 
 
@@ -244,15 +244,13 @@ async def test_one_watch_that_is_silent_makes_it_unready(desk: Desk) -> None:
     assert "silent for 200 s" in desk.controller._not_ready()
 
 
-async def test_a_sweep_finds_namespaces_and_nodes_that_went(desk: Desk) -> None:
+async def test_a_sweep_finds_namespaces_that_went(desk: Desk) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
     desk.kube.add(lease_path("a"), lease_document("a"))
     await desk.begin()
     await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Allocated") == "True")
     desk.kube.remove("/api/v1/namespaces/team")
-    desk.kube.remove(f"{paths.NODES}/n1")
     await desk.controller.sweep("ci")
-    assert desk.controller.cluster.nodes == {}
     await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Finished") == "True")
 
 
@@ -282,8 +280,7 @@ async def test_namespaces_that_are_known_to_live_are_not_listed_again(desk: Desk
     desk.kube.add(lease_path("a"), lease_document("a"))
     desk.kube.requests.clear()
     await desk.controller.sweep("ci")
-    assert paths.NODES in [path for _, path, _ in desk.kube.requests]
-    assert paths.NAMESPACES not in [path for _, path, _ in desk.kube.requests]
+    assert {path for _, path, _ in desk.kube.requests} & {paths.NAMESPACES, paths.NODES} == set()
 
 
 async def test_leases_of_a_namespace_that_went_while_nobody_looked_are_given_back(desk: Desk) -> None:
@@ -296,18 +293,17 @@ async def test_leases_of_a_namespace_that_went_while_nobody_looked_are_given_bac
     await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Finished") == "True")
 
 
-async def test_a_node_that_is_newer_than_the_list_is_not_gone(desk: Desk) -> None:
+async def test_nodes_that_went_are_found_by_the_watchs_own_list(desk: Desk) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
+    desk.kube.add(lease_path("a"), lease_document("a"))
     await desk.begin()
-
-    def made_meanwhile(method: str, path: str, body: Any) -> None:
-        if path == paths.NODES:
-            desk.kube.faults.clear()
-            desk.controller.cluster.node_seen(desk.kube.add(f"{paths.NODES}/n2", node_document("n2")))
-
-    desk.kube.faults.append(made_meanwhile)
-    await desk.controller.sweep("ci")
-    assert desk.controller.cluster.nodes.keys() == {"n1", "n2"}
+    await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Allocated") == "True")
+    desk.kube.remove(f"{paths.NODES}/n1")
+    nodes = desk.controller.informers["nodes"]
+    assert nodes.resync == desk.controller.resync
+    await nodes._list(planned=True)
+    assert desk.controller.cluster.nodes == {}
+    await desk.until(lambda: status(desk.kube.objects[lease_path("a")], "Finished") == "True")
 
 
 async def test_a_lease_of_no_pool_that_no_watch_told_of_is_found(desk: Desk) -> None:
@@ -322,14 +318,15 @@ async def test_a_lease_of_no_pool_that_no_watch_told_of_is_found(desk: Desk) -> 
     assert {"fieldSelector": "spec.poolRef.name!=ci"} in asked, "those of pools are listed pool by pool"
 
 
-async def test_pools_that_are_swept_together_look_at_the_world_once(desk: Desk) -> None:
+async def test_pools_that_are_swept_together_look_for_namespaces_once(desk: Desk) -> None:
     for name in ("a", "b"):
         desk.kube.add(paths.pool(name), pool_document(name))
     await desk.begin()
+    desk.kube.add(lease_path("of-no-known-namespace"), lease_document("of-no-known-namespace"))
     desk.kube.requests.clear()
     for name in ("a", "b", "never there"):
         await desk.controller.sweep(name)
-    assert sum(path == paths.NODES for _, path, _ in desk.kube.requests) == 1
+    assert sum(path == paths.NAMESPACES for _, path, _ in desk.kube.requests) == 1
 
 
 async def test_a_sweep_that_fails_is_told_and_done_again(
@@ -337,7 +334,8 @@ async def test_a_sweep_that_fails_is_told_and_done_again(
 ) -> None:
     desk.kube.add(paths.pool("ci"), pool_document())
     await desk.begin()
-    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST"))
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    desk.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.NAMESPACES))
     await desk.controller.sweep("ci")
     assert "sweep of pool ci" in caplog.text
 

@@ -32,7 +32,7 @@ from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
-from leasehold.adapters.reconcile import Tools
+from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
@@ -143,7 +143,7 @@ class Controller:
         self.failure = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: dict[str, int] = {}
-        self._world_swept = 0
+        self._namespaces_swept = 0
 
     # --- life ---
 
@@ -341,20 +341,21 @@ class Controller:
             return
         count = self._sweeps[name] = self._sweeps.get(name, 0) + 1
         try:
-            await self._sweep_world()
+            await self._sweep_namespaces()
             await led[0].sweep(relist=count % self.settings.relist_sweeps == 0)
         except ApiError as error:
             log.warning("sweep of pool %s: %s", name, error, extra={"pool": name})
 
-    async def _sweep_world(self) -> None:
-        """Look for namespaces and nodes whose end nobody told; once for all pools that are swept about now."""
+    async def _sweep_namespaces(self) -> None:
+        """Look for namespaces whose end nobody told; once for all pools that are swept about now.
+
+        The informer lists all anew from time to time, but finds only that those went which it once knew of.
+        """
         now = self.clock.now()
-        if now < self._world_swept + self.settings.sweep_seconds * SECOND // 2:
+        if now < self._namespaces_swept + self.settings.sweep_seconds * SECOND // 2:
             return
-        self._world_swept = now
+        self._namespaces_swept = now
         await self._look_for_namespaces()
-        nodes, version = await self.client.list(paths.NODES, metadata_only=True)
-        self.cluster.nodes_listed((node["metadata"]["name"] for node in nodes), int(version))
 
     # --- who waits, for the endpoint ---
 

@@ -12,7 +12,8 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import PoolWorker, Tools
+from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
@@ -208,6 +209,9 @@ def lost(error: Exception, *, method: str = "", path: str = "") -> Fault:
 # --- objects ---
 
 
+POOL_STATUS = f"{paths.pool('ci')}/status"
+
+
 def lease_path(name: str) -> str:
     return paths.lease("team", name)
 
@@ -233,6 +237,7 @@ def pool_document(name: str = "ci", **spec: Any) -> Object:
 def node_document(name: str = "n1", cpu: str = "4", **labels: str) -> Object:
     has = {"cpu": cpu, "memory": "8Gi", "ephemeral-storage": "10Gi"}
     return {
+        "kind": "Node",
         "metadata": {"name": name, "labels": labels},
         "status": {"allocatable": has, "conditions": [{"type": "Ready", "status": "True"}]},
     }
@@ -241,6 +246,7 @@ def node_document(name: str = "n1", cpu: str = "4", **labels: str) -> Object:
 def report_document(name: str = "n1", *, at: int, **usage: str) -> Object:
     rows = [{"name": key, "p90": value, "unmanaged": value} for key, value in usage.items()]
     return {
+        "kind": "NodeReport",
         "metadata": {"name": name},
         "spec": {},
         "status": {"reportTime": format_time(at), "bootID": "b", "sequence": 1, "usage": rows},
@@ -260,17 +266,62 @@ class FakeRight:
         return self.is_in_touch
 
 
-class Scene:
-    """A worker with everything it needs, on a fake API server whose watch is heard at once."""
+class World:
+    """A fake API server with nodes, pools and leases, as tests set them up and look at them."""
 
-    def __init__(self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0) -> None:
+    def __init__(self) -> None:
         self.kube = FakeKube()
-        self.clock = SteadyClock()
+
+    def node(self, name: str = "n1", **labels: str) -> None:
+        """Add a node of 4 cores with a report of this moment."""
+        self.kube.add(f"{paths.NODES}/{name}", node_document(name, **labels))
+        self.kube.add(paths.report(name), report_document(name, at=SteadyClock().now()))
+
+    def add_pool(self, document: Object) -> Object:
+        return self.kube.add(paths.pool(document["metadata"]["name"]), document)
+
+    def ask(self, name: str, pool: str = "ci", **spec: Any) -> Object:
+        return self.kube.add(lease_path(name), lease_document(name, pool, **spec))
+
+    def lease(self, name: str) -> Object:
+        return self.kube.objects[lease_path(name)]
+
+    def pool(self, name: str = "ci") -> Object:
+        return self.kube.objects[paths.pool(name)]
+
+    def reason(self, name: str, type_: str) -> str:
+        return reason(self.lease(name), type_)
+
+    def is_granted(self, name: str) -> bool:
+        return status(self.lease(name), "Allocated") == "True"
+
+    async def granted(self, name: str) -> None:
+        await self.until(lambda: self.is_granted(name))
+
+    async def until(self, test: Callable[[], Any], seconds: float = 5) -> None:
+        await until(test, seconds, self.look)
+
+    def look(self) -> None:
+        """Raise what makes waiting vain."""
+
+
+class Replica:
+    """One replica's memory on a fake API server that others may share. It hears at once, unless it is `deaf`.
+
+    `client` is what it sends its requests with, if not the server itself. What it hears of pools is for subclasses.
+    """
+
+    def __init__(
+        self, kube: FakeKube, *, client: Any = None, clock: SteadyClock | None = None, debounce: float = 0
+    ) -> None:
+        self.kube = kube
+        self.deaf = False
+        self.clock = clock or SteadyClock()
         self.cluster = Cluster(self.clock)
         self.recorder = FakeRecorder()
         self.metrics = Metrics()
         self.tools = Tools(
-            self.kube,  # type: ignore[arg-type]
+            client or kube,
             self.clock,
             self.cluster,
             self.recorder,  # type: ignore[arg-type]
@@ -278,32 +329,55 @@ class Scene:
             8,
             debounce,
         )
+        for path, document in kube.objects.items():
+            if path.startswith(paths.NODES):
+                self.node_heard(document)
+            elif path.startswith(paths.REPORTS):
+                self.cluster.report_seen(document)
+        self.cluster.namespace_seen("team", {})
+        kube.watchers.append(self._told)
+
+    def _told(self, kind: str, document: Object) -> None:
+        if not self.deaf:
+            self.hear(kind, document)
+
+    def hear(self, kind: str, document: Object) -> None:
+        """Take in news of leases and pools; of nodes and reports tests tell by hand."""
+        if document.get("kind") == "CapacityLease":
+            self.cluster.changed(kind, document)
+        elif document.get("kind") == "CapacityPool":
+            self.pool_heard(kind, document)
+
+    def node_heard(self, document: Object) -> None:
+        self.cluster.node_seen(document)
+
+    def pool_heard(self, kind: str, document: Object) -> None:
+        raise NotImplementedError
+
+
+class Scene(World, Replica):
+    """A world with one replica and its workers, of one pool if no others are added."""
+
+    def __init__(self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0) -> None:
+        World.__init__(self)
+        for i in range(1, nodes + 1):
+            self.node(f"n{i}")
+        Replica.__init__(self, self.kube, debounce=debounce)
         self.right = FakeRight()
         self.workers: dict[str, PoolWorker] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        for i in range(1, nodes + 1):
-            name = f"n{i}"
-            self.cluster.node_seen(self.kube.add(f"{paths.NODES}/{name}", node_document(name)))
-            self.cluster.report_seen(
-                self.kube.add(paths.report(name), report_document(name, at=self.clock.now()))
-            )
-        self.cluster.namespace_seen("team", {})
-        self.kube.watchers.append(self.hear)
-        self.add_pool(pool or pool_document())
+        self.lead(pool or pool_document())
 
-    def hear(self, kind: str, document: Object) -> None:
-        if document.get("kind") == "CapacityLease":
-            self.cluster.changed(kind, document)
-        elif document.get("kind") == "CapacityPool" and kind == "MODIFIED":
-            name = document["metadata"]["name"]
-            if name in self.workers:
-                self.workers[name].pool_seen(document)
-
-    def add_pool(self, document: Object) -> PoolWorker:
-        stored = self.kube.add(paths.pool(document["metadata"]["name"]), document)
-        worker = PoolWorker(self.tools, stored, self.right)
+    def lead(self, document: Object) -> PoolWorker:
+        """Add a pool and its worker."""
+        worker = PoolWorker(self.tools, self.add_pool(document), self.right)
         self.workers[worker.name] = worker
         return worker
+
+    def pool_heard(self, kind: str, document: Object) -> None:
+        name = document["metadata"]["name"]
+        if kind == "MODIFIED" and name in self.workers:
+            self.workers[name].pool.pool_seen(document)
 
     @property
     def worker(self) -> PoolWorker:
@@ -321,28 +395,17 @@ class Scene:
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    def ask(self, name: str, **spec: Any) -> Object:
-        return self.kube.add(lease_path(name), lease_document(name, **spec))
+    def look(self) -> None:
+        for task in self.tasks.values():
+            if task.done():
+                task.result()
 
-    def lease(self, name: str) -> Object:
-        return self.kube.objects[lease_path(name)]
 
-    def pool(self, name: str = "ci") -> Object:
-        return self.kube.objects[paths.pool(name)]
-
-    def reason(self, name: str, type_: str) -> str:
-        return reason(self.lease(name), type_)
-
-    async def until(self, test: Callable[[], Any], seconds: float = 5) -> None:
-        async with asyncio.timeout(seconds):
-            while not test():
-                for task in self.tasks.values():
-                    if task.done():
-                        task.result()
-                await asyncio.sleep(0.002)
-
-    async def granted(self, name: str) -> None:
-        await self.until(lambda: status(self.lease(name), "Allocated") == "True")
+async def until(test: Callable[[], Any], seconds: float = 5, look: Callable[[], None] = lambda: None) -> None:
+    async with asyncio.timeout(seconds):
+        while not test():
+            look()
+            await asyncio.sleep(0.002)
 
 
 def condition(document: Object, type_: str) -> Mapping[str, Any]:
@@ -356,3 +419,15 @@ def status(document: Object, type_: str) -> str:
 
 def reason(document: Object, type_: str) -> str:
     return str(condition(document, type_).get("reason", ""))
+
+
+def value(counter: Any, **labels: str) -> float:
+    return float(counter.labels(**labels)._value.get())
+
+
+def soon(scene: Scene, seconds: float) -> str:
+    return format_time(scene.clock.now() + int(1000 * seconds))
+
+
+def version_of(world: World, path: str) -> int:
+    return int(world.kube.objects[path]["metadata"]["resourceVersion"])

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
 from tests.adapters.fakes import (
     FakeKube,
-    FakeRecorder,
+    Object,
+    Replica,
+    World,
     failing,
-    lease_document,
-    lease_path,
-    node_document,
     pool_document,
-    report_document,
     status,
 )
 
 from leasehold.adapters import leading
-from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.election import Leadership, boot_clock
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound, Unknown
 from leasehold.adapters.leading import Pools
-from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import Tools
 from leasehold.core.election import Terms, shard_of
 from leasehold.core.neighbours import Heard
 
@@ -43,30 +37,17 @@ def right(shard: int) -> Leadership:
     return Leadership(shard, boot_clock() + TERMS.renew_deadline, TERMS)
 
 
-class Replica:
-    """One replica's memory and pools on a fake API server that others may share."""
+class Standby(Replica):
+    """A replica with its pools, led or followed."""
+
+    nodes_heard = 0
 
     def __init__(self, kube: FakeKube, shards: int) -> None:
-        self.kube = kube
-        self.clock = SteadyClock()
-        self.cluster = Cluster(self.clock)
-        self.metrics = Metrics()
-        self.nodes_heard = 0
+        super().__init__(kube)
         self.cluster.nodes_heard = lambda: self.nodes_heard
-        tools = Tools(
-            kube,  # type: ignore[arg-type]
-            self.clock,
-            self.cluster,
-            FakeRecorder(),  # type: ignore[arg-type]
-            self.metrics,
-            8,
-            0,
-        )
         self.tasks: list[asyncio.Task[None]] = []
         self.chores: list[str] = []
-        self.pools = Pools(tools, shards, self.watch, self.begin_chores)
-        self.deaf = False
-        kube.watchers.append(self.hear)
+        self.pools = Pools(self.tools, shards, self.watch, self.begin_chores)
 
     def watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -83,16 +64,20 @@ class Replica:
 
         return [("chore", chore())]
 
-    def hear(self, kind: str, document: dict[str, Any]) -> None:
-        if self.deaf:
-            return
-        if document.get("kind") == "CapacityLease":
-            self.cluster.changed(kind, document)
-        elif document.get("kind") == "CapacityPool":
-            (self.pools.pool_gone if kind == "DELETED" else self.pools.pool_seen)(document)
-        elif "allocatable" in document.get("status", {}):
-            self.cluster.node_seen(document)
-            self.nodes_heard = int(document["metadata"]["resourceVersion"])
+    def hear(self, kind: str, document: Object) -> None:
+        if document.get("kind") == "Node":
+            self.node_heard(document)
+        elif document.get("kind") == "NodeReport":
+            self.cluster.report_seen(document)
+        else:
+            super().hear(kind, document)
+
+    def node_heard(self, document: Object) -> None:
+        super().node_heard(document)
+        self.nodes_heard = int(document["metadata"]["resourceVersion"])
+
+    def pool_heard(self, kind: str, document: Object) -> None:
+        (self.pools.pool_gone if kind == "DELETED" else self.pools.pool_seen)(document)
 
     async def close(self) -> None:
         await self.pools.end()
@@ -101,47 +86,26 @@ class Replica:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-class Stage:
-    """A fake API server with two nodes of role `near` and `far`, a pool over each, and replicas."""
+class Stage(World):
+    """A fake API server with replicas, each of which hears all there is when it comes."""
 
     def __init__(self) -> None:
-        self.kube = FakeKube()
-        self.replicas: list[Replica] = []
+        super().__init__()
+        self.replicas: list[Standby] = []
 
-    def replica(self, shards: int = 1) -> Replica:
-        made = Replica(self.kube, shards)
+    def replica(self, shards: int = 1) -> Standby:
+        made = Standby(self.kube, shards)
         self.replicas.append(made)
-        made.cluster.namespace_seen("team", {})
-        for path, document in self.kube.objects.items():
-            if path.startswith(paths.NODES):
-                made.hear("ADDED", document)
-            if path.startswith(paths.REPORTS):
-                made.cluster.report_seen(document)
         for path, document in list(self.kube.objects.items()):
             if path.startswith(paths.POOLS) or "capacityleases" in path:
                 made.hear("ADDED", document)
         made.pools.begin()
         return made
 
-    def node(self, name: str, **labels: str) -> None:
-        self.kube.add(f"{paths.NODES}/{name}", node_document(name, **labels))
-        report = self.kube.add(paths.report(name), report_document(name, at=SteadyClock().now()))
-        for replica in self.replicas:
-            replica.cluster.report_seen(report)
 
-    def pool(self, name: str, **labels: str) -> None:
-        self.kube.add(paths.pool(name), pool_document(name, nodeSelector={"matchLabels": labels}))
-
-    def ask(self, name: str, pool: str, cpu: str = "4") -> None:
-        self.kube.add(lease_path(name), lease_document(name, pool, cpu))
-
-    def is_granted(self, name: str) -> bool:
-        return status(self.kube.objects[lease_path(name)], "Allocated") == "True"
-
-    async def until(self, test: Callable[[], Any], seconds: float = 5) -> None:
-        async with asyncio.timeout(seconds):
-            while not test():
-                await asyncio.sleep(0.002)
+def pool_of(name: str, **labels: str) -> Object:
+    """A pool over the nodes with these labels."""
+    return pool_document(name, nodeSelector={"matchLabels": labels})
 
 
 @pytest.fixture
@@ -154,13 +118,13 @@ async def stage() -> AsyncIterator[Stage]:
 
 async def test_a_standby_follows_and_leads_when_it_wins(stage: Stage) -> None:
     stage.node("n1")
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     replica = stage.replica()
-    stage.ask("l", "ci")
+    stage.ask("l", "ci", cpu="4")
     assert list(replica.pools.followers) == ["ci"]
     assert replica.cluster.homeless == set(), "a pool that is followed exists"
     await replica.pools.shard_won(right(0), None)
-    await stage.until(lambda: stage.is_granted("l"))
+    await stage.granted("l")
     assert replica.pools.followers == {}
     assert replica.chores == ["begun"]
     await replica.pools.shard_lost(0)
@@ -171,24 +135,24 @@ async def test_a_standby_follows_and_leads_when_it_wins(stage: Stage) -> None:
 
 async def test_one_replica_after_the_other_leads_and_the_time_between_is_an_outage(stage: Stage) -> None:
     stage.node("n1")
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     first, second = stage.replica(), stage.replica()
     await first.pools.shard_won(right(0), None)
     await stage.until(lambda: not first.pools.not_ready())
     await first.pools.shard_lost(0)
     await second.pools.shard_won(right(0), second.clock.now() - 60_000)
     await stage.until(lambda: not second.pools.not_ready())
-    ledger = stage.kube.objects[paths.pool("ci")]["status"]["ledger"]
+    ledger = stage.pool("ci")["status"]["ledger"]
     assert ledger["epoch"] == 2
     assert len(ledger["outages"]) == 1
     await second.pools.shard_lost(0)
     await first.pools.shard_won(right(0), first.clock.now() - 100)
     await stage.until(lambda: not first.pools.not_ready())
-    assert len(stage.kube.objects[paths.pool("ci")]["status"]["ledger"]["outages"]) == 1, "a moment is none"
+    assert len(stage.pool("ci")["status"]["ledger"]["outages"]) == 1, "a moment is none"
 
 
 async def test_a_right_that_ran_out_before_it_was_heard_of_begins_nothing(stage: Stage) -> None:
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     replica = stage.replica()
     late = right(0)
     late.until = 0
@@ -202,7 +166,7 @@ async def test_an_epoch_that_is_overtaken_is_believed_and_tried_again_after_a_pa
 ) -> None:
     monkeypatch.setattr(leading, "_FIRST_PAUSE", 0.05)
     stage.node("n1")
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     replica = stage.replica()
     await replica.pools.shard_won(right(0), None)
     await stage.until(lambda: not replica.pools.not_ready())
@@ -210,16 +174,16 @@ async def test_an_epoch_that_is_overtaken_is_believed_and_tried_again_after_a_pa
     await stage.until(lambda: "ci" in replica.pools.followers)
     assert replica.pools.deposed == 1
     await stage.until(lambda: "ci" in replica.pools.workers and not replica.pools.not_ready())
-    assert stage.kube.objects[paths.pool("ci")]["status"]["ledger"]["epoch"] == 10
-    stage.ask("l", "ci")
-    await stage.until(lambda: stage.is_granted("l"))
+    assert stage.pool("ci")["status"]["ledger"]["epoch"] == 10
+    stage.ask("l", "ci", cpu="4")
+    await stage.granted("l")
 
 
 async def test_an_overtaken_pool_is_not_tried_again_once_its_shard_is_lost(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leading, "_FIRST_PAUSE", 0.05)
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     replica = stage.replica()
     await replica.pools.shard_won(right(0), None)
     await stage.until(lambda: not replica.pools.not_ready())
@@ -233,8 +197,8 @@ async def test_an_overtaken_pool_is_not_tried_again_once_its_shard_is_lost(
 async def test_pools_that_come_and_go_are_led_or_followed_by_their_shard(stage: Stage) -> None:
     replica = stage.replica(2)
     await replica.pools.shard_won(right(0), None)
-    stage.pool(NEAR)
-    stage.pool(FAR)
+    stage.add_pool(pool_of(NEAR))
+    stage.add_pool(pool_of(FAR))
     assert set(replica.pools.workers) == {NEAR}
     assert set(replica.pools.followers) == {FAR}
     stage.kube.remove(paths.pool(NEAR))
@@ -244,7 +208,7 @@ async def test_pools_that_come_and_go_are_led_or_followed_by_their_shard(stage: 
 
 
 async def test_a_pool_that_is_gone_when_it_is_taken_over_ends_quietly(stage: Stage) -> None:
-    stage.pool("ci")
+    stage.add_pool(pool_of("ci"))
     replica = stage.replica()
     stage.kube.faults.append(failing(NotFound("gone", 404), path=paths.pool("ci")))
     await replica.pools.shard_won(right(0), None)
@@ -254,7 +218,7 @@ async def test_a_pool_that_is_gone_when_it_is_taken_over_ends_quietly(stage: Sta
 # --- shards ---
 
 
-async def two(stage: Stage) -> tuple[Replica, Replica]:
+async def two(stage: Stage) -> tuple[Standby, Standby]:
     """Two replicas that lead a shard each and have heard of each other."""
     near, far = stage.replica(2), stage.replica(2)
     await near.pools.shard_won(right(0), None)
@@ -263,7 +227,7 @@ async def two(stage: Stage) -> tuple[Replica, Replica]:
     return near, far
 
 
-async def exchange(near: Replica, far: Replica) -> None:
+async def exchange(near: Standby, far: Standby) -> None:
     """What the election does with each renewal."""
     for replica in (near, far):
         await replica.pools.touched(boot_clock(), None)
@@ -273,23 +237,23 @@ async def exchange(near: Replica, far: Replica) -> None:
 
 
 async def test_a_node_is_lent_only_once_the_other_leaders_have_heard_of_it(stage: Stage) -> None:
-    stage.pool(NEAR, role="near")
-    stage.pool(FAR, role="far")
+    stage.add_pool(pool_of(NEAR, role="near"))
+    stage.add_pool(pool_of(FAR, role="far"))
     near, far = await two(stage)
     stage.node("n1", role="near")
-    stage.ask("l", NEAR)
-    await stage.until(lambda: status(stage.kube.objects[lease_path("l")], "Allocated") == "False")
-    (row,) = stage.kube.objects[lease_path("l")]["status"]["rejections"]
+    stage.ask("l", NEAR, cpu="4")
+    await stage.until(lambda: status(stage.lease("l"), "Allocated") == "False")
+    (row,) = stage.lease("l")["status"]["rejections"]
     assert row["reason"] == "NodeJoining"
     await exchange(near, far)
     await exchange(near, far)
-    await stage.until(lambda: stage.is_granted("l"))
+    await stage.granted("l")
 
 
 async def test_a_node_that_moves_between_shards_is_not_lent_by_both(stage: Stage) -> None:
     """The old leader is behind: it has not heard that the node moved, and goes on lending it."""
-    stage.pool(NEAR, role="near")
-    stage.pool(FAR, role="far")
+    stage.add_pool(pool_of(NEAR, role="near"))
+    stage.add_pool(pool_of(FAR, role="far"))
     near, far = await two(stage)
     stage.node("n1", role="near")
     for _ in range(2):
@@ -297,9 +261,9 @@ async def test_a_node_that_moves_between_shards_is_not_lent_by_both(stage: Stage
     near.deaf = True
     stage.kube.touch(f"{paths.NODES}/n1", {"metadata": {"labels": {"role": "far"}}})
     near.deaf = False
-    stage.ask("new", FAR)
-    stage.ask("old", NEAR)
-    await stage.until(lambda: stage.is_granted("old"))
+    stage.ask("new", FAR, cpu="4")
+    stage.ask("old", NEAR, cpu="4")
+    await stage.granted("old")
     for _ in range(3):
         await exchange(near, far)
     assert not stage.is_granted("new")
@@ -307,40 +271,36 @@ async def test_a_node_that_moves_between_shards_is_not_lent_by_both(stage: Stage
     for _ in range(3):
         await exchange(near, far)
     assert not stage.is_granted("new"), "what the other pool lent there is still held"
-    await stage.until(
-        lambda: (
-            stage.kube.objects[lease_path("new")]["status"]["rejections"][0]["reason"] == "NodeConflicting"
-        )
-    )
+    await stage.until(lambda: stage.lease("new")["status"]["rejections"][0]["reason"] == "NodeConflicting")
 
 
 async def test_a_shard_that_nobody_leads_is_waited_for(stage: Stage) -> None:
-    stage.pool(NEAR, role="near")
+    stage.add_pool(pool_of(NEAR, role="near"))
     near = stage.replica(2)
     await near.pools.shard_won(right(0), None)
     stage.node("n1", role="near")
-    stage.ask("l", NEAR)
+    stage.ask("l", NEAR, cpu="4")
     await near.pools.others_heard({1: ""})
-    await stage.until(lambda: status(stage.kube.objects[lease_path("l")], "Allocated") == "False")
+    await stage.until(lambda: status(stage.lease("l"), "Allocated") == "False")
     await near.pools.shard_won(right(1), None)
-    await stage.until(lambda: stage.is_granted("l"))
+    await stage.granted("l")
 
 
 async def test_pools_that_cannot_be_read_again_are_asked_for_later(stage: Stage) -> None:
-    stage.pool(NEAR, role="near")
-    stage.pool(FAR, role="far")
+    stage.add_pool(pool_of(NEAR, role="near"))
+    stage.add_pool(pool_of(FAR, role="far"))
     near, far = await two(stage)
     stage.node("n1", role="near")
     stage.kube.faults.append(failing(Unknown("away"), times=1, method="LIST", path=paths.POOLS))
-    stage.ask("l", NEAR)
+    stage.ask("l", NEAR, cpu="4")
     await exchange(near, far)
     await exchange(near, far)
     await exchange(near, far)
-    await stage.until(lambda: stage.is_granted("l"))
+    await stage.granted("l")
 
 
 async def test_a_leader_tells_nothing_before_all_its_pools_are_taken_over(stage: Stage) -> None:
-    stage.pool(NEAR)
+    stage.add_pool(pool_of(NEAR))
     near = stage.replica(2)
     stage.kube.faults.append(failing(Unknown("away"), path=paths.pool(NEAR)))
     await near.pools.shard_won(right(0), None)
@@ -353,17 +313,15 @@ async def test_a_leader_tells_nothing_before_all_its_pools_are_taken_over(stage:
 
 
 async def test_an_outage_reaches_every_pool_that_is_led(stage: Stage) -> None:
-    stage.pool("x")
-    stage.pool("y")
+    stage.add_pool(pool_of("x"))
+    stage.add_pool(pool_of("y"))
     replica = stage.replica()
     await replica.pools.shard_won(right(0), None)
     await stage.until(lambda: not replica.pools.not_ready())
     now = replica.clock.now()
     await replica.pools.touched(boot_clock(), (now - 9000, now))
     for name in "xy":
-        await stage.until(
-            lambda name=name: stage.kube.objects[paths.pool(name)]["status"]["ledger"].get("outages")
-        )
+        await stage.until(lambda name=name: stage.pool(name)["status"]["ledger"].get("outages"))
 
 
 async def test_reporters_are_asked_for_leases_of_all_pools_whoever_leads_them(stage: Stage) -> None:
@@ -374,13 +332,13 @@ async def test_reporters_are_asked_for_leases_of_all_pools_whoever_leads_them(st
             "nodeSelector": {"matchLabels": {"role": role}},
             "leasePolicy": {"verification": "NodeReport"},
         }
-        stage.kube.add(paths.pool(name), pool_document(name, **spec))
+        stage.add_pool(pool_document(name, **spec))
     near, far = await two(stage)
     for _ in range(2):
         await exchange(near, far)
-    stage.ask("l1", NEAR)
-    stage.ask("l2", FAR)
+    stage.ask("l1", NEAR, cpu="4")
+    stage.ask("l2", FAR, cpu="4")
     await stage.until(lambda: stage.is_granted("l1") and stage.is_granted("l2"))
-    uids = {name: stage.kube.objects[lease_path(name)]["metadata"]["uid"] for name in ("l1", "l2")}
+    uids = {name: stage.lease(name)["metadata"]["uid"] for name in ("l1", "l2")}
     await stage.until(lambda: near.pools.asking() == {"n1": {uids["l1"]}, "n2": {uids["l2"]}})
     assert far.pools.asking() == near.pools.asking()

@@ -30,7 +30,7 @@ class Led:
     def __init__(self, name: str, rehearsal: Rehearsal | None = None, **labels: str) -> None:
         self.name = name
         self.rehearsal = rehearsal or Rehearsal(make_pool(gracePeriodSeconds=0))
-        self.pool: Mapping[str, Any] = {"metadata": {"name": name, "labels": labels or {"tier": "fast"}}}
+        self.document: Mapping[str, Any] = {"metadata": {"name": name, "labels": labels or {"tier": "fast"}}}
         self.ready = True
         self.held = False
 
@@ -88,7 +88,7 @@ def test_a_pool_that_can_tell_no_start_is_the_last_choice() -> None:
 
 def test_only_pools_with_the_labels_are_asked_and_none_that_goes() -> None:
     going = Led("a")
-    going.pool["metadata"]["deletionTimestamp"] = clock()
+    going.document["metadata"]["deletionTimestamp"] = clock()
     slow = Led("b", tier="slow")
     found = choose(going, slow)
     assert (found.pool, found.wait) == ("", False)

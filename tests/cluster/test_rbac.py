@@ -90,7 +90,7 @@ def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log
         bare.until(lease, is_("Claimed"))
         worker = operator.controller.pools.workers[pool][0]
         known = next(iter(worker.state.leases.values()))
-        looking = asyncio.run_coroutine_threadsafe(worker._refresh(known), operator._loop)
+        looking = asyncio.run_coroutine_threadsafe(worker.leases.refresh(known), operator._loop)
         looking.result(10)  # what a conflict does
         bare.change(lease, desiredState="Released")
         bare.until(lease, is_("Released", "False", "Quarantined"))

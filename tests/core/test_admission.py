@@ -7,6 +7,7 @@ import pytest
 from tests.builders import at, clock, make_lease, make_node, make_pool, make_state, vector
 
 from leasehold.core.admission import Refusal, admit, queue_full, refusal_of
+from leasehold.core.audit import audit
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.request import Request
@@ -166,7 +167,7 @@ def test_a_lease_waits_once_its_namespace_is_heard_of_and_for_the_tenant_it_belo
     state.namespace_changed("team-a")
     assert not state.queue
     assert state.refused["uid-build"].reason == "NamespaceNotAllowed"
-    assert state.audit() == []
+    assert audit(state) == []
 
     namespaces["team-a"] = {"team": "blue"}
     state.namespace_changed("team-a")
@@ -191,4 +192,4 @@ def test_a_dry_run_is_admitted_like_any_other_and_stands_in_no_queue() -> None:
     state.namespace_changed("team-a")
     assert list(state.inquiries) == ["uid-wrong"], state.inquiries
     assert list(state.refused) == ["uid-asks"]
-    assert state.audit() == []
+    assert audit(state) == []

@@ -35,17 +35,21 @@ from tests.builders import (
 )
 
 from leasehold.api.names import LeaseReason as R
+from leasehold.core.audit import audit
+from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Step, World
 from leasehold.core.deadlines import Deadlines
+from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.ledger import HELD
 from leasehold.core.lifecycle import advance
+from leasehold.core.loss import loss_plan
 from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
 from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan, promise_step
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.state import Entry, PoolState, loss_plan
+from leasehold.core.state import PoolState
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time, parse_time
 
@@ -144,7 +148,7 @@ class Server:
 
 
 class Worker:
-    """The pool's worker, as `adapters.reconcile` has it, without a clock or a network."""
+    """The pool's worker, as `adapters.pool` has it, without a clock or a network."""
 
     def __init__(self, server: Server, policy: PoolPolicy, nodes: dict[str, Node]) -> None:
         self.server = server
@@ -211,17 +215,17 @@ class Worker:
             self.state.put_node(name, node.labels, verdict)
             self.node_deadlines.put(name, verdict.revisit_at)
         if self.recovers:
-            self.state.recover_holds(now)
+            recover_holds(self.state, now)
             self.recovers = False
         self.state.seen_at = now
-        self.state.settle_holds(now)
+        settle_holds(self.state, now)
         self.state.shares.age(now)
         ends: dict[str, R] = {}
         if self.policy.stop == "HoldAndDrain":
             ends = {holding.uid: R.POOL_DRAINING for holding in self.state.ledger}
         elif self.policy.revokes_on_loss:
             ends = dict.fromkeys(loss_plan(self.state), R.CAPACITY_LOST)
-        ends = {**self.state.displaced(), **ends}
+        ends = {**displaced(self.state), **ends}
         self.state.attention |= ends.keys() ^ self.ends.keys()
         self.ends = ends
         return self.sees(world, now)
@@ -235,7 +239,7 @@ class Worker:
             idle_since=state.idle_since(),
             ends=self.ends,
             over_nodes=frozenset(state.table.over),
-            preemptors={victim: state.preemptor_of(victim) for victim in state.displaced()},
+            preemptors=preemptors(state),
             limits=RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)),
             bill=state.bill,
         )
@@ -923,7 +927,7 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def the_books_balance(self) -> None:
-        found = self.worker.state.audit()
+        found = audit(self.worker.state)
         assert found == [], found
 
     def teardown(self) -> None:
@@ -1047,4 +1051,4 @@ def test_release_undoes_grant_exactly(requests: list[tuple[int, int, int]], stra
         state.observe(written(given_back, advance(given_back, state.policy, make_world(nodes), NOON)))
     assert len(state.ledger) == 0
     assert (state.table.free, state.table.order) == empty
-    assert state.audit() == []
+    assert audit(state) == []

@@ -22,7 +22,10 @@ from tests.builders import (
 )
 from tests.rehearsal import Rehearsal
 
+from leasehold.core.audit import audit
+from leasehold.core.booking import Entry
 from leasehold.core.course import World
+from leasehold.core.holds import displaced
 from leasehold.core.lease import Lease
 from leasehold.core.planning import (
     BATCH,
@@ -38,7 +41,7 @@ from leasehold.core.planning import (
 )
 from leasehold.core.queueing import Wait
 from leasehold.core.quote import Offer
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 
 
 def decide(state: PoolState, **how: Any) -> Plan:
@@ -208,7 +211,7 @@ def test_grants_of_one_pass_do_not_take_the_same_room_twice() -> None:
     assert len(decided.grants) == 3
     carry_out(state, decided)
     assert state.table.over == set()
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_what_a_commitment_holds_is_not_granted_again() -> None:
@@ -443,7 +446,7 @@ def test_planning_changes_nothing_so_planning_twice_gives_the_same() -> None:
     for lease in leases:
         state.observe(lease)
     assert decide(state) == decide(state)
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_once_a_plan_is_carried_out_there_is_nothing_left_to_write() -> None:
@@ -649,7 +652,7 @@ def test_a_promise_that_was_committed_but_not_written_is_finished_by_the_next_op
     assert [(entry.start, entry.end) for entry in entries] == [(at("1h"), at("2h30s"))]
     assert pool.state.calendar.promises["uid-later"].start == at("1h")
     assert len(pool.state.ledger) == 0, "nothing is held before its start"
-    assert pool.state.audit() == []
+    assert audit(pool.state) == []
     pool.restart(entries)
     assert pool.lease("later").status["reservation"]["ledgerSequence"] == 1
     pool.until("1h")
@@ -665,7 +668,7 @@ def test_a_promise_whose_lease_changed_before_it_was_written_is_undone_and_made_
     assert pool.says("later") == "False/PendingEvaluation"
     assert "reservation" not in pool.lease("later").status
     assert pool.state.calendar.promises == {}, "what was undone keeps no room"
-    assert pool.state.audit() == []
+    assert audit(pool.state) == []
     pool.look()
     assert pool.lease("later").status["reservation"]["slices"][0]["resources"]["cpu"] == "4"
 
@@ -971,7 +974,7 @@ def test_a_borrower_is_called_back_by_whoever_is_guaranteed_the_room() -> None:
     assert pool.starts()["uid-owns"] == at("1m")
     assert pool.lease("borrows").status["release"]["cause"] == "TenantReclaim"
     pool.restart()
-    assert pool.state.displaced() == {}
+    assert displaced(pool.state) == {}
 
 
 @pytest.mark.parametrize(("asked", "gone"), [(90, "2m30s"), (600, "3m")])
@@ -1028,7 +1031,7 @@ def test_a_notice_outlives_its_operator() -> None:
     pool = contested()
     pool.until("30s")
     pool.restart()
-    assert pool.state.displaced() == {"uid-held": "Preempted"}
+    assert displaced(pool.state) == {"uid-held": "Preempted"}
     assert pool.state.calendar.promises["uid-urgent"].start == at("1m")
     writes = len(pool.writes)
     pool.look()

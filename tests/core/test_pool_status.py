@@ -19,9 +19,10 @@ from tests.builders import (
 from tests.rehearsal import Rehearsal
 
 from leasehold.api.pool import Ledger
+from leasehold.core.booking import Entry
 from leasehold.core.forecast import Forecast
 from leasehold.core.pool_status import figures_of, ledger_document, node_counts, waiting_rows
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 
 
 def said(state: PoolState, type_: str, **facts: Any) -> str:

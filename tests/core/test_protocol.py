@@ -7,9 +7,11 @@ and its steps are the methods of the code, so it speaks of what is shipped.
 from __future__ import annotations
 
 import ast
-import inspect
+from collections import Counter
+from collections.abc import Iterator, Set
 from functools import cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tests.core.protocol.model import METHODS, Found, Variant, new_pool, search
@@ -26,8 +28,7 @@ from tests.core.protocol.world import (
     World,
 )
 
-from leasehold.adapters import reconcile
-from leasehold.adapters.reconcile import PoolWorker
+from leasehold.adapters import pool
 
 WHOLE = Variant()
 WITHOUT_CLOCKS = WHOLE._replace(checks_leadership=False)
@@ -146,42 +147,71 @@ def test_every_rule_is_taken_away_somewhere() -> None:
 # --- the model and the code ---
 
 
+class Method(NamedTuple):
+    """A method of a class in the package, or a function of a module, whose `owner` is ""."""
+
+    owner: str
+    name: str
+
+
 def test_every_step_of_the_model_is_a_method_of_the_code_and_is_taken() -> None:
-    assert [name for name in METHODS if not callable(getattr(PoolWorker, name, None))] == []
+    named = Counter(method.name for method in _methods())
+    assert {name: named[name] for name in METHODS} == dict.fromkeys(METHODS, 1)
     taken = frozenset[str]().union(*(played(WITHOUT_CLOCKS, story).methods for story in STORIES))
     assert taken - {""} == METHODS.keys()
 
 
 def test_every_method_that_writes_belongs_to_a_step_of_the_model() -> None:
-    calls, writers = _calls_and_writers()
-    assert {"_patch_pool", "_patch_lease"} <= writers, "writes are no longer recognised"
-    reached, new = set(), set(METHODS)
+    methods = _methods()
+    writers = {method for method, body in methods.items() if _writes(body)}
+    assert {"_patch_pool", "patch_lease"} <= {name for _, name in writers}, "writes are no longer recognised"
+    calls = {method: set(_called(method.owner, body, methods.keys())) for method, body in methods.items()}
+    reached: set[Method] = set()
+    new = {method for method in methods if method.name in METHODS}
     while new:
         reached |= new
-        new = {called for name in new for called in calls.get(name, ())} - reached
+        new = {called for method in new for called in calls[method]} - reached
     assert writers - reached == set()
 
 
 _CHANGES = ("patch", "replace_status", "create", "delete")
 
 
-def _calls_and_writers() -> tuple[dict[str, set[str]], set[str]]:
-    """Return which methods of the worker each one names, and which of them ask the API server to change something."""
-    module = ast.parse(inspect.getsource(reconcile))
-    worker = next(n for n in module.body if isinstance(n, ast.ClassDef) and n.name == PoolWorker.__name__)
-    methods = [n for n in worker.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    calls: dict[str, set[str]] = {}
-    writers = set()
-    for method in methods:
-        found = [n for n in ast.walk(method) if isinstance(n, ast.Attribute)]
-        calls[method.name] = {n.attr for n in found if isinstance(n.value, ast.Name) and n.value.id == "self"}
-        named = {n.id for n in ast.walk(method) if isinstance(n, ast.Name)}
-        if "write_status" in named or any(n.attr in _CHANGES and _is_client(n.value) for n in found):
-            writers.add(method.name)
-    return calls, writers
+@cache
+def _methods() -> dict[Method, ast.AST]:
+    """Return every method of the package of a pool's worker with its body."""
+    found: dict[Method, ast.AST] = {}
+    for file in sorted(Path(pool.__path__[0]).glob("*.py")):
+        module = ast.parse(file.read_text())
+        owners = {"": module.body, **{n.name: n.body for n in module.body if isinstance(n, ast.ClassDef)}}
+        for owner, body in owners.items():
+            functions = [n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+            found |= {Method(owner, function.name): function for function in functions}
+    return found
 
 
-def _is_client(node: Any) -> bool:
+def _called(owner: str, body: ast.AST, known: Set[Method]) -> Iterator[Method]:
+    """Yield the methods that one names: its own by `self`, those of others by whatever holds them."""
+    for node in ast.walk(body):
+        if isinstance(node, ast.Name):
+            yield from {Method("", node.id)} & known
+        elif isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
+                yield from {Method(owner, node.attr)} & known
+            elif not node.attr.startswith("_"):
+                yield from (method for method in known if method.owner and method.name == node.attr)
+
+
+def _writes(body: ast.AST) -> bool:
+    """Tell whether a method itself asks the API server to change something."""
+    nodes = list(ast.walk(body))
+    if any(isinstance(n, ast.Name) and n.id == "write_status" for n in nodes):
+        return True
+    found = [n for n in nodes if isinstance(n, ast.Attribute)]
+    return any(n.attr in _CHANGES and _is_client(n.value) for n in found)
+
+
+def _is_client(node: ast.AST) -> bool:
     return (isinstance(node, ast.Name) and node.id == "client") or (
         isinstance(node, ast.Attribute) and node.attr == "client"
     )

@@ -1,15 +1,12 @@
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import pytest
 from tests.builders import (
     GIB,
     NOON,
     add_node,
     at,
-    clock,
     edited,
+    ending,
     granted,
     make_lease,
     make_node,
@@ -19,12 +16,12 @@ from tests.builders import (
 )
 from tests.rehearsal import Rehearsal
 
-from leasehold.api.names import LeaseReason
-from leasehold.core.admission import Refusal
+from leasehold.core.audit import audit
+from leasehold.core.booking import Entry, holding_state
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
 from leasehold.core.request import NEVER
-from leasehold.core.state import Entry, PoolState, free_at, holding_state, loss_plan
+from leasehold.core.state import PoolState
 
 
 def entry_for(lease: Lease, *nodes: str, sequence: int = 1) -> Entry:
@@ -33,20 +30,6 @@ def entry_for(lease: Lease, *nodes: str, sequence: int = 1) -> Entry:
 
 def held(state: PoolState, node: str = "node-1") -> int:
     return state.table.rows[node].held[0]
-
-
-def ending(lease: Lease, reason: str = "VerificationPending") -> Lease:
-    row = {
-        "type": "Released",
-        "status": "False",
-        "reason": reason,
-        "message": "",
-        "lastTransitionTime": clock(),
-    }
-    release = {"cause": "Idle", "startTime": clock()}
-    return edited(
-        lease, status={**lease.status, "release": release, "conditions": [*lease.status["conditions"], row]}
-    )
 
 
 # --- leases ---
@@ -61,7 +44,7 @@ def test_a_waiting_lease_queues_and_a_granted_one_holds() -> None:
     assert not list(state.queue)
     assert held(state) == 2000
     assert state.attention == {"uid-build"}
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_an_older_version_of_a_lease_is_ignored() -> None:
@@ -77,7 +60,7 @@ def test_the_queue_stays_in_order_when_priorities_change() -> None:
     assert [request.uid for request in state.queue] == ["uid-a", "uid-b"]
     state.observe(edited(second, priority=1))
     assert [request.uid for request in state.queue] == ["uid-b", "uid-a"]
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_what_a_forgotten_lease_held_is_free() -> None:
@@ -87,7 +70,7 @@ def test_what_a_forgotten_lease_held_is_free() -> None:
     state.forget("uid-nobody")
     assert held(state) == 0
     assert not list(state.queue)
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_a_complete_list_removes_what_it_does_not_name_unless_it_was_seen_later() -> None:
@@ -96,7 +79,7 @@ def test_a_complete_list_removes_what_it_does_not_name_unless_it_was_seen_later(
     )
     state.replace([make_lease("other", version=8)], list_version=10)
     assert state.leases.keys() == {"uid-new", "uid-other"}
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_sessions_are_known_by_the_leases_that_name_them_now() -> None:
@@ -119,7 +102,7 @@ def test_a_commitment_counts_before_its_lease_is_written() -> None:
     assert held(state) == 2000
     state.observe(edited(lease, priority=1))  # news of the lease do not take the commitment back
     assert held(state) == 2000
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_once_settled_the_leases_own_status_speaks() -> None:
@@ -127,7 +110,7 @@ def test_once_settled_the_leases_own_status_speaks() -> None:
     state = make_state(nodes=[make_node()], leases=[lease])
     state.assume(entry_for(lease))
     state.observe(edited(granted(lease)))
-    assert state.audit() == []
+    assert audit(state) == []
     state.settle(lease.uid)
     assert (held(state), state.entries) == (2000, {})
     assert lease.uid in state.attention
@@ -148,10 +131,10 @@ def test_a_commitment_outlives_its_lease_until_it_is_settled() -> None:
     state.assume(entry_for(lease))
     state.forget(lease.uid)
     assert held(state) == 2000
-    assert state.audit() == []
+    assert audit(state) == []
     state.settle(lease.uid)
     assert held(state) == 0
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_what_is_held_is_told_apart_by_where_the_lease_stands() -> None:
@@ -171,13 +154,13 @@ def test_a_lease_from_a_pool_that_lent_more_kinds_still_counts_for_what_is_left(
     lease = granted(resources={"cpu": "2", "vendor.example/gpu": "1"})
     state = make_state(make_pool(), [make_node()], [lease])
     assert state.ledger.get(lease.uid) == Holding(lease.uid, (("node-1", (2000, 0)),))
-    assert state.audit() == []
+    assert audit(state) == []
 
 
 def test_slices_on_a_node_outside_the_pool_are_kept_in_the_books() -> None:
     state = make_state(nodes=[make_node("node-2")], leases=[granted()])
     assert state.ledger.on_node("node-1") == (2000, 4 * GIB)
-    assert state.audit() == []
+    assert audit(state) == []
     add_node(state, make_node("node-1"))
     assert held(state, "node-1") == 2000
 
@@ -269,117 +252,6 @@ def test_use_by_leases_that_hold_nothing_is_ignored() -> None:
     assert state.idle == {}
 
 
-# --- capacity that was lost ---
-
-
-def test_capacity_lost_is_taken_from_the_least_wanted_first_then_the_youngest() -> None:
-    leases = [
-        granted(name="vital", priority=9, since="5m"),
-        granted(name="old", token=2, since="1m"),
-        granted(name="young", token=3, since="3m"),
-        granted(name="ballast", token=4, priority=-1),
-    ]
-    for size, chosen in (
-        (8, []),
-        (7, ["ballast"]),
-        (4, ["ballast", "young"]),
-        (2, ["ballast", "young", "old"]),
-    ):
-        state = make_state(make_pool(), [make_node(cpu=str(size))], leases)
-        assert loss_plan(state) == [f"uid-{name}" for name in chosen]
-
-
-def test_a_lease_on_its_way_out_counts_as_gone() -> None:
-    leases = [ending(granted(name="a", priority=5)), granted(name="b", token=2)]
-    assert loss_plan(make_state(nodes=[make_node(cpu="3")], leases=leases)) == []
-    assert loss_plan(make_state(nodes=[make_node(cpu="1")], leases=leases)) == ["uid-b"]
-
-
-def test_a_lease_that_does_not_hold_what_is_short_is_left_alone() -> None:
-    leases = [
-        granted(name="memory", cpu=None, memory="8Gi", priority=-5),
-        granted(name="cpu", cpu="4", memory=None, token=2),
-    ]
-    assert loss_plan(make_state(nodes=[make_node(cpu="2")], leases=leases)) == ["uid-cpu"]
-
-
-def test_a_lease_over_two_short_nodes_is_chosen_once() -> None:
-    lease = granted(nodes=("node-1", "node-2"), count=2)
-    nodes = [make_node("node-1", cpu="1"), make_node("node-2", cpu="1")]
-    assert loss_plan(make_state(nodes=nodes, leases=[lease])) == [lease.uid]
-
-
-def test_measured_use_alone_costs_nobody_a_lease() -> None:
-    state = make_state(make_pool({"name": "cpu"}), leases=[granted(memory=None)])
-    add_node(state, make_node(), make_report(cpu="16"))
-    assert loss_plan(state) == []
-
-
-# --- audit ---
-
-
-def corrupt_books(state: PoolState) -> None:
-    state.ledger.put(Holding("uid-build", (("node-1", (1, 1)),)))
-
-
-def lose_a_lease(state: PoolState) -> None:
-    state.ledger.drop("uid-build")
-
-
-def invent_a_holding(state: PoolState) -> None:
-    state._hold(state.ledger.put(Holding("uid-ghost", (("node-1", (1, 1)),))))
-
-
-def forget_a_commitment(state: PoolState) -> None:
-    lease = make_lease("next")
-    state.assume(entry_for(lease))
-    state._hold(state.ledger.drop(lease.uid))
-
-
-def corrupt_the_table(state: PoolState) -> None:
-    state.table.hold("node-1", (1, 1))
-
-
-def corrupt_a_column(state: PoolState) -> None:
-    state.table.free[0][0] += 1
-
-
-def lose_a_place_in_the_queue(state: PoolState) -> None:
-    state.queue.remove(next(iter(state.queue)).uid)
-
-
-def give_a_token_twice(state: PoolState) -> None:
-    state.observe(granted(name="twin", token=1, nodes=["node-1"]))
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (corrupt_books, "team-a/build: the books say"),
-        (lose_a_lease, "the books say nothing"),
-        (invent_a_holding, "uid-ghost: the books say"),
-        (forget_a_commitment, "uid-next: the books say nothing"),
-        (corrupt_the_table, "node node-1: the table holds"),
-        (corrupt_a_column, "node-1: its columns"),
-        (lose_a_place_in_the_queue, "the queue is not"),
-        (give_a_token_twice, "fencing token 1 was given twice"),
-    ],
-)
-def test_the_audit_finds_every_kind_of_damage(damage: Any, words: str) -> None:
-    state = make_state(nodes=[make_node()], leases=[granted(), make_lease("waiting")])
-    assert state.audit() == []
-    damage(state)
-    assert any(words in line for line in state.audit())
-
-
-def test_a_token_of_a_lease_that_is_over_may_come_again() -> None:
-    # A pool deleted and made again under its name counts anew, while old leases are kept to be read.
-    old = granted(name="old", token=1)
-    over = [*old.status["conditions"], {"type": "Released", "status": "True", "reason": "NotRequired"}]
-    old = edited(old, status={**old.status, "conditions": over})
-    assert make_state(nodes=[make_node()], leases=[old, granted(name="new", token=1)]).audit() == []
-
-
 def test_the_queue_goes_by_priority_then_age_then_arrival() -> None:
     old, young = make_lease("b", age="9m"), make_lease("a", age="1m")
     twin, urgent = make_lease("c", age="9m"), make_lease("d", age="0m", priority=1)
@@ -452,35 +324,7 @@ def test_a_renewal_counts_from_its_decision_and_only_if_it_is_written() -> None:
     assert state.calendar.held["uid-build"].until == before
     state.expect_until("uid-nobody", at("2h"))
     state.rebook("uid-nobody")
-    assert state.audit() == []
-
-
-@pytest.mark.parametrize(
-    ("policy", "change", "free"),
-    [
-        ({}, {}, "1h30s"),
-        ({"cooldownSeconds": 60}, {}, "1h1m30s"),
-        ({"expirationAction": "NotifyOnly"}, {}, None),
-        ({}, {"cooldownTime": "5m"}, "5m"),
-        ({}, {"verificationTime": "6m"}, "6m"),
-        ({}, {"verificationTime": "6m", "cooldownTime": "5m"}, "5m"),
-        ({}, {"leaving": "1"}, None),
-    ],
-)
-def test_when_room_is_free_again_follows_from_the_deadlines(
-    policy: dict[str, Any], change: dict[str, str], free: str | None
-) -> None:
-    rules = make_pool(gracePeriodSeconds=30, **policy)
-    lease = granted(policy=rules)
-    if change:
-        deadlines = {name: clock(text) for name, text in change.items() if name.endswith("Time")}
-        lease = edited(ending(lease), status={**ending(lease).status, "deadlines": deadlines})
-    assert free_at(lease, rules) == (NEVER if free is None else at(free))
-
-
-def test_what_a_node_does_not_confirm_is_free_at_no_known_time() -> None:
-    lease = ending(granted(), "Quarantined")
-    assert free_at(lease, make_pool()) == NEVER
+    assert audit(state) == []
 
 
 def test_a_lease_that_cannot_be_read_is_free_at_no_known_time_and_safe_from_preemption() -> None:
@@ -501,45 +345,4 @@ def test_a_commitment_of_a_lease_that_is_gone_is_undone_with_its_promise() -> No
     state.forget("uid-build")
     state.settle("uid-build")
     assert state.calendar.promises == {}
-    assert state.audit() == []
-
-
-def wrong_queue(state: PoolState) -> None:
-    request = next(iter(state.queue))
-    state.queue.requests[request.uid] = request._replace(priority=9)
-
-
-def wrong_refusals(state: PoolState) -> None:
-    state.refused["uid-w"] = Refusal(LeaseReason.QUEUE_FULL, "")
-
-
-def wrong_calendar(state: PoolState) -> None:
-    state.calendar.drop("uid-h")
-
-
-def wrong_promises(state: PoolState) -> None:
-    state.calendar.unpromise("uid-l")
-
-
-def wrong_shares(state: PoolState) -> None:
-    state.shares.add("", (1, 0))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "word"),
-    [
-        (wrong_queue, "the queue is not the leases that wait"),
-        (wrong_refusals, "those refused or asking"),
-        (wrong_calendar, "the calendar is not what the leases hold"),
-        (wrong_promises, "the promises are not what the leases were promised"),
-        (wrong_shares, "tenant '': the shares count"),
-    ],
-)
-def test_an_audit_finds_what_is_wrong_with_the_future(spoil: Callable[[PoolState], None], word: str) -> None:
-    pool = Rehearsal()
-    pool.ask("h")
-    pool.ask("l", startTime=clock("1h"))
-    pool.ask("w", cpu="16")
-    pool.look()
-    spoil(pool.state)
-    assert any(found.startswith(word) for found in pool.state.audit())
+    assert audit(state) == []

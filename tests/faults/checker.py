@@ -25,6 +25,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import Liveness, RejectionReason, StopPolicy
 from leasehold.api.pool import PoolSpec
+from leasehold.core.booking import free_at
 from leasehold.core.course import Session, World
 from leasehold.core.heartbeat import renewal_asked
 from leasehold.core.lease import Lease, lease_of
@@ -35,7 +36,7 @@ from leasehold.core.planning import hold_of, plan
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.request import NEVER
-from leasehold.core.state import PoolState, free_at
+from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, parse_time
 
 Object = dict[str, Any]

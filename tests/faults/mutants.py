@@ -45,14 +45,17 @@ _FAILED: Final = 1
 
 BEGIN, END = "<!-- begin: mutants -->", "<!-- end: mutants -->"
 
-RECONCILE: Final = "operator/leasehold/adapters/reconcile.py"
+OBJECT: Final = "operator/leasehold/adapters/pool/object.py"
+WORKER: Final = "operator/leasehold/adapters/pool/worker.py"
+WRITING: Final = "operator/leasehold/adapters/pool/writing.py"
 STATUSES: Final = "operator/leasehold/adapters/statuses.py"
 LIFECYCLE: Final = "operator/leasehold/core/lifecycle.py"
 CLUSTER: Final = "operator/leasehold/adapters/cluster.py"
 CONFIRMATION: Final = "operator/leasehold/adapters/confirmation.py"
 _HEARTBEAT: Final = "operator/leasehold/core/heartbeat.py"
 _OUTAGES: Final = "tests/core/test_outages.py::test_"
-_WORKER: Final = "tests/adapters/test_reconcile.py::test_"
+_POOL: Final = "tests/adapters/pool/test_"
+_CONFIRMATION: Final = "tests/adapters/test_confirmation.py::test_"
 _TWO: Final = "tests/faults/test_two_workers.py::test_"
 _LIFE: Final = "tests/core/test_lifecycle.py::test_"
 _PLAN: Final = "tests/core/test_planning.py::test_"
@@ -105,27 +108,27 @@ MUTANTS: Final = (
         "        found = await client.get(path)\n"
         '        document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]\n'
         "        version = await client.replace_status(path, document)\n",
-        f"{_WORKER}a_renewal_that_comes_between_decision_and_write_wins",
-        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+        f"{_POOL}writing.py::test_a_renewal_that_comes_between_decision_and_write_wins",
+        f"{_POOL}writing.py::test_a_request_that_changes_between_commit_and_write_is_decided_anew",
         experiments=(8,),
     ),
     _mutant(
         "pool-without-version",
         "two operators commit the same room",
-        RECONCILE,
+        OBJECT,
         'body = {"metadata": {"resourceVersion": str(self._version())}, "status": status}',
         'body = {"status": status}',
-        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_found_out_by_a_conflict_deposes",
         experiments=(8,),
     ),
     _mutant(
         "epoch-ignored",
         "an operator that was overtaken goes on",
-        RECONCILE,
+        OBJECT,
         'if ledger.get("epoch", 0) > self.epoch:',
         "if False:",
-        f"{_WORKER}a_higher_epoch_seen_in_the_watch_deposes",
-        f"{_WORKER}a_higher_epoch_found_out_by_a_conflict_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_seen_in_the_watch_deposes",
+        f"{_POOL}object.py::test_a_higher_epoch_found_out_by_a_conflict_deposes",
         experiments=(8,),
     ),
     Mutant(
@@ -133,33 +136,33 @@ MUTANTS: Final = (
         "what the predecessor writes after the list is never seen",
         (
             Edit(
-                RECONCILE,
-                '        await self._ensure_finalizer()\n        ledger = self._status().get("ledger") or {}\n',
-                "        await self._ensure_finalizer()\n        listed, version = await self._list_leases()\n"
-                '        ledger = self._status().get("ledger") or {}\n',
+                WORKER,
+                "        await self.pool.raise_epoch()\n",
+                "        listed, version = await self.leases.list_leases()\n"
+                "        await self.pool.raise_epoch()\n",
             ),
             Edit(
-                RECONCILE,
-                "        self._join()\n        listed, version = await self._list_leases()\n",
+                WORKER,
+                "        self._join()\n        listed, version = await self.leases.list_leases()\n",
                 "        self._join()\n",
             ),
         ),
-        (f"{_WORKER}the_epoch_is_raised_before_the_leases_are_listed",),
+        (f"{_POOL}worker.py::test_the_epoch_is_raised_before_the_leases_are_listed",),
         (8,),
     ),
     _mutant(
         "list-skipped",
         "a new operator decides by what the watch happened to tell",
-        RECONCILE,
-        "        listed, version = await self._list_leases()\n        self._taken_over_at",
-        "        listed, version = [], 0\n        self._taken_over_at",
+        WORKER,
+        "        listed, version = await self.leases.list_leases()\n        self.fence.taken_over_at",
+        "        listed, version = [], 0\n        self.fence.taken_over_at",
         f"{_TWO}a_successor_knows_what_is_held_from_its_list_and_not_from_its_watch",
         experiments=(4,),
     ),
     _mutant(
         "list-not-compared",
         "leases that went while a standby was deaf hold their room for ever",
-        RECONCILE,
+        WORKER,
         "        self.state.replace(listed, version)\n",
         "",
         f"{_TWO}what_went_while_a_standby_was_deaf_holds_nothing_for_its_successor",
@@ -168,7 +171,7 @@ MUTANTS: Final = (
     _mutant(
         "inherited-forgotten",
         "what the predecessor committed and never wrote is lost, or lent twice",
-        RECONCILE,
+        WORKER,
         "        self._adopt()\n",
         "",
         f"{_TWO}what_was_committed_is_granted_by_the_successor_and_the_late_write_comes_to_nothing",
@@ -177,50 +180,50 @@ MUTANTS: Final = (
     _mutant(
         "inherited-dropped-first",
         "a late write of the predecessor grants what the successor gave to another",
-        RECONCILE,
-        "            if lease is None or _is_written(lease, entry):\n                self._settled.add(entry.uid)\n",
-        "            if True:\n                self._settled.add(entry.uid)\n",
+        WORKER,
+        "            if lease is None or is_written(lease, entry):\n",
+        "            if True:\n",
         f"{_TWO}what_was_committed_is_granted_by_the_successor_and_the_late_write_comes_to_nothing",
         experiments=(9,),
     ),
     _mutant(
         "sequence-reused",
         "two leases get one fencing token",
-        RECONCILE,
-        "for i, grant in enumerate(grants, start=1)]",
-        "for i, grant in enumerate(grants, start=0)]",
-        f"{_WORKER}a_grant_is_one_commit_and_one_write",
-        f"{_WORKER}tokens_go_on_above_those_that_leases_still_carry",
+        WORKER,
+        "        first = self.pool.sequence + 1\n",
+        "        first = self.pool.sequence\n",
+        f"{_POOL}worker.py::test_a_grant_is_one_commit_and_one_write",
+        f"{_POOL}worker.py::test_tokens_go_on_above_those_that_leases_still_carry",
         experiments=(9,),
     ),
     _mutant(
         "swap-taken-for-failed",
         "a commit whose answer was lost is made twice",
-        RECONCILE,
+        OBJECT,
         "        if isinstance(error, Unknown) and entries:\n",
         "        if False:\n",
-        f"{_WORKER}a_commit_whose_answer_is_lost_is_looked_up_and_used",
+        f"{_POOL}object.py::test_a_commit_whose_answer_is_lost_is_looked_up_and_used",
         experiments=(13,),
     ),
     _mutant(
         "grant-taken-for-failed",
         "a 504 is taken for a no: the room is lent to another, and the write comes through after all",
-        RECONCILE,
+        WRITING,
         "                if isinstance(error, Refused) and not refused:\n",
         "                if isinstance(error, Unknown):\n                    break\n"
         "                if isinstance(error, Refused) and not refused:\n",
-        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
-        f"{_WORKER}a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written",
+        f"{_POOL}writing.py::test_an_api_server_that_is_away_in_the_middle_of_a_grant",
+        f"{_POOL}writing.py::test_a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written",
         experiments=(13,),
     ),
     _mutant(
         "free-before-known",
         "room is lent again before the release is known to be written",
-        RECONCILE,
-        "        self.state.busy.add(change.lease.uid)\n",
-        "        self.state.busy.add(change.lease.uid)\n"
+        WRITING,
+        "        self._memory.state.busy.add(change.lease.uid)\n",
+        "        self._memory.state.busy.add(change.lease.uid)\n"
         '        if "finishTime" in (change.step.patch.get("release") or {}):\n'
-        "            self.state._give_back(change.lease.uid)\n",
+        "            self._memory.state._give_back(change.lease.uid)\n",
         f"{_TWO}room_is_not_lent_again_before_the_end_of_who_holds_it_is_known_to_be_written",
         experiments=(13,),
     ),
@@ -228,28 +231,28 @@ MUTANTS: Final = (
         "only-seen-back",
         "what was committed and not yet written is lent again",
         "operator/leasehold/core/state.py",
-        "            self._take(self._holding_of(entry), self._held_of(entry))\n",
+        "            self._take(committed_holding(entry, self.policy), self._held_of(entry))\n",
         "            pass\n",
-        f"{_WORKER}an_api_server_that_is_away_in_the_middle_of_a_grant",
+        f"{_POOL}writing.py::test_an_api_server_that_is_away_in_the_middle_of_a_grant",
         "tests/core/test_state.py",
         experiments=(13,),
     ),
     _mutant(
         "any-request-will-do",
         "a grant is written for a request that changed since the commit",
-        RECONCILE,
-        "        return same and not lease.deleting and not lease.wants_release\n",
-        "        return True\n",
-        f"{_WORKER}a_request_that_changes_between_commit_and_write_is_decided_anew",
+        WRITING,
+        "    return same and not lease.deleting and not lease.wants_release\n",
+        "    return True\n",
+        f"{_POOL}writing.py::test_a_request_that_changes_between_commit_and_write_is_decided_anew",
         experiments=(9,),
     ),
     _mutant(
         "grant-without-finalizer",
         "a deleted lease goes while its capacity is still used",
-        RECONCILE,
+        WRITING,
         "        if not lease.has_finalizer:\n",
         "        if False:\n",
-        f"{_WORKER}a_lease_without_the_finalizer_gets_it_before_the_grant",
+        f"{_POOL}writing.py::test_a_lease_without_the_finalizer_gets_it_before_the_grant",
         experiments=(9,),
     ),
     _mutant(
@@ -329,7 +332,7 @@ MUTANTS: Final = (
     _mutant(
         "leads-for-ever",
         "a replica whose right to lead ran out goes on writing",
-        RECONCILE,
+        OBJECT,
         "        if not self.right.valid():\n",
         "        if False:\n",
         f"{_TWO}a_right_that_runs_out_stops_every_write",
@@ -339,8 +342,8 @@ MUTANTS: Final = (
     _mutant(
         "no-fence",
         "a renewal that the predecessor sent late breaks a promised start",
-        RECONCILE,
-        "if lease.version <= max(self._taken_over_at, self._unanswered.get(lease.uid, 0))",
+        "operator/leasehold/adapters/pool/fence.py",
+        "if lease.version <= max(self.taken_over_at, self._unanswered.get(lease.uid, 0))",
         "if False",
         f"{_TWO}no_start_is_promised_while_an_earlier_leader_may_still_renew_who_holds_the_room",
         experiments=(8,),
@@ -398,16 +401,16 @@ MUTANTS: Final = (
         CONFIRMATION,
         "        if cause == LeaseReason.NODE_LOST:\n",
         "        if False:\n",
-        f"{_WORKER}a_node_that_is_ready_again_unheard_loses_no_lease",
+        f"{_CONFIRMATION}a_node_that_is_ready_again_unheard_loses_no_lease",
         experiments=(4,),
     ),
     _mutant(
         "fights-other-writers",
         "two writers that disagree write hundreds of times a minute",
-        RECONCILE,
-        "        pause = self._rivals.seen(uid, now)\n",
+        "operator/leasehold/adapters/pool/complaints.py",
+        "        pause = self._rivals.seen(subject.uid, self._tools.clock.now())\n",
         "        pause = 0\n",
-        f"{_WORKER}a_foreign_writer_is_corrected_less_and_less_often_and_reported",
+        f"{_POOL}news.py::test_a_foreign_writer_is_corrected_less_and_less_often_and_reported",
         experiments=(24,),
     ),
     _mutant(
@@ -440,11 +443,11 @@ MUTANTS: Final = (
     _mutant(
         "doubt-ignored",
         "a commit that arrives late is adopted by a successor, against what was decided since",
-        RECONCILE,
+        OBJECT,
         "            return await self._out_of_doubt(entries)\n",
         "            return False\n",
-        f"{_WORKER}a_commit_that_happened_after_all_is_found_while_it_is_made_impossible",
-        f"{_WORKER}a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided",
+        f"{_POOL}object.py::test_a_commit_that_happened_after_all_is_found_while_it_is_made_impossible",
+        f"{_POOL}object.py::test_a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided",
         unseen="the author must die between its next decision and its next commit, a few milliseconds later",
     ),
 )

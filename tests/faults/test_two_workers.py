@@ -14,69 +14,45 @@ from typing import Any
 import pytest
 from tests.adapters.fakes import (
     FakeKube,
-    FakeRecorder,
     FakeRight,
     Object,
+    Replica,
+    World,
     condition,
-    lease_document,
     lease_path,
-    node_document,
     pool_document,
-    report_document,
     status,
+    until,
 )
 
 from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster, Sessions
+from leasehold.adapters.cluster import Sessions
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Refused, Unknown
-from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.reconcile import Deposed, PoolWorker, Tools
+from leasehold.adapters.pool.object import Deposed
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.times import SECOND, format_time
 
 POOL = paths.pool("ci")
 SESSION = paths.coordination("team", "s")
 
 
-class Replica:
-    """A worker with a memory, a clock and a right to lead of its own."""
+class Leader(Replica):
+    """A replica that believes that it leads: a worker with a memory, a clock and a right of its own."""
 
     def __init__(self, kube: FakeKube) -> None:
-        self.kube = kube
         self.ahead = 0.0
-        self.clock = SteadyClock(monotonic=lambda: time.monotonic() + self.ahead)
-        self.cluster = Cluster(self.clock)
+        clock = SteadyClock(monotonic=lambda: time.monotonic() + self.ahead)
+        super().__init__(kube, client=self, clock=clock)
         self.right = FakeRight()
-        self.hears = True
         self.held: asyncio.Event | None = None
         self.arrived = 0
-        tools = Tools(
-            self,  # type: ignore[arg-type]
-            self.clock,
-            self.cluster,
-            FakeRecorder(),  # type: ignore[arg-type]
-            Metrics(),
-            8,
-            0,
-        )
-        for path, document in kube.objects.items():
-            if path.startswith(paths.NODES):
-                self.cluster.node_seen(document)
-            elif path.startswith(paths.REPORTS):
-                self.cluster.report_seen(document)
-        self.cluster.namespace_seen("team", {})
-        kube.watchers.append(self._hear)
-        self.worker = PoolWorker(tools, kube.objects[POOL], self.right)
+        self.worker = PoolWorker(self.tools, kube.objects[POOL], self.right)
         self.writes: list[tuple[str, Any]] = []
         self.task: asyncio.Task[None] | None = None
 
-    def _hear(self, kind: str, document: Object) -> None:
-        if not self.hears:
-            return
-        if document.get("kind") == "CapacityLease":
-            self.cluster.changed(kind, document)
-        elif document.get("kind") == "CapacityPool":
-            self.worker.pool_seen(document)
+    def pool_heard(self, kind: str, document: Object) -> None:
+        self.worker.pool.pool_seen(document)
 
     async def start(self) -> None:
         self.worker.join()
@@ -107,18 +83,17 @@ class Replica:
         return getattr(self.kube, name)
 
 
-class Duo:
-    """A pool with one node of 4 cores, and replicas that come as they are asked for."""
+class Duo(World):
+    """A pool with one node of 4 cores, and leaders that come as they are asked for."""
 
     def __init__(self) -> None:
-        self.kube = FakeKube()
-        self.replicas: list[Replica] = []
-        self.kube.add(f"{paths.NODES}/n1", node_document())
-        self.kube.add(paths.report("n1"), report_document(at=SteadyClock().now()))
-        self.kube.add(POOL, pool_document())
+        super().__init__()
+        self.replicas: list[Leader] = []
+        self.node()
+        self.add_pool(pool_document())
 
-    async def replica(self, *, start: bool = True) -> Replica:
-        found = Replica(self.kube)
+    async def replica(self, *, start: bool = True) -> Leader:
+        found = Leader(self.kube)
         self.replicas.append(found)
         if start:
             await found.start()
@@ -131,12 +106,6 @@ class Duo:
             paths.coordination("team", name), {"kind": "Lease", "metadata": meta, "spec": spec}
         )
 
-    def ask(self, name: str, **spec: Any) -> None:
-        self.kube.add(lease_path(name), lease_document(name, **spec))
-
-    def lease(self, name: str) -> Object:
-        return self.kube.objects[lease_path(name)]
-
     def holders(self) -> list[str]:
         rows = ((path, one) for path, one in self.kube.objects.items() if "/capacityleases/" in path)
         held = [
@@ -145,9 +114,6 @@ class Duo:
             if status(one, "Allocated") == "True" and not condition(one, "Released")
         ]
         return [path.rpartition("/")[2] for path in held]
-
-    async def granted(self, name: str) -> None:
-        await until(lambda: status(self.lease(name), "Allocated") == "True")
 
 
 @asynccontextmanager
@@ -163,28 +129,22 @@ async def duo() -> AsyncIterator[Duo]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(test: Any, seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not test():
-            await asyncio.sleep(0.002)
-
-
 async def test_what_was_committed_is_granted_by_the_successor_and_the_late_write_comes_to_nothing() -> None:
     async with duo() as both:
         first = await both.replica()
         first.held = asyncio.Event()
         both.ask("a", cpu="4")
-        await until(lambda: first.worker.state.entries)
-        first.hears = False
+        await both.until(lambda: first.worker.state.entries)
+        first.deaf = True
         second = await both.replica()
         both.ask("b", cpu="4", priority=5)
         await both.granted("a")
         assert condition(both.lease("a"), "Allocated")["reason"] == "Adopted"
         written = both.lease("a")
         first.held.set()
-        await until(lambda: first.arrived and (first.task.done() or not first.worker.state.entries))
+        await both.until(lambda: first.arrived and (first.task.done() or not first.worker.state.entries))
         assert both.lease("a") == written
-        await until(lambda: both.kube.objects[POOL]["status"]["ledger"]["inFlight"] == [])
+        await both.until(lambda: both.pool()["status"]["ledger"]["inFlight"] == [])
         assert both.holders() == ["a"]
         assert not second.task.done()
 
@@ -196,7 +156,9 @@ async def test_a_successor_knows_what_is_held_from_its_list_and_not_from_its_wat
         await both.granted("a")
         await both.replica()
         both.ask("b", cpu="4")
-        await until(lambda: condition(both.lease("b"), "Allocated").get("reason") == "WaitingForCapacity")
+        await both.until(
+            lambda: condition(both.lease("b"), "Allocated").get("reason") == "WaitingForCapacity"
+        )
         assert both.holders() == ["a"]
 
 
@@ -205,7 +167,7 @@ async def test_a_right_that_runs_out_stops_every_write() -> None:
         only = await both.replica()
         both.ask("a", cpu="1", durationSeconds=1)
         await both.granted("a")
-        await until(lambda: both.kube.objects[POOL]["status"]["ledger"]["inFlight"] == [])
+        await both.until(lambda: both.pool()["status"]["ledger"]["inFlight"] == [])
         only.right.is_valid = False
         only.writes.clear()
         both.ask("b", cpu="1")
@@ -222,7 +184,7 @@ async def test_a_right_that_runs_out_while_a_write_waits_stops_it_too() -> None:
             lambda method, path, body: Unknown("away") if path.startswith(lease_path("a")) else None
         )
         both.ask("a", cpu="4")
-        await until(lambda: only.worker.state.entries)
+        await both.until(lambda: only.worker.state.entries)
         only.right.is_valid = False
         both.kube.faults.clear()
         with pytest.raises(Deposed):
@@ -236,11 +198,11 @@ async def test_what_went_while_a_standby_was_deaf_holds_nothing_for_its_successo
         second = await both.replica(start=False)
         both.ask("a", cpu="4")
         await both.granted("a")
-        second.hears = False
+        second.deaf = True
         first.task.cancel()
         both.kube.remove(lease_path("a"))
         await second.start()
-        second.hears = True
+        second.deaf = False
         both.ask("b", cpu="4")
         await both.granted("b")
 
@@ -250,10 +212,10 @@ async def test_room_is_not_lent_again_before_the_end_of_who_holds_it_is_known_to
         only = await both.replica()
         both.ask("a", cpu="4")
         await both.granted("a")
-        await until(lambda: not only.worker.state.entries)
+        await both.until(lambda: not only.worker.state.entries)
         only.held = asyncio.Event()
         both.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
-        await until(lambda: any("release" in body.get("status", {}) for _, body in only.writes))
+        await both.until(lambda: any("release" in body.get("status", {}) for _, body in only.writes))
         both.ask("b", cpu="4")
         await asyncio.sleep(0.1)
         assert only.worker.state.entries == {}
@@ -269,24 +231,24 @@ async def test_no_start_is_promised_while_an_earlier_leader_may_still_renew_who_
         Sessions(first.cluster).changed("ADDED", both.session("s", 300))
         both.ask("a", cpu="4", durationSeconds=600, liveness="Session", holder={"sessionRef": {"name": "s"}})
         await both.granted("a")
-        await until(lambda: both.kube.objects[POOL]["status"]["ledger"]["inFlight"] == [])
+        await both.until(lambda: both.pool()["status"]["ledger"]["inFlight"] == [])
         first.held = asyncio.Event()
         first.ahead = 450.0
         Sessions(first.cluster).changed("MODIFIED", both.kube.touch(SESSION, {"spec": {"renewTime": "2"}}))
         first.worker.state.touch_all()
         first.worker.mark()
-        await until(lambda: any("renewal" in body.get("status", {}) for _, body in first.writes))
-        first.right.is_valid = first.hears = False
+        await both.until(lambda: any("renewal" in body.get("status", {}) for _, body in first.writes))
+        first.right.is_valid, first.deaf = False, True
         second = await both.replica(start=False)
         Sessions(second.cluster).changed("ADDED", both.kube.objects[SESSION])
         await second.start()
         later = format_time(second.clock.now() + 700 * SECOND)
         both.ask("later", cpu="4", startTime=later, durationSeconds=60)
-        await until(lambda: "reservation" in (both.lease("later").get("status") or {}))
+        await both.until(lambda: "reservation" in (both.lease("later").get("status") or {}))
         start = both.lease("later")["status"]["reservation"]["startTime"]
         arrived = first.arrived
         first.held.set()
-        await until(lambda: first.arrived > arrived)
+        await both.until(lambda: first.arrived > arrived)
         assert both.lease("a")["status"]["deadlines"]["expirationTime"] <= start
 
 
@@ -301,7 +263,7 @@ async def test_a_session_that_the_watch_lost_is_looked_up_before_its_leases_end(
             both.kube.touch(SESSION, {"spec": {"renewTime": str(beat + 2)}})  # and no watch tells
         assert status(both.lease("a"), "Ready") == "True"
         both.kube.remove(SESSION)
-        await until(lambda: status(both.lease("a"), "Finished") == "True")
+        await both.until(lambda: status(both.lease("a"), "Finished") == "True")
         assert both.lease("a")["status"]["release"]["cause"] == "HeartbeatLost"
 
 
@@ -311,8 +273,8 @@ async def test_a_commitment_that_a_successor_undid_is_not_written_again_by_who_m
         first = await both.replica()
         first.held = asyncio.Event()
         both.ask("a", cpu="4")
-        await until(lambda: first.worker.state.entries)
-        first.worker.pool_seen = lambda document: None  # type: ignore[method-assign]
+        await both.until(lambda: first.worker.state.entries)
+        first.worker.pool.pool_seen = lambda document: None  # type: ignore[method-assign]
         refused = [0]
 
         def refuses(method: str, path: str, body: Any) -> Any:
@@ -329,11 +291,11 @@ async def test_a_commitment_that_a_successor_undid_is_not_written_again_by_who_m
 
         both.kube.faults.append(refuses)
         await both.replica()
-        await until(lambda: condition(both.lease("a"), "Allocated").get("status") == "False")
+        await both.until(lambda: condition(both.lease("a"), "Allocated").get("status") == "False")
         assert refused[0]
         both.ask("b", cpu="4", priority=5)
         await both.granted("b")
-        del first.worker.pool_seen  # it reads the pool again when its write finds another version
+        del first.worker.pool.pool_seen  # it reads the pool again when its write finds another version
         both.kube.faults.clear()
         first.held.set()
         with pytest.raises(Deposed):
@@ -346,21 +308,21 @@ async def test_one_that_was_overtaken_while_it_listed_adopts_nothing() -> None:
         dead = await both.replica()
         dead.held = asyncio.Event()
         both.ask("a", cpu="4")
-        await until(lambda: dead.worker.state.entries)
+        await both.until(lambda: dead.worker.state.entries)
         dead.task.cancel()
         late = await both.replica(start=False)
         listed = asyncio.Event()
 
         async def slow(*arguments: Any, **more: Any) -> Any:
             found = await both.kube.list(*arguments, **more)
-            late.hears = False
+            late.deaf = True
             await listed.wait()
             return found
 
         late.list = slow  # type: ignore[attr-defined]
         late.worker.join()
         late.task = asyncio.create_task(late.worker.run())
-        await until(lambda: not late.hears)
+        await both.until(lambda: late.deaf)
         await both.replica()
         await both.granted("a")
         listed.set()

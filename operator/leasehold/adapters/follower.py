@@ -28,7 +28,7 @@ class Follower:
 
     def __init__(self, document: Json) -> None:
         self.name: str = document["metadata"]["name"]
-        self.pool: Json = document
+        self.document: Json = document
         self.policy: PoolPolicy | None = None
         self._nodes: dict[str, tuple[str, ...]] = {}
         self._held: Counter[str] = Counter()
@@ -43,13 +43,13 @@ class Follower:
     @property
     def generation(self) -> str:
         """Which spec of which pool this is."""
-        meta = self.pool["metadata"]
+        meta = self.document["metadata"]
         return f"{meta['uid']}/{meta.get('generation', 1)}"
 
     def pool_seen(self, document: Json) -> bool:
         """Take in the pool's object; tell whether its spec changed."""
-        changed: bool = document["metadata"].get("generation") != self.pool["metadata"].get("generation")
-        self.pool = document
+        changed: bool = document["metadata"].get("generation") != self.document["metadata"].get("generation")
+        self.document = document
         rows = ((document.get("status") or {}).get("ledger") or {}).get("inFlight") or ()
         self._committed = frozenset(node for row in rows for node in row["nodes"])
         if changed or self.policy is None:

@@ -14,7 +14,9 @@ from leasehold.adapters.election import Leadership
 from leasehold.adapters.follower import Follower
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
-from leasehold.adapters.reconcile import Deposed, PoolWorker, Tools
+from leasehold.adapters.pool.object import Deposed
+from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.election import shard_of
 from leasehold.core.neighbours import Heard, level_of
 from leasehold.core.outages import Outage
@@ -88,7 +90,7 @@ class Pools:
             self.pool_gone(known)
         self.documents[name] = document
         if name in self.workers:
-            self.workers[name][0].pool_seen(document)
+            self.workers[name][0].pool.pool_seen(document)
         elif name in self.followers:
             follower = self.followers[name]
             if follower.pool_seen(document):
@@ -149,7 +151,7 @@ class Pools:
         except Deposed as why:
             self._stand_by(worker, str(why))
             return
-        self.pool_gone(worker.pool)
+        self.pool_gone(worker.document)
 
     def _stand_by(self, worker: PoolWorker, why: str) -> None:
         """Follow a pool that another replica took over; if the shard is ours all the same, lead it again after a while.
@@ -212,7 +214,7 @@ class Pools:
         """Take in that the API server answers, and since when and until when it had not."""
         if outage is not None:
             for worker, _ in self.workers.values():
-                worker.outage_over(Outage(*outage))
+                worker.pool.outage_over(Outage(*outage))
         for leadership in self.led.values():
             leadership.touched = at
             leadership.heard = str(self._heard(leadership.shard) or "")
@@ -276,7 +278,7 @@ class Pools:
         """Return, by node, the leases that reporters must look after, whoever leads their pools."""
         asked: dict[str, set[str]] = {}
         for worker, _ in self.workers.values():
-            if worker.ready and worker.policy.attributes_usage():
+            if worker.ready and worker.state.policy.attributes_usage():
                 for node in worker.state.ledger.nodes():
                     asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
         for follower in self.followers.values():

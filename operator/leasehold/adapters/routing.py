@@ -28,9 +28,21 @@ class Pool(Protocol):
     """A pool that is led here."""
 
     name: str
-    pool: Mapping[str, Any]
-    state: PoolState
-    ready: bool
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The pool's object as last seen."""
+        ...
+
+    @property
+    def state(self) -> PoolState:
+        """The pool in memory."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """The pool is taken over."""
+        ...
 
     def grants_nothing(self) -> bool:
         """Tell whether the pool grants nothing at all now."""
@@ -41,7 +53,7 @@ class Followed(Protocol):
     """A pool that another replica leads. `policy` is None while its spec cannot be read."""
 
     name: str
-    pool: Mapping[str, Any]
+    document: Mapping[str, Any]
     policy: PoolPolicy | None
 
 
@@ -96,7 +108,7 @@ class Router:
                 refusals.append(f"{other.name}: {found.message}")
             elif found is not None:
                 offers.append(
-                    offer_told(other.name, other.pool.get("status") or {}, found, other.policy, now)
+                    offer_told(other.name, other.document.get("status") or {}, found, other.policy, now)
                 )
         chosen = best(offers, now)
         if chosen is not None:
@@ -128,8 +140,8 @@ class Router:
         return None
 
     def _matches(self, pool: Pool | Followed, lease: Lease) -> bool:
-        labels = pool.pool["metadata"].get("labels") or {}
-        leaving = "deletionTimestamp" in pool.pool["metadata"]
+        labels = pool.document["metadata"].get("labels") or {}
+        leaving = "deletionTimestamp" in pool.document["metadata"]
         return lease.pool_selector is not None and not leaving and lease.pool_selector.matches(labels)
 
     async def _offer(self, pool: Pool, request: Request, now: int) -> Offer:

@@ -14,7 +14,8 @@ class Writers:
     """So many at once. Grants and ends go before words to those who wait, of which every fourth turn is one.
 
     Words are many when much changes at once, and nobody waits for them; but a lease is not granted while a word to it
-    is under way, so they must not wait for ever.
+    is under way, so they must not wait for ever. For the same reason a pool has few of them here at once, waiting or
+    under way: that bound is the planner's (`core.planning.TOLD`), because this one does not know leases.
     """
 
     def __init__(self, most: int) -> None:

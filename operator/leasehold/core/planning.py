@@ -14,6 +14,7 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import StopPolicy
 from leasehold.core.admission import queue_full
 from leasehold.core.backlog import AGE
+from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, Promise
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
@@ -37,7 +38,7 @@ from leasehold.core.queueing import (
 from leasehold.core.quote import Offer, answer_step
 from leasehold.core.request import NEVER, Shape, Start
 from leasehold.core.scheduling import Pass, Why, schedule
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 from leasehold.core.status import Draft, Patch, slices_document
 from leasehold.core.times import SECOND, format_time, parse_time
 
@@ -48,7 +49,11 @@ SLICES = 512
 """Slices in one commit, so that the pool object stays small."""
 
 TOLD = 64
-"""Waiting leases that may be about to get a new status at once; the rest hear when these have."""
+"""Waiting leases that may be about to get a new status at once; the rest hear when these have.
+
+A lease with such a word on its way cannot be granted. That grants pass words in line (`adapters.writers`) is not enough
+therefore: with a word to everybody in line nobody would be left to grant.
+"""
 
 EXPLAINED = 64
 """Shapes whose wait is explained node by node in one pass, because somebody of them was not told yet."""

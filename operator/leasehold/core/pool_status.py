@@ -11,6 +11,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import PoolCondition as P
 from leasehold.api.names import PoolReason as R
 from leasehold.api.names import RejectionReason, StopPolicy
+from leasehold.core.booking import Entry
 from leasehold.core.fairness import MILLION
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
@@ -18,7 +19,7 @@ from leasehold.core.nodes import NOT_FRESH
 from leasehold.core.outages import Outage
 from leasehold.core.request import NEVER
 from leasehold.core.scheduling import in_line
-from leasehold.core.state import Entry, PoolState
+from leasehold.core.state import PoolState
 from leasehold.core.status import amount_text, amounts_document
 from leasehold.core.tenancy import guarantees_beyond, overlaps
 from leasehold.core.times import format_time

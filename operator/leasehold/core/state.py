@@ -5,56 +5,37 @@ The state only records; it decides nothing. Everything in it can be rebuilt from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from leasehold.api.names import LeaseCondition as C
-from leasehold.api.names import LeaseReason as R
-from leasehold.api.names import PlacementMode
 from leasehold.core.accounting import Meter
 from leasehold.core.admission import Refusal, admit
-from leasehold.core.amounts import Vector, plus, zero
 from leasehold.core.backlog import Backlog
-from leasehold.core.calendar import Calendar, Held, Outlook, Promise, Slices, total_of
+from leasehold.core.booking import (
+    Entry,
+    committed_held,
+    committed_holding,
+    committed_promise,
+    held_of,
+    holding_of,
+    promise_of,
+)
+from leasehold.core.calendar import Calendar, Held, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
-from leasehold.core.errors import InvalidObject
 from leasehold.core.fairness import MILLION, Shares, shares_of
-from leasehold.core.lease import Lease, Reservation
-from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding, Ledger, differences
+from leasehold.core.lease import Lease
+from leasehold.core.ledger import Holding, Ledger
 from leasehold.core.nodes import Report, Verdict
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.preemption import Preemption, room_left_by
+from leasehold.core.preemption import Preemption
 from leasehold.core.queue import Queue
 from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.tenancy import tenant_of as tenant_of_namespace
 
 OVERDUE_PER_SECOND = 50
 """How many leases whose end is long overdue a pool ends in a second, unless told otherwise."""
-
-
-class Entry(NamedTuple):
-    """A grant that is committed in the pool and not yet known to be written to its lease.
-
-    `generation` is the lease's at the commit; 0 for a commitment that was inherited, whose generation nobody kept.
-    `version` is the resourceVersion of the lease at the commit.
-    `until` is when its room is expected to be free again (ms). One that jumped the queue may not stay beyond
-    `not_after`. An entry with a `start` promises room from then until its `end` instead of granting it.
-    """
-
-    uid: str
-    namespace: str
-    name: str
-    sequence: int
-    amounts: Mapping[str, int]
-    nodes: tuple[str, ...]
-    generation: int = 0
-    until: int = NEVER
-    not_after: int | None = None
-    start: int | None = None
-    end: int | None = None
-    version: int = 0
 
 
 @dataclass(slots=True)
@@ -191,9 +172,9 @@ class PoolState:
         self.entries[entry.uid] = entry
         self.changes += 1
         if entry.start is None:
-            self._take(self._holding_of(entry), self._held_of(entry))
+            self._take(committed_holding(entry, self.policy), self._held_of(entry))
         else:
-            self.calendar.promise(self._promise_of(entry))
+            self.calendar.promise(committed_promise(entry, self.policy))
             for node in entry.nodes:
                 self.touch_node(node)
 
@@ -229,7 +210,8 @@ class PoolState:
         if lease.uid in self.entries and not lease.allocated:
             return
         if lease.slices:
-            self._take(self._holding(lease), self._held(lease))
+            held = held_of(lease, self.policy, self.tenant_of(lease))
+            self._take(holding_of(lease, self.policy), held)
         else:
             self._give_back(lease.uid)
 
@@ -250,28 +232,10 @@ class PoolState:
             change = self._shares.add if sign > 0 else self._shares.remove
             change(held.tenant, total_of(held.slices, self.ledger.size))
 
-    def _held(self, lease: Lease) -> Held:
-        slices = self._slices_of(lease)
-        try:
-            until, since = free_at(lease, self.policy), lease.instant("allocation", "allocationTime") or 0
-        except InvalidObject:  # it keeps what it holds, and nobody knows for how long
-            until, since = NEVER, NEVER
-        leaving = lease.releasing or lease.is_true(C.DISRUPTION_TARGET)
-        tenant = self.tenant_of(lease)
-        return Held(until, slices, tenant, lease.priority, since, leaving)
-
-    def _slices_of(self, found: Lease | Reservation) -> Slices:
-        return tuple((part.node, self.policy.vector(part.amounts)) for part in found.slices)
-
     def _held_of(self, entry: Entry) -> Held:
         lease = self.leases.get(entry.uid)
         tenant, priority = ("", 0) if lease is None else (self.tenant_of(lease), lease.priority)
-        # Not to be taken away before it is even written.
-        return Held(entry.until, self._holding_of(entry).slices, tenant, priority, NEVER)
-
-    def _promise_of(self, entry: Entry) -> Promise:
-        end = NEVER if entry.end is None else entry.end
-        return Promise(entry.uid, entry.start or 0, end, self._holding_of(entry).slices)
+        return committed_held(entry, self.policy, tenant, priority)
 
     def tenant_of(self, lease: Lease) -> str:
         """Return the tenant a lease counts against: the one it was granted to, whatever its namespace says since."""
@@ -281,14 +245,6 @@ class PoolState:
         found = tenant_of_namespace(lease.namespace, lease.tenant, labels, self.policy.tenants)
         return found if isinstance(found, str) else ""
 
-    def _holding(self, lease: Lease) -> Holding:
-        slices = tuple((part.node, self.policy.vector(part.amounts)) for part in lease.slices)
-        return Holding(lease.uid, slices, holding_state(lease))
-
-    def _holding_of(self, entry: Entry) -> Holding:
-        vector = self.policy.vector(entry.amounts)
-        return Holding(entry.uid, tuple((node, vector) for node in entry.nodes))
-
     def _hold(self, nodes: Iterable[str]) -> None:
         for node in nodes:
             was_over = node in self.table.over
@@ -296,8 +252,8 @@ class PoolState:
             if (node in self.table.over) != was_over:
                 self.touch_node(node)
 
-    def _turn(self, lease: Lease) -> tuple[int, int, int]:
-        """Where the lease stands in the queue: higher priority first, then the older.
+    def turn_of(self, lease: Lease) -> tuple[int, int, int]:
+        """Return where a lease stands in the queue: higher priority first, then the older.
 
         Creation times are whole seconds. Within one, the version at which a lease was first seen says which came
         first; only a lease that was written to before this operator started may lose its place by that.
@@ -311,7 +267,7 @@ class PoolState:
             self._waits_no_more(uid)
             return
         labels = self.namespaces.get(lease.namespace)
-        found = admit(lease, self.policy, labels, self._turn(lease))
+        found = admit(lease, self.policy, labels, self.turn_of(lease))
         if not isinstance(found, Request):
             self._waits_no_more(uid)
             if found is None:
@@ -354,36 +310,11 @@ class PoolState:
         """Keep the room that a lease's status says it was promised, as long as it asks for no other."""
         if lease.uid in self.entries or lease.uid in self.holds:
             return
-        promise = self._promise_told(lease, shape)
+        promise = promise_of(lease, shape, self.policy, self.table.rows)
         if promise is None:
             self.calendar.unpromise(lease.uid)
         else:
             self.calendar.promise(promise)
-
-    def _promise_told(self, lease: Lease, shape: Shape) -> Promise | None:
-        """Return the promise that a lease's status tells, if that is still what it asks for."""
-        kept = lease.reservation
-        if kept is None:
-            return None
-        promise = Promise(lease.uid, kept.start, kept.end, self._slices_of(kept))
-        return promise if self._serves(promise, shape) else None
-
-    def _serves(self, promise: Promise, shape: Shape) -> bool:
-        """Tell whether promised room is what a request asks for; it may ask for less time."""
-        if [amounts for _, amounts in promise.slices] != [shape.need] * shape.slices:
-            return False
-        if promise.end - promise.start < shape.span or promise.start < shape.not_before:
-            return False
-        nodes = {node for node, _ in promise.slices}
-        if shape.mode == PlacementMode.SAME_NODE and len(nodes) > 1:
-            return False
-        if shape.mode == PlacementMode.DISTINCT_NODES and len(nodes) < shape.slices:
-            return False
-        labels = [row.labels for node in nodes if (row := self.table.rows.get(node)) is not None]
-        if any(found.get(key) != value for found in labels for key, value in shape.node_selector):
-            return False
-        same = shape.mode != PlacementMode.SAME_DOMAIN
-        return same or len({found.get(shape.topology_key) for found in labels}) <= 1
 
     def _waits_no_more(self, uid: str) -> None:
         self.end_hold(uid)
@@ -430,47 +361,6 @@ class PoolState:
             self.attention |= hold.victims
             self.queue.retell(uid)
             self.changes += 1
-
-    def settle_holds(self, now: int) -> None:
-        """Move each hold to when the last of its victims will be gone; end those whose victims all are, in vain."""
-        for uid, hold in list(self.holds.items()):
-            hold.victims = {victim for victim in hold.victims if victim in self.calendar.held}
-            promise = self.calendar.promises.get(uid)
-            if not hold.victims or promise is None:
-                self.end_hold(uid)
-                continue
-            leaving = [held for victim in hold.victims if (held := self.calendar.held[victim]).leaving]
-            start = max([now + 1, *(held.until for held in leaving if held.until < NEVER)])
-            if leaving and start != promise.start and start > now + 1:
-                self.calendar.promise(promise._replace(start=start, end=start + promise.end - promise.start))
-                self.queue.retell(uid)
-
-    def recover_holds(self, now: int) -> None:
-        """Keep room again for leases for which others were asked to go by an operator before this one."""
-        victims: dict[str, set[str]] = {}
-        reclaims = {}
-        for lease in self.leases.values():
-            preemptor = lease.status.get("revocation", {}).get("preemptorUID", "")
-            if lease.allocated and not lease.releasing and preemptor in self.queue:
-                victims.setdefault(preemptor, set()).add(lease.uid)
-                reclaims[preemptor] = lease.reason(C.DISRUPTION_TARGET) == R.TENANT_RECLAIM
-        for uid in sorted(victims, key=lambda uid: self.queue.requests[uid].turn):
-            outlook = Outlook(self.table.scratch(), self.calendar, now)
-            promise = room_left_by(outlook, self.queue.requests[uid], victims[uid])
-            if promise is not None:
-                self.begin_hold(Preemption(uid, tuple(sorted(victims[uid])), promise, reclaims[uid]))
-
-    def displaced(self) -> dict[str, R]:
-        """Return who is asked to go for others, and why."""
-        return {
-            victim: R.TENANT_RECLAIM if hold.reclaims else R.PREEMPTED
-            for hold in self.holds.values()
-            for victim in hold.victims
-        }
-
-    def preemptor_of(self, victim: str) -> str:
-        """Return the uid of the lease for which another is asked to go, or ""."""
-        return next((uid for uid, hold in self.holds.items() if victim in hold.victims), "")
 
     # --- nodes ---
 
@@ -541,90 +431,6 @@ class PoolState:
         """
         return _IdleSince(self)
 
-    # --- audit ---
-
-    def audit(self) -> list[str]:
-        """Rebuild the books from the leases and name every difference; [] when they agree."""
-        rebuilt = Ledger(self.ledger.size)
-        for lease in self.leases.values():
-            if lease.slices:
-                rebuilt.put(self._holding(lease))
-        for entry in self.entries.values():
-            known = self.leases.get(entry.uid)
-            if entry.start is None and (known is None or not known.allocated):
-                rebuilt.put(self._holding_of(entry))
-        found = differences(self.ledger, rebuilt, {uid: lease.key for uid, lease in self.leases.items()})
-        found += [
-            f"node {name}: the table holds {row.held}, the books {self.ledger.on_node(name)}"
-            for name, row in self.table.rows.items()
-            if row.held != self.ledger.on_node(name)
-        ]
-        found += self.table.differences()
-        found += self._audit_the_future()
-        # Only leases that hold something: those of an earlier pool of this name may have had the same tokens.
-        tokens: dict[int, str] = {}
-        for lease in self.leases.values():
-            token = lease.status.get("fencingToken")
-            if lease.allocated and token is not None and tokens.setdefault(token, lease.uid) != lease.uid:
-                found.append(f"{lease.key}: fencing token {token} was given twice")
-        return found
-
-    def _audit_the_future(self) -> list[str]:
-        """Work out anew who waits, what is held until when, and what was promised, and say what differs."""
-        waiting: dict[str, Request] = {}
-        asking: dict[str, Request] = {}
-        refused: dict[str, Refusal] = {}
-        promised: dict[str, Promise] = {}
-        held_by: dict[str, tuple[Slices, str]] = {}
-        for lease in self.leases.values():
-            if lease.slices:
-                held_by[lease.uid] = self._slices_of(lease), self.tenant_of(lease)
-            if not lease.pending or lease.deleting or lease.wants_release:
-                continue
-            found = admit(lease, self.policy, self.namespaces.get(lease.namespace), self._turn(lease))
-            if isinstance(found, Refusal):
-                refused[lease.uid] = found
-            elif found is not None:
-                (asking if lease.is_dry_run else waiting)[lease.uid] = found
-                promise = self._promise_told(lease, found.shape)
-                if promise is not None and not lease.is_dry_run:
-                    promised[lease.uid] = promise
-        found_wrong = []
-        order = sorted((request.turn, uid) for uid, request in waiting.items())
-        if waiting != self.queue.requests or order != self.queue.order:
-            found_wrong.append("the queue is not the leases that wait, in order")
-        if (refused, asking) != (self.refused, self.inquiries):
-            found_wrong.append("those refused or asking are not the leases that are")
-        committed = self.entries.keys()
-        known = {
-            uid: (held.slices, held.tenant)
-            for uid, held in self.calendar.held.items()
-            if uid not in committed
-        }
-        if known != {uid: held for uid, held in held_by.items() if uid not in committed}:
-            found_wrong.append("the calendar is not what the leases hold")
-        kept = {uid: promise for uid, promise in self.calendar.promises.items() if uid not in self.holds}
-        if not _same_but(kept, promised, committed):
-            found_wrong.append("the promises are not what the leases were promised")
-        return found_wrong + self._audit_the_shares()
-
-    def _audit_the_shares(self) -> list[str]:
-        sums: dict[str, Vector] = {}
-        for held in self.calendar.held.values():
-            before = sums.get(held.tenant, zero(self.ledger.size))
-            sums[held.tenant] = plus(before, total_of(held.slices, self.ledger.size))
-        return [
-            f"tenant {tenant!r}: the shares count {account.used}, the calendar {sums.get(tenant)}"
-            for tenant, account in self.shares.accounts.items()
-            if any(account.used) and account.used != sums.get(tenant)
-        ]
-
-
-def _same_but(mine: Mapping[str, Promise], theirs: Mapping[str, Promise], committed: Set[str]) -> bool:
-    return {uid: p for uid, p in mine.items() if uid not in committed} == {
-        uid: p for uid, p in theirs.items() if uid not in committed
-    }
-
 
 class _IdleSince(Mapping[str, int]):
     """Since when each lease is hardly used: a view of what the state noted."""
@@ -644,65 +450,6 @@ class _IdleSince(Mapping[str, int]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def holding_state(lease: Lease) -> str:
-    """Return the ledger's word for a lease that holds something."""
-    if not lease.releasing:
-        return HELD
-    return QUARANTINED if lease.reason(C.RELEASED) == R.QUARANTINED else RELEASING
-
-
-def free_at(lease: Lease, policy: PoolPolicy) -> int:
-    """Return when what a lease holds is free again unless it is renewed (ms), or NEVER where nobody knows."""
-    if lease.releasing:
-        if lease.reason(C.RELEASED) == R.QUARANTINED:
-            return NEVER
-        due = lease.deadline("cooldownTime") or lease.deadline("verificationTime")
-        return NEVER if due is None else due
-    ends = []
-    expiration = lease.deadline("expirationTime")
-    if expiration is not None and policy.ends_leases:
-        ends.append(expiration + policy.grace)
-    revocation = lease.deadline("revocationTime")
-    if revocation is not None and lease.is_true(C.DISRUPTION_TARGET):
-        ends.append(revocation)
-    return min(ends) + policy.cooldown if ends else NEVER
-
-
-def loss_plan(state: PoolState) -> list[str]:
-    """Return the leases to revoke so that no node holds more than it may lend, in order.
-
-    Lowest priority first, then the youngest grant; measured use does not count, because it may fall again. Leases
-    already on their way out count as gone.
-    """
-    chosen: list[str] = []
-    for name in sorted(state.table.over):
-        excess = list(state.table.rows[name].hard_excess())
-        for lease in sorted(_on_node(state, name), key=_least_wanted):
-            if all(amount <= 0 for amount in excess):
-                break
-            amounts = _share(state, lease, name)
-            if any(have > 0 and short > 0 for have, short in zip(amounts, excess, strict=True)):
-                excess = [short - have for short, have in zip(excess, amounts, strict=True)]
-                if not lease.releasing and lease.uid not in chosen:
-                    chosen.append(lease.uid)
-    return chosen
-
-
-def _on_node(state: PoolState, name: str) -> list[Lease]:
-    return [state.leases[uid] for uid in state.ledger.holders(name) if uid in state.leases]
-
-
-def _least_wanted(lease: Lease) -> tuple[bool, int, int, str]:
-    granted = lease.instant("allocation", "allocationTime") or 0
-    return (not lease.releasing, lease.priority, -granted, lease.uid)
-
-
-def _share(state: PoolState, lease: Lease, name: str) -> Vector:
-    holding = state.ledger.get(lease.uid)
-    parts = () if holding is None else holding.slices
-    return tuple(sum(amounts[r] for node, amounts in parts if node == name) for r in range(state.ledger.size))
 
 
 def _hardly_used(lease: Lease, node: str, used: Mapping[str, int], below_percent: int) -> bool:

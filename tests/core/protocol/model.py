@@ -1,7 +1,7 @@
 """The commit protocol as two operators play it, step by step, and a search through every interleaving.
 
-Each step is named after the method of `adapters.reconcile.PoolWorker` that does it, so that the two can be compared:
-`METHODS` says what each does here. An operator may crash between any two steps; it loses its memory, never what is on
+Each step is named after the method in `adapters.pool` that does it, so that the two can be compared: `METHODS` says
+what each does here. An operator may crash between any two steps; it loses its memory, never what is on
 its way. A watch tells news late or never. Capacity is one lease's worth.
 
 `Variant` names the rules of the protocol one by one. The tests take each away and see what breaks.
@@ -38,22 +38,22 @@ from tests.core.protocol.world import (
 
 METHODS: Final = {
     "_take_over": "raise the epoch",
-    "_list_leases": "list by a quorum read",
+    "list_leases": "list by a quorum read",
     "_adopt": "take up what an earlier operator committed",
     "_commit": "decide who starts or is promised a start, and send the swap",
-    "_fence": "write to a lease on whose end a promise will rely, so that older writes of it come to nothing",
-    "_publish": "send a swap that only drops finished entries",
-    "_swap_ledger": "the swap arrives",
+    "fence": "write to a lease on whose end a promise will rely, so that older writes of it come to nothing",
+    "publish": "send a swap that only drops finished entries",
+    "swap_ledger": "the swap arrives",
     "_swapped_after_all": "the answer to a swap is lost",
     "_write_grant": "write to the lease what was committed, or undo it",
-    "_add_finalizer": "give a lease its finalizer before it is granted",
+    "add_finalizer": "give a lease its finalizer before it is granted",
     "_write_change": "renew, end or remove a lease",
-    "_refresh": "the answer to a lease's write is lost",
+    "refresh": "the answer to a lease's write is lost",
     "_leave_if_drained": "let a deleted pool go",
     "lease_seen": "the watch tells of a lease",
     "pool_seen": "the watch tells of the pool",
 }
-"""The steps: methods of `PoolWorker`, and what they do here."""
+"""The steps: methods of the parts of a pool's worker, and what they do here."""
 
 TERM: Final = 2
 """How long a term lasts, counted from the decision to grant or to renew."""
@@ -126,7 +126,7 @@ def _delivery(v: Variant, w: World, request: Request) -> Iterator[Step]:
         after = _answered(v, after, request, taken=taken)
     yield Step(who, request.method, f"{text} arrives", after)
     if w.lost_answers and request.sender != NOBODY:
-        method = "_swapped_after_all" if request.target == POOL else "_refresh"
+        method = "_swapped_after_all" if request.target == POOL else "refresh"
         late = w._replace(
             network=tuple(r for r in w.network if r != request), lost_answers=w.lost_answers - 1
         )
@@ -233,7 +233,7 @@ class _Operator:
             fresh = self.v._replace(forgets_settled_when_deposed=True)
             yield self._step("", "crashes", _depose(fresh, w, self.me))
         if o.phase == _LISTING:
-            yield self._step("_list_leases", "", self._list_leases())
+            yield self._step("list_leases", "", self._list_leases())
         elif o.phase == _RAISING:
             yield self._step("_take_over", "at last", self._raise_epoch(o, _ADOPTING))
         elif o.phase == _ADOPTING:
@@ -333,7 +333,7 @@ class _Operator:
         if not wanted:
             return
         if v.needs_finalizer and not lease.finalizer:
-            yield self._to_lease("_add_finalizer", "finalizer", i, finalizer=True)
+            yield self._to_lease("add_finalizer", "finalizer", i, finalizer=True)
         elif entry.start:
             yield self._tell_promise(entry)
         else:
@@ -382,8 +382,8 @@ class _Operator:
 
     def _fence(self, i: int) -> Step:
         if i in self.busy:
-            return self._step("_fence", f"waits for {i}", self.w)
-        return self._to_lease("_fence", "fence", i, fence=self.o.epoch)
+            return self._step("fence", f"waits for {i}", self.w)
+        return self._to_lease("fence", "fence", i, fence=self.o.epoch)
 
     def _write_change(self, i: int) -> Iterator[Step]:
         o, v, now = self.o, self.v, self.w.now
@@ -430,7 +430,7 @@ class _Operator:
                 else:
                     yield self._step("_commit", f"promise {i}", self._swap(self._entry(i, lease.start)))
         if o.settled:
-            yield self._step("_publish", "", self._swap(None))
+            yield self._step("publish", "", self._swap(None))
         drained = not (taken or self.committed or self.busy)
         if o.pool.deleting and (drained or not self.v.waits_until_drained):
             method, gone = "_leave_if_drained", (("gone", True),)
@@ -476,7 +476,7 @@ class _Operator:
         written = tuple(sorted(fields.items()))
         return send(
             self.w,
-            Request(self.me, "_swap_ledger", "swap", POOL, version, written, o.epoch, added, o.settled),
+            Request(self.me, "swap_ledger", "swap", POOL, version, written, o.epoch, added, o.settled),
         )
 
 

@@ -1,0 +1,226 @@
+"""Writes what was decided to the leases, many at a time, and keeps at it until each is known to have happened or not.
+
+Capacity that a write frees counts as free only after that write is known to have happened. What rests on another object
+(a session, a node) is looked up once more before it ends a lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from leasehold.adapters.confirmation import Confirmation
+from leasehold.adapters.kube.errors import Conflict, NotFound, Refused, Unknown
+from leasehold.adapters.pauses import Pauses
+from leasehold.adapters.pool.complaints import Complaints, subject_of
+from leasehold.adapters.pool.fence import Fence
+from leasehold.adapters.pool.leases import Leases, about
+from leasehold.adapters.pool.memory import Memory
+from leasehold.adapters.pool.object import PoolObject
+from leasehold.adapters.pool.tools import Tools
+from leasehold.core.booking import Entry
+from leasehold.core.calendar import Outlook, RenewalLimits
+from leasehold.core.course import World
+from leasehold.core.errors import LeaseholdError
+from leasehold.core.lease import Lease
+from leasehold.core.planning import Change, cancel_step, grant_step, promise_step
+
+_FAREWELL_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Writing:
+    """The writes of leases that are under way.
+
+    `words` counts those that only tell a waiting lease how it stands. The planner keeps them few, because a lease is
+    not granted while a word to it is under way, or waits for its turn; `adapters.writers` lets grants pass those few.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        pool: PoolObject,
+        memory: Memory,
+        leases: Leases,
+        fence: Fence,
+        complaints: Complaints,
+        pauses: Pauses,
+        dirty: asyncio.Event,
+    ) -> None:
+        self.words = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._tools = tools
+        self._pool = pool
+        self._memory = memory
+        self._leases = leases
+        self._fence = fence
+        self._complaints = complaints
+        self._pauses = pauses
+        self._dirty = dirty
+        self._confirm = Confirmation(tools.client, tools.cluster, tools.clock)
+
+    # --- in the background ---
+
+    def start_change(self, change: Change) -> None:
+        """Begin to write a change; its lease is left alone meanwhile."""
+        self._memory.state.busy.add(change.lease.uid)
+        self.words += change.word
+        self._spawn(self._write_change(change))
+
+    def start_grant(self, entry: Entry, *, adopted: bool) -> None:
+        """Begin to write a commitment; it counts from now on."""
+        self._memory.state.assume(entry)
+        self._spawn(self._write_grant(entry, adopted=adopted))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._pool.fail(error)
+        self._dirty.set()
+
+    async def finish(self) -> None:
+        """Let the writes under way end, so that the next operator finds little half done; then give up the rest."""
+        if self.tasks and self._pool.failure is None:
+            await asyncio.wait(self.tasks, timeout=_FAREWELL_SECONDS)
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def put_aside(self, uid: str) -> bool:
+        """Leave a lease alone for a while after a write failed; tell whether it is the first time in a row.
+
+        What its write would have freed stays counted. The next try carries the version known by then, so a write
+        that did happen after all shows as a conflict.
+        """
+        self._memory.state.aside.add(uid)
+        return self._pauses.failed(uid, self._tools.clock.now())
+
+    # --- grants and promises ---
+
+    async def _write_grant(self, entry: Entry, *, adopted: bool) -> None:
+        """Make a committed grant the lease's own, or undo the commitment; only then is the entry finished.
+
+        A grant that the API server refuses is undone, and its lease put aside.
+        """
+        pause = 0.05
+        refused = False
+        looked_at = entry.version
+        while (lease := self._memory.state.leases.get(entry.uid)) and not is_written(lease, entry):
+            try:
+                if lease.version != looked_at:
+                    # Whoever changed it may have undone this commitment: then the pool has a higher epoch.
+                    await self._pool.reread()
+                    looked_at = lease.version
+                async with self._tools.writers.turn():
+                    await self._write_grant_once(lease, entry, adopted=adopted, refused=refused)
+                break
+            except NotFound:
+                self._tools.cluster.lease_gone(entry.uid)
+                break
+            except LeaseholdError as error:
+                self._complaints.failed(error)
+                log.info("lease %s: grant: %s", lease.key, error, extra=about(lease))
+                if isinstance(error, Refused) and not refused:
+                    refused = True
+                    self._complaints.refused(subject_of(lease), error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+            await self._leases.refresh(lease)
+        if refused:
+            self.put_aside(entry.uid)
+        else:
+            self._pauses.worked(entry.uid)
+        self._pool.settled.add(entry.uid)
+        self._memory.state.settle(entry.uid)
+        self._pool.due = True
+        self._dirty.set()
+
+    async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool, refused: bool) -> None:
+        now = self._tools.clock.now()
+        state = self._memory.state
+        if refused or not _still_wanted(lease, entry):
+            await self._leases.patch_lease(lease, cancel_step(lease, now, promise=entry.start is not None))
+            return
+        if not lease.has_finalizer:
+            lease = await self._leases.add_finalizer(lease)
+        tenant = state.tenant_of(lease)
+        if entry.start is not None:
+            await self._leases.patch_lease(lease, promise_step(lease, entry, now, tenant))
+            return
+        needed = self._needed(entry.uid, now)
+        if needed is not None and 2 * (needed - now) < state.policy.span_of(lease.duration):
+            # So late that less than half of what was asked for is left before others were promised the room.
+            await self._leases.patch_lease(lease, cancel_step(lease, now))
+            return
+        world = World(sessions=self._tools.cluster.sessions)
+        step = grant_step(
+            lease, entry, state.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
+        )
+        written = await self._leases.patch_lease(lease, step)
+        waited = now - max(written.created, written.start_time or 0)
+        self._tools.metrics.granted(self._pool.name, waited=waited)
+
+    def _needed(self, uid: str, now: int) -> int | None:
+        """Return when a commitment's room is promised to others (ms), or None. A late grant must not reach beyond."""
+        state = self._memory.state
+        if not state.calendar.promises:
+            return None
+        return RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)).latest(uid)
+
+    # --- changes ---
+
+    async def _write_change(self, change: Change) -> None:
+        """Renew, end, remove or tell; a change that failed is decided anew."""
+        lease, step = change.lease, change.step
+        try:
+            if await self._confirm(lease, step):
+                async with self._tools.writers.turn(patient=change.word):
+                    await self._leases.write_step(lease, step)
+        except NotFound:
+            self._tools.cluster.lease_gone(lease.uid)
+        except LeaseholdError as error:
+            await self._change_failed(lease, error)
+        else:
+            self._pauses.worked(lease.uid)
+        self.words -= change.word
+        state = self._memory.state
+        state.busy.discard(lease.uid)
+        if lease.uid in state.leases:
+            state.rebook(lease.uid)
+            state.attention.add(lease.uid)
+        self._pool.due = True
+
+    async def _change_failed(self, lease: Lease, error: LeaseholdError) -> None:
+        """Find out what became of a write that failed, and leave its lease alone where that says nothing new."""
+        self._complaints.failed(error)
+        log.info("lease %s: %s", lease.key, error, extra=about(lease))
+        if isinstance(error, Unknown):
+            self._fence.unanswered(lease)
+        looked_up = isinstance(error, (Conflict, Unknown)) and await self._leases.refresh(lease)
+        if looked_up and isinstance(error, Conflict):
+            return
+        if self.put_aside(lease.uid) and isinstance(error, Refused):
+            self._complaints.refused(subject_of(lease), error)
+
+
+def _still_wanted(lease: Lease, entry: Entry) -> bool:
+    """A commitment holds for the request it was made for; anything else is decided anew."""
+    same = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
+    same = same and entry.generation in (0, lease.generation)
+    return same and not lease.deleting and not lease.wants_release
+
+
+def is_written(lease: Lease, entry: Entry) -> bool:
+    """Tell whether a commitment became the lease's own, or can no longer."""
+    if lease.allocated or lease.finished:
+        return True
+    kept = lease.reservation
+    return entry.start is not None and kept is not None and kept.sequence >= entry.sequence

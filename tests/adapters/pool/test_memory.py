@@ -1,0 +1,97 @@
+"""What a worker knows: the spec as far as it can be read, its nodes, and the past of tenants."""
+
+from __future__ import annotations
+
+from tests.adapters.fakes import (
+    Scene,
+    failing,
+    lease_document,
+    lease_path,
+    pool_document,
+    reason,
+    status,
+)
+
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import Unknown
+from leasehold.adapters.pool.worker import PoolWorker
+
+
+async def test_one_lease_that_cannot_be_read_stops_nobody_and_keeps_what_it_holds() -> None:
+    scene = Scene()
+    odd = lease_document("odd")
+    odd["status"] = {
+        "conditions": [{"type": "Allocated", "status": "True", "reason": "Granted"}],
+        "fencingToken": 1,
+        "deadlines": {"expirationTime": "some day"},
+        "allocation": {"slices": [{"index": 0, "nodeName": "n1", "resources": {"cpu": "3"}}]},
+    }
+    scene.kube.add(lease_path("odd"), odd)
+    no_lease = {"kind": "CapacityLease", "metadata": {"name": "no", "namespace": "team"}, "spec": {}}
+    scene.kube.objects[lease_path("no")] = {
+        **no_lease,
+        "metadata": {**no_lease["metadata"], "uid": "x", "resourceVersion": "1"},
+        "spec": {"poolRef": {"name": "ci"}},
+    }
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="1")
+        await scene.granted("a")
+        scene.ask("b", cpu="1")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "WaitingForCapacity")
+
+
+async def test_a_spec_that_cannot_be_read_keeps_what_is_held_and_grants_nothing() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        scene.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"gracePeriodSeconds": "soon"}}})
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "InvalidSpec")
+        scene.ask("b")
+        await scene.until(lambda: scene.reason("b", "Allocated") == "PoolNotReady")
+        assert status(scene.lease("a"), "Ready") == "True"
+        assert scene.worker.state.ledger.count("held") == 1
+        scene.kube.touch(paths.pool("ci"), {"spec": {"leasePolicy": {"gracePeriodSeconds": 0}}})
+        await scene.granted("b")
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "Serving")
+
+
+async def test_a_spec_that_cannot_be_read_at_the_start_takes_no_node_from_other_pools() -> None:
+    scene = Scene()
+    scene.lead(pool_document("broken", placement={"strategy": "Guess"}))
+    async with scene:
+        await scene.until(lambda: reason(scene.pool("broken"), "Ready") == "InvalidSpec")
+        scene.ask("a")
+        await scene.granted("a")
+
+
+async def test_no_pool_lends_a_contested_node_while_another_is_still_being_taken_over() -> None:
+    scene = Scene()
+    scene.lead(pool_document("other"))
+    scene.kube.faults.append(failing(Unknown("slow"), path=paths.pool("other")))
+    async with scene:
+        await scene.until(lambda: scene.workers["ci"].ready)
+        scene.ask("a")
+        await scene.until(lambda: scene.reason("a", "Allocated") != "")
+        assert scene.lease("a")["status"]["rejections"][0]["reason"] == "NodeConflicting"
+
+
+async def test_tenants_hear_of_their_namespaces_and_their_past_survives_a_restart() -> None:
+    tenants = [{"name": "red", "namespaceSelector": {"matchLabels": {"team": "red"}}}]
+    more = {"queueing": {"usageHalfLifeSeconds": 3600}, "tenants": tenants}
+    scene = Scene(pool_document(**more))
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", cpu="2")
+        await scene.until(lambda: scene.reason("a", "Accepted") == "NamespaceNotAllowed")
+        scene.cluster.namespace_seen("team", {"team": "red"})
+        await scene.granted("a")
+        assert scene.lease("a")["status"]["tenant"] == "red"
+        await scene.until(lambda: scene.pool()["status"]["tenants"][0]["sharePermille"] == 500)
+        await scene.until(lambda: reason(scene.pool(), "TenantsValid") == "Valid")
+    scene.kube.touch(paths.pool("ci"), {"status": {"tenants": [{"name": "red", "usagePermille": 300}]}})
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        assert 290_000 < scene.worker.state.shares.account("red").past <= 310_000
