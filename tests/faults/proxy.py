@@ -486,10 +486,11 @@ class Exchange:
 class FaultProxy:
     """The proxy, on an event loop of its own in a thread. Use it in a `with` block.
 
-    `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes every
-    list one of small pages, and `watch_from` every watch one as of a version; they may be changed at any time, as may
-    the rules. `codes` counts the answers of the API server itself, and `expired` the watches that it ended because
-    their version is not kept (410). `errors` are failures of the proxy itself, which spoil a trial.
+    `latency` and `jitter` (seconds) delay every request, `bytes_per_second` slows every answer, `page_size` makes small
+    the pages of every list that is read in pages, and `watch_from` every watch one as of a version; they may be
+    changed at any time, as may the rules. `codes` counts the answers of the API server itself, and `expired` the
+    watches that it ended because their version is not kept (410). `errors` are failures of the proxy itself, which
+    spoil a trial.
     """
 
     def __init__(self, upstream: Connection, dice: random.Random | None = None) -> None:
@@ -719,7 +720,7 @@ class FaultProxy:
     def _aged(self, call: Call) -> Mapping[str, str]:
         """Return the query with the size of a list's pages, and the version at which a frozen one is to be read."""
         query = call.query
-        if call.verb == "list" and self.page_size is not None:
+        if call.verb == "list" and self.page_size is not None and "limit" in query:
             query = {**query, "limit": str(self.page_size)}
         if call.verb == "watch" and self.watch_from is not None:
             query = {**query, "resourceVersion": str(self.watch_from)}

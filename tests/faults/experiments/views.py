@@ -397,6 +397,7 @@ def versions_gone(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for _ in range(scale.pick(1, 5)):
         _watches_told_410(arena, dice)
         _compacted_between_pages(arena, dice)
+        _pages_refused(arena, dice)
         _too_large(arena, dice)
         _gone_while_nobody_watched(arena, dice)
     _compacted_while_cut_off(arena, dice)
@@ -443,6 +444,21 @@ def _compacted_between_pages(arena: Arena, dice: random.Random) -> None:
         proxy.await_delivered(rule)
         trial.deliver(len(compacted), "compacted between two pages")
         trial.outcome.notes.append(f"the API server answered 410 to {proxy.codes[410]} pages")
+
+
+def _pages_refused(arena: Arena, dice: random.Random) -> None:
+    """An API server that keeps no snapshots says 410 to the second page; the list begins anew."""
+    with arena.trial(sweep_seconds=600) as trial:
+        proxy = trial.proxy(dice)
+        pool = trial.pool(4)
+        names = [trial.stage.lease(pool) for _ in range(8)]
+        proxy.page_size = 2
+        rule = proxy.add(Status(410), verbs=["list"], where=lambda call: "continue" in call.query, times=4)
+        trial.operator("a", proxy).await_leading()
+        proxy.await_delivered(rule, 4)
+        trial.deliver(rule.delivered, "410 for a page that is not the first")
+        for name in names:
+            trial.stage.until(name, granted)
 
 
 def _too_large(arena: Arena, dice: random.Random) -> None:
