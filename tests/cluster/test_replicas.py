@@ -126,6 +126,11 @@ def test_a_leader_that_sleeps_past_its_time_wakes_up_as_a_standby_and_writes_not
     record.check(dict.fromkeys(bare.nodes.names, SMALL.resources()))
 
 
+def lead_one_each(*operators: ProcessOperator) -> bool:
+    """Each is asked once: one that hands a shard over may lead two before it does and one after."""
+    return all(len(leads(operator)) == 1 for operator in operators)
+
+
 def test_shards_are_dealt_to_replicas_and_move_when_one_goes(bare: Stage) -> None:
     bare.nodes.create(4, SMALL)
     for name, number in ((WEST, 0), (EAST, 1)):
@@ -135,9 +140,7 @@ def test_shards_are_dealt_to_replicas_and_move_when_one_goes(bare: Stage) -> Non
     with replica(bare, "a", shards=2) as first, replica(bare, "b", shards=2) as second:
         warm(first)
         warm(second)
-        until(
-            lambda: {*leads(first), *leads(second)} == {"0", "1"} and len(leads(first)) == 1, "one each", 30
-        )
+        until(lambda: lead_one_each(first, second), "one each", 30)
         assert set(holders(bare).values()) == {f"{bare.namespace}-a", f"{bare.namespace}-b"}
         for pool in (WEST, EAST):
             bare.until(bare.lease(pool, cpu="2"), granted)
@@ -156,9 +159,7 @@ def test_a_node_that_moves_to_a_pool_of_another_shard_is_lent_once(bare: Stage) 
     with replica(bare, "a", shards=2) as first, replica(bare, "b", shards=2) as second:
         warm(first)
         warm(second)
-        until(
-            lambda: {*leads(first), *leads(second)} == {"0", "1"} and len(leads(first)) == 1, "one each", 30
-        )
+        until(lambda: lead_one_each(first, second), "one each", 30)
         for i in range(6):
             here, there = (WEST, EAST) if i % 2 else (EAST, WEST)
             bare.kube.patch("nodes", node, {"metadata": {"labels": {"side": there}}})
@@ -180,9 +181,7 @@ def test_a_pool_selector_finds_room_in_a_pool_that_another_replica_leads(bare: S
     with replica(bare, "a", shards=2) as first, replica(bare, "b", shards=2) as second:
         warm(first)
         warm(second)
-        until(
-            lambda: {*leads(first), *leads(second)} == {"0", "1"} and len(leads(first)) == 1, "one each", 30
-        )
+        until(lambda: lead_one_each(first, second), "one each", 30)
         bare.until_pool(EAST, is_("Ready"))
         lease = bare.lease_by({"matchLabels": label})
         found = bare.until(lease, granted, 30)
