@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -124,17 +125,22 @@ def _tried(trial: Trial, pool: str, size: int, *, maps: bool) -> list[str]:
     if maps:
         specs["resources"] = {"resources": {f"r{i}": "1" for i in range(size // 12)}}
         specs["labels"] = {"placement": {"nodeSelector": {f"k{i}": "v" for i in range(size // 12)}}}
-    for field, spec in specs.items():
-        if _taken(trial, _lease(namespace, f"{field}-{size}", pool, **spec)):
-            trial.violate(f"{size} bytes in {field} of the spec were taken")
-    metas = {f"meta-{field}-{size}": meta for field, meta in _loopholes(size).items()}
-    return [name for name, meta in metas.items() if _taken(trial, _lease(namespace, name, pool, meta))]
+    patient = Client(trial.stage.control_plane.connection, timeout_seconds=300)
+    with contextlib.closing(patient):
+        for field, spec in specs.items():
+            if _taken(trial, patient, _lease(namespace, f"{field}-{size}", pool, **spec)):
+                trial.violate(f"{size} bytes in {field} of the spec were taken")
+        return [
+            f"meta-{field}-{size}"
+            for field, meta in _loopholes(size).items()
+            if _taken(trial, patient, _lease(namespace, f"meta-{field}-{size}", pool, meta))
+        ]
 
 
-def _taken(trial: Trial, item: Object) -> bool:
+def _taken(trial: Trial, kube: Client, item: Object) -> bool:
     trial.deliver(1)
     try:
-        trial.stage.kube.create(item)
+        kube.create(item)
     except ApiError as error:
         if error.status not in (400, 413, 422, 500) or (
             error.status == 500 and "too large" not in error.message
