@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.testing import traces
+from tests.testing.programs import script
 from tests.testing.traces import Traces
 
 from leasehold.testing import namespaces
@@ -158,8 +159,23 @@ def test_images_come_from_archives(node: RealNode, image: Path) -> None:
     assert node.load_image(image) == [IMAGE]
     assert node.load_image(str(image)) == [IMAGE]
     assert IMAGE in node.images()
-    with pytest.raises(ControlPlaneError, match="localhost/absent:1 is neither a file nor an image"):
-        node.load_image("localhost/absent:1")
+    with pytest.raises(ControlPlaneError, match="localhost/none:1 is neither a file nor an image"):
+        node.load_image("localhost/none:1")
+
+
+def test_images_come_from_a_build_tool_by_name(
+    node: RealNode, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    script(tools, "podman", "echo no such image here >&2; exit 125")
+    script(
+        tools,
+        "buildah",
+        f'[ $1 = push ] && archive="${{4#docker-archive:}}" && cp {image} "${{archive%%:*}}"',
+    )
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    assert node.load_image(IMAGE) == [IMAGE]
+    assert not list(node.directory.glob("image-*"))
 
 
 def test_the_node_may_not_write_what_is_another_nodes(node: RealNode, client: Client) -> None:
@@ -206,6 +222,14 @@ def test_a_killed_kubelet_comes_back_and_finds_its_pods(node: RealNode, client: 
     assert wait_until(lambda: node.exec("a", says, team).stdout == "still here\n", 20)
     after = client.get("pods", "a", team)
     assert after["status"]["containerStatuses"] == before["status"]["containerStatuses"]
+
+
+def test_a_restarted_api_server_finds_its_node_again(node: RealNode, client: Client, team: str) -> None:
+    url = node.connection.url
+    node.control_plane.restart_apiserver()
+    assert node.connection.url == url
+    node.wait_ready()
+    run_pod(client, "a", team, "Succeeded")
 
 
 def test_two_live_side_by_side_and_leave_nothing(image: Path) -> None:

@@ -41,7 +41,7 @@ class Traces:
             *(f"process {process.pid} of then" for process in self.processes if process.alive()),
             *(f"process {pid}: {_read(pid, 'cmdline')}" for pid in self._pids()),
             *(f"mount seen by {pid}" for pid in _processes() if self.name in _read(pid, "mountinfo")),
-            *(f"cgroup {place}" for place in Path("/sys/fs/cgroup").rglob(f"*{self.name}*")),
+            *(f"cgroup {place}" for place, _, _ in os.walk("/sys/fs/cgroup") if self.name in place),
             *(f"directory {place}" for place in Path(tempfile.gettempdir()).glob(f"*{self.name}*")),
         ]
 
@@ -60,15 +60,20 @@ class Traces:
 
 
 def of_the_machine() -> dict[str, object]:
-    """Return what a node must leave as it found it: named networks, links, settings, fixed paths, mounts."""
-    paths = [Path(parent, name) for parent, names in PRIVATE.items() for name in names]
-    others = [Path("/opt/containerd"), Path("/usr/libexec/kubernetes"), Path("/etc/cni"), Path("/opt/cni")]
+    """Return what a node must leave as it found it: named networks, links, settings, fixed paths, mounts.
+
+    Of links and mounts, those of a kind that a node makes: other tests make others meanwhile.
+    """
+    paths = [str(Path(parent, name)) for parent, names in PRIVATE.items() for name in names]
+    others = ["/opt/containerd", "/usr/libexec/kubernetes", "/etc/cni", "/opt/cni"]
+    links = [line.split()[1] for line in _said("ip", "-oneline", "link").splitlines()]
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return {
         "networks": _said("ip", "netns", "list"),
-        "links": [line.split()[1] for line in _said("ip", "-oneline", "link").splitlines()],
+        "links": [name for name in links if name.startswith(("lh", "veth", "cni"))],
         "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
-        "paths": {str(path): _listing(path) for path in (*paths, *others)},
-        "mounts": sorted(Path("/proc/self/mounts").read_text().splitlines()),
+        "paths": {path: _listing(Path(path)) for path in (*paths, *others)},
+        "mounts": [place for place in mounts if place in PRIVATE or place.startswith((*paths, "/proc/sys"))],
     }
 
 

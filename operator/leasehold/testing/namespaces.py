@@ -71,7 +71,12 @@ class Namespaces:
     def stop(self) -> None:
         """End all that runs within, and remove what is left. Safe to call again."""
         if self._keeper is not None:
-            self._keeper.communicate()  # closes its standard input, the sign to end, and waits
+            try:
+                self._keeper.communicate(timeout=_STOP_SECONDS)  # closes its standard input, the sign to end
+            except subprocess.TimeoutExpired:  # the kernel then ends what runs within
+                self._keeper.kill()
+                self._keeper.communicate()
+                keeper.remove_cgroups(self.name)
             self._keeper = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
