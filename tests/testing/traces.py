@@ -10,10 +10,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leasehold.testing._node_init import KERNEL_SETTINGS, PRIVATE
 from leasehold.testing.processes import ProcessIdentity
 
 _NAMESPACES = ("mnt", "net", "pid")
+
+# What any kubelet, containerd or network plugin writes to, wherever it is told to keep its files.
+_PATHS = (
+    *("/etc/cni", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/netns", "/usr/libexec/kubernetes"),
+    *("/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"),
+)
+
+# What a kubelet sets for the whole machine.
+_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/ipv4/ip_forward"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,16 +75,14 @@ def of_the_machine() -> dict[str, object]:
 
     Of links and mounts, those of a kind that a node makes: other tests make others meanwhile.
     """
-    paths = [str(Path(parent, name)) for parent, names in PRIVATE.items() for name in names]
-    others = ["/opt/containerd", "/usr/libexec/kubernetes", "/etc/cni", "/opt/cni"]
     links = [line.split()[1] for line in _said("ip", "-oneline", "link").splitlines()]
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return {
         "networks": _said("ip", "netns", "list"),
         "links": [name for name in links if name.startswith(("lh", "veth", "cni"))],
-        "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
-        "paths": {path: _listing(Path(path)) for path in (*paths, *others)},
-        "mounts": [place for place in mounts if place in PRIVATE or place.startswith((*paths, "/proc/sys"))],
+        "settings": {name: Path("/proc/sys", name).read_text() for name in _SETTINGS},
+        "paths": {path: _listing(Path(path)) for path in _PATHS},
+        "mounts": [place for place in mounts if place.startswith((*_PATHS, "/proc/sys"))],
     }
 
 
