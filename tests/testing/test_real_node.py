@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.testing import traces
 from tests.testing.programs import script
 from tests.testing.traces import Traces
 
+from leasehold.testing import _node_keeper as keeper
 from leasehold.testing import namespaces
 from leasehold.testing.audit import describe
 from leasehold.testing.client import Client, has_condition
@@ -29,6 +31,7 @@ from leasehold.testing.real_node import RealNode
 pytestmark = [pytest.mark.cluster, pytest.mark.real_node]
 
 IMAGE = "localhost/probe:1"
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 @pytest.fixture(scope="session")
@@ -298,7 +301,7 @@ class Doomed:
             [sys.executable, "-c", SCRIPT, str(image)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=ENV,
         )
         assert self._process.stdout is not None
         self.keeper, name, first, *known = json.loads(self._process.stdout.readline())
@@ -319,6 +322,20 @@ def test_nothing_stays_when_the_owner_is_killed_outright(image: Path) -> None:
     wait_until(lambda: not doomed.traces.left(), 20)
     assert doomed.traces.left() == []
     assert traces.of_the_machine() == before
+
+
+@pytest.mark.parametrize("stage", ["keeper.log", "kernel", "containerd.toml", "kubelet.json"])
+def test_nothing_stays_when_the_owner_is_killed_while_it_starts_one(stage: str) -> None:
+    """However far it is: it has just begun, makes the namespaces, starts servers, waits for the node."""
+    script = "from leasehold.testing.real_node import RealNode; RealNode().start(); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=ENV) as owner:
+        mine = f"{keeper.PREFIX}{owner.pid}-"
+        reached = wait_until(lambda: bool(list(Path(tempfile.gettempdir()).glob(f"{mine}*/{stage}"))), 60)
+        owner.kill()
+    assert reached
+    traces = Traces(mine, frozenset(), frozenset())
+    wait_until(lambda: not traces.left(), 20)
+    assert traces.left() == []
 
 
 def test_the_kernel_and_the_next_node_clear_up_when_the_keeper_is_killed_too(image: Path) -> None:

@@ -120,6 +120,10 @@ def test_another_pin_is_another_cache(module: Module, env: dict[str, str]) -> No
     before = toolchain.cache_directory(module, env)
     (module.directory / "go.sum").write_text("example.com/server v1.2.3 h1:other\n")
     assert toolchain.cache_directory(module, env) != before
+    before = toolchain.cache_directory(module, env)
+    (module.directory / "own").mkdir()
+    (module.directory / "own" / "main.go").write_text("package main\n")
+    assert toolchain.cache_directory(module, env) != before
     (module.directory / "go.mod").write_text("require example.com/server v1.2.4\n")
     assert toolchain.cache_directory(module, env).name.startswith("v1.2.4-")
 
