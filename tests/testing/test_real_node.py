@@ -343,6 +343,7 @@ def test_the_kernel_and_the_next_node_clear_up_when_the_keeper_is_killed_too(ima
     doomed.kill(doomed.keeper)
     kinds = {"process", "mount"}
     wait_until(lambda: not kinds & {line.split()[0] for line in doomed.traces.left()}, 20)
-    assert {line.split()[0] for line in doomed.traces.left()} == {"cgroup", "directory"}
+    # Another test may have started the next node already.
+    assert {line.split()[0] for line in doomed.traces.left()} <= {"cgroup", "directory"}
     namespaces.remove_abandoned()
     assert doomed.traces.left() == []
