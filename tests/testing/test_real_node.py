@@ -124,6 +124,11 @@ def test_a_node_is_ready_and_says_how_fast(
     assert found["status"]["nodeInfo"]["kubeletVersion"] == version
 
 
+def test_a_node_cannot_be_started_twice(node: RealNode) -> None:
+    with pytest.raises(ControlPlaneError, match="started already"):
+        node.start()
+
+
 def test_a_restricted_pod_runs_and_its_token_reaches_the_api_server(
     node: RealNode, client: Client, team: str
 ) -> None:
@@ -162,6 +167,13 @@ def test_images_come_from_archives(node: RealNode, image: Path) -> None:
     assert node.load_image(image) == [IMAGE]
     assert node.load_image(str(image)) == [IMAGE]
     assert IMAGE in node.images()
+
+    layout = node.directory / "oci.tar"  # containerd writes the OCI's layout
+    node._ctr("images", "export", str(layout), IMAGE)
+    node._ctr("images", "remove", IMAGE)
+    assert IMAGE not in node.images()
+    assert node.load_image(layout) == [IMAGE]
+
     with pytest.raises(ControlPlaneError, match="localhost/none:1 is neither a file nor an image"):
         node.load_image("localhost/none:1")
 
