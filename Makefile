@@ -12,7 +12,7 @@ RUN := .run
 WORKERS ?= 2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane lock clean
+.PHONY: help setup demo up down node test test-fast check generate verify bench soak faults mutants controlplane lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ setup: $(VENV)/ready ## Make the virtual environment (uv where present, else ven
 controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 minutes the first time, then cached)
 	@$(BIN)/python -m leasehold.testing build
 
+node: $(VENV)/ready ## Have ready what tests on a real node need (root on Linux: apt packages, and 6 minutes of building the first time)
+	@$(BIN)/python -m leasehold.testing build --with node
+
 demo: $(VENV)/ready ## The story in one go: a real API server, this host as a node, leases granted and reclaimed
 	@$(BIN)/python -m leasehold.demo --dir $(RUN) $(ARGS)
 
@@ -45,7 +48,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node ## All tests against a real API server; coverage above 90 % enforced
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
