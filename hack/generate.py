@@ -1,4 +1,4 @@
-"""Writes everything that is generated from the models: crds/*.yaml and docs/reference/api.md.
+"""Writes everything that is generated: crds/*.yaml, manifests/policies.yaml and docs/reference/*.md.
 
 python hack/generate.py            write
 python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
@@ -101,7 +101,39 @@ def generated() -> dict[Path, str]:
         **crds,
         Path("crds/finalizer-policy.yaml"): manifest(crd.release_finalizer_policy()),
         Path("docs/reference/api.md"): page(),
+        Path("manifests/policies.yaml"): policies(),
     }
+
+
+# --- The policies as a plain manifest ---
+
+POLICIES: Final = ROOT / "helm/leasehold/templates/policies"
+POLICIES_HEADER: Final = (
+    "# Generated from helm/leasehold/templates/policies; do not edit. Change those and run: make generate\n"
+)
+PLAIN: Final = {
+    '{{ include "leasehold.fullname" . }}': "leasehold",
+    '{{ include "leasehold.operator.serviceAccountName" . }}': "leasehold-operator",
+    '{{ include "leasehold.reporter.serviceAccountName" . }}': "leasehold-reporter",
+    "{{ .Release.Namespace }}": "leasehold-system",
+}
+"""What the chart fills in, and what manifests/ has instead."""
+
+
+def policies() -> str:
+    """Return the chart's policies as one plain file, for clusters without the chart. They use nothing but PLAIN."""
+    parts = []
+    for path in sorted(POLICIES.glob("*.yaml")):
+        guard, *lines, end = path.read_text(encoding="utf-8").splitlines()
+        if (guard, end) != ("{{- if .Values.policies.enabled }}", "{{- end }}"):
+            raise SystemExit(f"{path}: expected the guard of .Values.policies.enabled around all of it")
+        text = "\n".join(lines) + "\n"
+        for template, plain in PLAIN.items():
+            text = text.replace(template, plain)
+        if "{{" in text:
+            raise SystemExit(f"{path}: a template that PLAIN in hack/generate.py does not know")
+        parts.append(text)
+    return POLICIES_HEADER + "---\n".join(parts)
 
 
 # --- The reference page ---
