@@ -1,4 +1,4 @@
-"""Writes everything that is generated: crds/*.yaml, manifests/policies.yaml and docs/reference/*.md.
+"""Writes everything that is generated: crds/*.yaml, manifests/policies.yaml, docs/reference/*.md and dashboards.
 
 python hack/generate.py            write
 python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
@@ -16,9 +16,11 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "operator"))
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "hack")]
 
-from leasehold.adapters.clock import SteadyClock  # noqa: E402  the path comes first
+from dashboards import DASHBOARDS, document  # noqa: E402  the path comes first
+
+from leasehold.adapters.clock import SteadyClock  # noqa: E402
 from leasehold.adapters.cluster import Cluster  # noqa: E402
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges  # noqa: E402
 from leasehold.api import crd, names  # noqa: E402
@@ -108,6 +110,7 @@ def generated() -> dict[Path, str]:
         Path("docs/reference/api.md"): page(),
         Path("docs/reference/metrics.md"): metrics_page(),
         Path("manifests/policies.yaml"): policies(),
+        **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
 
 
@@ -250,6 +253,9 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 # --- The metrics ---
 
+FILES: Final = "helm/leasehold/files"
+
+
 METRICS_HEADER: Final = (
     "<!-- Generated from operator/leasehold/adapters/metrics.py and reporter/metrics.py; do not edit. Change those and"
     " run: make generate -->\n"
@@ -318,7 +324,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     changed = [path for path, text in wanted.items() if _content(root / path) != text]
     stray = [
         path.relative_to(root)
-        for path in (root / "crds").glob("*.yaml")
+        for place in ("crds/*.yaml", f"{FILES}/dashboards/*")
+        for path in root.glob(place)
         if path.relative_to(root) not in wanted
     ]
     if check:
