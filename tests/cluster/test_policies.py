@@ -589,6 +589,38 @@ def test_nobody_else_writes_a_report_in_a_reporters_place(
     watched.kube.delete(REPORTS, node)
 
 
+def test_a_role_that_gives_reporters_too_much_gives_them_no_more(
+    watched: Stage, reporter_on: Callable[..., NodeReporter]
+) -> None:
+    """Say an administrator bound the role for those who run pools to the wrong account."""
+    (node,) = watched.nodes.create(1, SMALL, report=False)
+    one = reporter_on(watched.control_plane, node)
+    one.create()
+    watched.kube.create(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": watched.namespace},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "leasehold-admin",
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": REPORTER, "namespace": SYSTEM}],
+        }
+    )
+    until(lambda: refusal(lambda: one.kube.list(REPORTS)) == 0, "the role is bound")
+    for change in (
+        {"spec": {"state": "Excluded"}},
+        {"metadata": {"labels": {"a": "b"}}},
+        {"metadata": {"finalizers": ["a.b/c"]}},
+    ):
+        assert refusal(lambda change=change: one.kube.patch(REPORTS, node, change)) == 403  # type: ignore[misc]
+    one.write()
+    watched.kube.delete("clusterrolebindings", watched.namespace)
+    watched.kube.delete(REPORTS, node)
+
+
 def test_a_token_is_worth_nothing_once_its_pod_is_gone(
     watched: Stage, reporter_on: Callable[..., NodeReporter]
 ) -> None:

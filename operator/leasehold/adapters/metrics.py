@@ -225,10 +225,12 @@ class PoolGauges(Collector):
                 unit, parts = _unit(figures.name)
                 for kind in figures._fields[1:]:
                     capacity.add_metric([name, figures.name, unit, kind], getattr(figures, kind) / parts)
-            verdicts = [row.verdict for row in state.table.rows.values()]
-            for r, resource in enumerate(state.policy.names):
-                unit, parts = _unit(resource)
-                usage.add_metric([name, resource, unit], sum(v.used[r] for v in verdicts) / parts)
+            reports = [self.cluster.reports[n] for n in state.table.rows if n in self.cluster.reports]
+            for resource in state.policy.names:
+                measured = [report.usage[resource].used for report in reports if resource in report.usage]
+                if measured:
+                    unit, parts = _unit(resource)
+                    usage.add_metric([name, resource, unit], sum(measured) / parts)
             for reason, count in node_counts(state).items():
                 nodes.add_metric([name, reason or "Grantable"], count)
             leases.add_metric([name, "Pending"], waiting_count(state))
@@ -237,9 +239,8 @@ class PoolGauges(Collector):
                 leases.add_metric([name, kind.capitalize()], state.ledger.count(kind))
             for condition in self.metrics.conditions.get(name, ()):
                 conditions.add_metric([name, condition["type"], condition["status"]], 1)
-            reports = [self.cluster.reports[n].time for n in state.table.rows if n in self.cluster.reports]
             if reports:
-                age.add_metric([name], (now - min(reports)) / SECOND)
+                age.add_metric([name], (now - min(report.time for report in reports)) / SECOND)
             waiting = min(
                 (state.leases[uid].created for uid in state.queue.requests.keys() - state.calendar.promises),
                 default=now,
