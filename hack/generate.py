@@ -1,4 +1,4 @@
-"""Writes everything that is generated from the models: crds/*.yaml and docs/reference/api.md.
+"""Writes everything that is generated: crds/*.yaml, manifests/policies.yaml, docs/reference/*.md and dashboards.
 
 python hack/generate.py            write
 python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
@@ -8,6 +8,7 @@ python hack/generate.py --check    change nothing; exit with 1 and name the file
 
 import argparse
 import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +16,17 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "operator"))
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "hack")]
 
-from leasehold.api import crd, names  # noqa: E402  the path comes first
+from dashboards import DASHBOARDS, document  # noqa: E402  the path comes first
+
+from leasehold.adapters.clock import SteadyClock  # noqa: E402
+from leasehold.adapters.cluster import Cluster  # noqa: E402
+from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges  # noqa: E402
+from leasehold.api import crd, names  # noqa: E402
 from leasehold.api.meta import RULES, Resource  # noqa: E402
 from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
+from leasehold.reporter.metrics import FAMILIES, Family  # noqa: E402
 
 YAML_HEADER: Final = (
     "# Generated from operator/leasehold/api; do not edit. Change the models and run: make generate\n"
@@ -101,7 +108,41 @@ def generated() -> dict[Path, str]:
         **crds,
         Path("crds/finalizer-policy.yaml"): manifest(crd.release_finalizer_policy()),
         Path("docs/reference/api.md"): page(),
+        Path("docs/reference/metrics.md"): metrics_page(),
+        Path("manifests/policies.yaml"): policies(),
+        **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
+
+
+# --- The policies as a plain manifest ---
+
+POLICIES: Final = ROOT / "helm/leasehold/templates/policies"
+POLICIES_HEADER: Final = (
+    "# Generated from helm/leasehold/templates/policies; do not edit. Change those and run: make generate\n"
+)
+PLAIN: Final = {
+    '{{ include "leasehold.fullname" . }}': "leasehold",
+    '{{ include "leasehold.operator.serviceAccountName" . }}': "leasehold-operator",
+    '{{ include "leasehold.reporter.serviceAccountName" . }}': "leasehold-reporter",
+    "{{ .Release.Namespace }}": "leasehold-system",
+}
+"""What the chart fills in, and what manifests/ has instead."""
+
+
+def policies() -> str:
+    """Return the chart's policies as one plain file, for clusters without the chart. They use nothing but PLAIN."""
+    parts = []
+    for path in sorted(POLICIES.glob("*.yaml")):
+        guard, *lines, end = path.read_text(encoding="utf-8").splitlines()
+        if (guard, end) != ("{{- if .Values.policies.enabled }}", "{{- end }}"):
+            raise SystemExit(f"{path}: expected the guard of .Values.policies.enabled around all of it")
+        text = "\n".join(lines) + "\n"
+        for template, plain in PLAIN.items():
+            text = text.replace(template, plain)
+        if "{{" in text:
+            raise SystemExit(f"{path}: a template that PLAIN in hack/generate.py does not know")
+        parts.append(text)
+    return POLICIES_HEADER + "---\n".join(parts)
 
 
 # --- The reference page ---
@@ -210,6 +251,67 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     )
 
 
+# --- The metrics ---
+
+FILES: Final = "helm/leasehold/files"
+
+
+METRICS_HEADER: Final = (
+    "<!-- Generated from operator/leasehold/adapters/metrics.py and reporter/metrics.py; do not edit. Change those and"
+    " run: make generate -->\n"
+)
+METRICS_INTRODUCTION: Final = """
+# Metrics
+
+Times are seconds, memory and disk are bytes, CPU is cores; where a metric has resources of several kinds, the label
+`unit` says which: `core`, `byte`, or nothing for what is counted. A histogram has `_bucket`, `_sum` and `_count`. What
+to look at is in [observability](../observability.md).
+"""
+
+
+def operator_families() -> list[Family]:
+    """Return what the operator registers, in the order of its page, as the registry itself tells it."""
+    metrics, cluster = Metrics(), Cluster(SteadyClock())
+    client, recorder = types.SimpleNamespace(requests={}), types.SimpleNamespace(written=0, dropped=0)
+    elector = types.SimpleNamespace(shards=1, failures=0, beaten=0)
+    informers = {"a": types.SimpleNamespace(restarts=0, relists=0)}
+    for collector in (
+        PoolGauges(metrics, cluster),
+        ProcessGauges(cluster, client, recorder, informers, lambda: True),  # type: ignore[arg-type]
+        ElectionGauges(elector, types.SimpleNamespace(led={}, deposed=0)),  # type: ignore[arg-type]
+    ):
+        metrics.registry.register(collector)
+    labels = {
+        collector.describe()[0].name: collector._labelnames
+        for collector in metrics.registry._collector_to_names
+        if hasattr(collector, "_labelnames")
+    }
+    return [
+        Family(
+            found.name + "_total" * (found.type == "counter"),
+            found.type,
+            found.documentation,
+            tuple(labels.get(found.name) or getattr(found, "_labelnames", ())),
+        )
+        for found in metrics.registry.collect()
+    ]
+
+
+def metrics_page() -> str:
+    """Return the table of all metrics as Markdown."""
+    parts = [METRICS_HEADER + METRICS_INTRODUCTION]
+    for title, families in (
+        ("Operator", operator_families()),
+        ("Reporter, with --http-port", FAMILIES),
+    ):
+        rows = (
+            (f"`{f.name}`", f.kind, ", ".join(f"`{label}`" for label in f.labels), f.text)
+            for f in sorted(families, key=lambda family: (family.name.startswith("process"), family.name))
+        )
+        parts.append(f"## {title}\n\n" + _table(("Metric", "Type", "Labels", "Meaning"), rows))
+    return "\n".join(parts)
+
+
 # --- The command ---
 
 
@@ -222,7 +324,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     changed = [path for path, text in wanted.items() if _content(root / path) != text]
     stray = [
         path.relative_to(root)
-        for path in (root / "crds").glob("*.yaml")
+        for place in ("crds/*.yaml", f"{FILES}/dashboards/*")
+        for path in root.glob(place)
         if path.relative_to(root) not in wanted
     ]
     if check:
