@@ -1,12 +1,13 @@
-"""Writes everything that is generated from the models: crds/*.yaml and docs/reference/api.md.
+"""Writes everything that is generated: crds/, docs/reference/, the chart's values and definitions, the image's locks.
+With --manifests it renders manifests/ from the chart instead, for which Helm is built once.
 
 python hack/generate.py            write
 python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
 """
 
-# ruff: noqa: T201  a command talks on standard output
-
 import argparse
+import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "operator"))
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from leasehold.api import crd, names  # noqa: E402  the path comes first
+from hack import chart, locks  # noqa: E402  the path comes first
+
+from leasehold.api import crd, names  # noqa: E402
 from leasehold.api.meta import RULES, Resource  # noqa: E402
 from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
 
@@ -97,11 +100,70 @@ def manifest(documents: Iterable[Mapping[str, Any]]) -> str:
 def generated() -> dict[Path, str]:
     """Return every generated file: its path from the root of the repository, and its content."""
     crds = {Path(f"crds/{kind.info.plural}.yaml"): manifest([crd.document(kind)]) for kind in crd.KINDS}
+    policy = manifest(crd.release_finalizer_policy())
+    templates = chart.CHART / "templates"
     return {
         **crds,
-        Path("crds/finalizer-policy.yaml"): manifest(crd.release_finalizer_policy()),
+        Path("crds/finalizer-policy.yaml"): policy,
         Path("docs/reference/api.md"): page(),
+        **{templates / f"crd-{path.name}": chart.crd_template(text) for path, text in crds.items()},
+        templates / "finalizer-policy.yaml": chart.finalizer_template(policy),
+        chart.CHART / "Chart.yaml": chart.about(),
+        chart.CHART / "values.yaml": chart.defaults(),
+        chart.CHART / "values.schema.json": chart.schema_text(),
+        Path("docs/reference/values.md"): values_page(),
+        **locks.for_image(),
     }
+
+
+def values_page() -> str:
+    """Return the page about the chart's values as Markdown."""
+    header = PAGE_HEADER.replace("operator/leasehold/api", "hack/values.py").replace("the models", "it there")
+    rows = ((f"`{path}`", kind, default, meaning) for path, kind, default, meaning in chart.rows())
+    return f"{header}{chart.INTRODUCTION}\n" + _table(("Value", "Kind", "Default", "Meaning"), rows)
+
+
+# --- Manifests for kubectl ---
+
+NAMESPACE: Final = "leasehold-system"
+RELEASE: Final = "leasehold"
+MANIFEST_HEADER: Final = "# Rendered from helm/leasehold; do not edit. Run: make generate\n"
+_OF_HELM: Final = re.compile(r"^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
+
+
+def manifests(helm: Path) -> dict[Path, str]:
+    """Return the chart as files for kubectl, by path: one for each template, without the definitions in crds/."""
+    rendered = subprocess.run(
+        [
+            *(helm, "template", RELEASE, ROOT / chart.CHART, "--namespace", NAMESPACE),
+            *("--set", "crds.enabled=false,finalizerPolicy.enabled=false"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    parts: dict[str, list[str]] = {}
+    for document in re.split(r"^---\n", rendered, flags=re.MULTILINE):
+        source, _, body = document.partition("\n")
+        if source.startswith("# Source: ") and body.strip():
+            name = source.rpartition("/")[2]
+            body = _OF_HELM.sub("", body)
+            body = re.sub(r"[ \t]+$", "", body, flags=re.MULTILINE)
+            parts.setdefault(name, []).append(re.sub(r"\n{2,}", "\n", body.strip("\n")) + "\n")
+    files = {
+        Path("manifests", name): MANIFEST_HEADER + "---\n".join(bodies) for name, bodies in parts.items()
+    }
+    return {Path("manifests/namespace.yaml"): MANIFEST_HEADER + _NAMESPACE, **files}
+
+
+_NAMESPACE: Final = f"""apiVersion: v1
+kind: Namespace
+metadata:
+  name: {NAMESPACE}
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+    pod-security.kubernetes.io/warn: restricted
+"""
 
 
 # --- The reference page ---
@@ -215,17 +277,28 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Write the generated files, or with ``--check`` tell which differ from what would be written."""
-    parser = argparse.ArgumentParser(description="Generate CRDs and the API reference from the models.")
+    parser = argparse.ArgumentParser(description="Generate all that is generated.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file differs")
-    check = parser.parse_args(arguments).check
-    wanted = generated()
+    parser.add_argument(
+        "--manifests", action="store_true", help="manifests/ from the chart, and nothing else; needs Helm"
+    )
+    options = parser.parse_args(arguments)
+    if options.manifests:
+        from leasehold.testing import toolchain
+
+        wanted = manifests(toolchain.build(toolchain.HELM, ["helm"]) / "helm")
+        own = {Path("manifests"): "*.yaml"}
+    else:
+        wanted = generated()
+        own = {Path("crds"): "*.yaml", chart.CHART / "templates": "crd-*.yaml"}
     changed = [path for path, text in wanted.items() if _content(root / path) != text]
     stray = [
         path.relative_to(root)
-        for path in (root / "crds").glob("*.yaml")
+        for directory, pattern in own.items()
+        for path in (root / directory).glob(pattern)
         if path.relative_to(root) not in wanted
     ]
-    if check:
+    if options.check:
         for path in changed:
             print(f"{path} is out of date; run: make generate")
         for path in stray:

@@ -116,7 +116,23 @@ KWOK = Module(
     },
 )
 
-MODULES = {program: module for module in (CONTROL_PLANE, KWOK) for program in module.packages}
+HELM = Module(
+    name="helm",
+    directory=_source("helm"),
+    pinned="helm.sh/helm/v4",
+    packages={"helm": "helm.sh/helm/v4/cmd/helm"},
+    linker_flags="-s -w -X helm.sh/helm/v4/internal/version.version={version}",
+)
+
+HELM3 = Module(
+    name="helm3",
+    directory=_source("helm3"),
+    pinned="helm.sh/helm/v3",
+    packages={"helm3": "helm.sh/helm/v3/cmd/helm"},
+    linker_flags="-s -w -X helm.sh/helm/v3/internal/version.version={version}",
+)
+
+MODULES = {program: module for module in (CONTROL_PLANE, KWOK, HELM, HELM3) for program in module.packages}
 
 
 def cache_root(env: Mapping[str, str]) -> Path:

@@ -1,0 +1,3 @@
+module leasehold.dev/hack/helm
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module leasehold.dev/hack/helm3
+
+go 1.26.0

@@ -1,0 +1,274 @@
+"""The chart on a real API server: one pass installs it, an upgrade keeps what is lent, an uninstall sticks nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chart.conftest import CHART, NAMESPACE, Helm
+from tests.cluster.harness import LEASES, POOLS, Stage, ThreadOperator, granted, stage_on, until
+
+from leasehold.testing.client import Client
+from leasehold.testing.control_plane import ControlPlane, ensure_namespace
+from leasehold.testing.crds import _gets_finalizer
+from leasehold.testing.errors import ApiError, UnknownResourceError
+
+pytestmark = pytest.mark.cluster
+
+INSTANCE = "app.kubernetes.io/instance"
+KINDS = (
+    "mutatingadmissionpolicies",
+    "mutatingadmissionpolicybindings",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "serviceaccounts",
+    "clusterroles",
+    "clusterrolebindings",
+    "roles",
+    "rolebindings",
+    "flowschemas",
+    "deployments.apps",
+    "daemonsets.apps",
+    "networkpolicies.networking.k8s.io",
+    "configmaps",
+    "secrets",
+    "priorityclasses",
+    "poddisruptionbudgets",
+    "services",
+)
+
+
+class Installation:
+    """An API server of its own, without anything of Leasehold's, and a Helm that speaks to it."""
+
+    def __init__(self, helm: Helm, server: ControlPlane) -> None:
+        self.helm = helm
+        self.server = server
+        self.kube = server.client()
+
+    def run(self, *arguments: str | Path, namespace: str = NAMESPACE, check: bool = True) -> Any:
+        where = ("--kubeconfig", self.server.kubeconfig, "--namespace", namespace)
+        return self.helm.run(*arguments, *where, check=check)
+
+    def install(self, *arguments: str | Path) -> str:
+        """Install the chart, and return its notes."""
+        return str(self.run("install", "leasehold", CHART, "--create-namespace", *arguments).stdout)
+
+    def uninstall(self) -> None:
+        self.run("uninstall", "leasehold")
+
+    def left(self, release: str = "leasehold") -> list[str]:
+        """What there still is of a release, but for its definitions."""
+        found = []
+        for kind in KINDS:
+            for each in self.kube.list(kind, labelSelector=f"{INSTANCE}={release}"):
+                found.append(f"{kind} {each['metadata']['name']}")
+        return found + [
+            f"secret {s['metadata']['name']}" for s in self.kube.list("secrets", labelSelector="owner=helm")
+        ]
+
+    def definitions(self) -> dict[str, str]:
+        """The definitions, by name, with their uid: one that was made anew has another."""
+        found = self.kube.list("customresourcedefinitions")
+        return {each["metadata"]["name"]: each["metadata"]["uid"] for each in found}
+
+    def operator(self) -> ThreadOperator:
+        """An operator by the service account, so under the rights, that the chart made."""
+        account = self.server.as_service_account(NAMESPACE, "leasehold-operator")
+        return ThreadOperator(self.server.write_kubeconfig(account))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ControlPlane]:
+    with ControlPlane(local=True) as started:
+        yield started
+
+
+@pytest.fixture
+def here(helm: Helm, server: ControlPlane) -> Iterator[Installation]:
+    made = Installation(helm, server)
+    yield made
+    made.run("uninstall", "leasehold", "--ignore-not-found", check=False)
+    for name in made.definitions():
+        made.kube.delete("customresourcedefinitions", name, missing_ok=True)
+        made.kube.wait_gone("customresourcedefinitions", name)
+
+
+@contextlib.contextmanager
+def stage(installation: Installation) -> Iterator[Stage]:
+    installation.kube.wait_established(installation.definitions())
+    until(lambda: _gets_finalizer(installation.kube), "new leases get their finalizer")
+    with stage_on(installation.server) as made:
+        yield made
+
+
+def test_from_the_first_install_to_the_uninstall_nothing_is_lost_and_nothing_stuck(
+    here: Installation,
+) -> None:
+    notes = here.install()
+    assert "kubectl get nreport" in notes
+    assert "WARNING" not in notes.replace(NO_POLICIES, "")
+    definitions = here.definitions()
+    assert definitions.keys() == {
+        f"{name}.leasehold.dev" for name in ("capacitypools", "capacityleases", "nodereports")
+    }
+    with stage(here) as play:
+        play.nodes.create(2)
+        with here.operator():
+            pool = play.pool()
+            lease = play.lease(pool)
+            held = play.until(lease, granted)
+
+            here.run("upgrade", "leasehold", CHART, "--values", CHART / "values-ha.yaml")
+            deployment = here.kube.get("deployments.apps", "leasehold-operator", NAMESPACE)
+            assert deployment["spec"]["replicas"] == 3
+            here.run("rollback", "leasehold", "1")
+            deployment = here.kube.get("deployments.apps", "leasehold-operator", NAMESPACE)
+            assert deployment["spec"]["replicas"] == 1
+            assert here.kube.find("poddisruptionbudgets", "leasehold-operator", NAMESPACE) is None
+            assert here.definitions() == definitions
+            assert play.get(lease)["status"]["allocation"] == held["status"]["allocation"]
+
+            here.kube.delete(LEASES, lease, play.namespace)
+            play.until_gone(lease)
+            here.kube.delete(POOLS, pool)
+            here.kube.wait_gone(POOLS, pool)
+        here.uninstall()
+        assert here.left() == []
+        assert here.definitions() == definitions
+        # What is asked for now has no operator, so nothing may hold it.
+        until(lambda: not _gets_finalizer(here.kube), "new leases get no finalizer any more")
+        forgotten = play.lease("nobody")
+        here.kube.delete(LEASES, forgotten, play.namespace)
+        assert here.kube.find(LEASES, forgotten, play.namespace) is None
+    here.install()
+    assert here.definitions() == definitions
+
+
+NO_POLICIES = "WARNING  policies.enabled"
+
+
+def test_what_was_lent_is_still_lent_after_an_uninstall_and_a_new_install(here: Installation) -> None:
+    here.install()
+    with stage(here) as play:
+        play.nodes.create(1)
+        with here.operator():
+            pool = play.pool()
+            lease = play.lease(pool)
+            held = play.until(lease, granted)
+        here.uninstall()
+        here.install()
+        play.nodes.report_all()
+        with here.operator():
+            still = play.until(lease, granted)
+            assert still["status"]["fencingToken"] == held["status"]["fencingToken"]
+            here.kube.delete(LEASES, lease, play.namespace)
+            play.until_gone(lease)
+
+
+def test_without_keep_the_definitions_go_too(here: Installation) -> None:
+    notes = here.install("--set", "crds.keep=false")
+    assert "WARNING  crds.keep=false: uninstalling deletes every pool and every lease." in notes
+    here.uninstall()
+    until(lambda: here.definitions() == {}, "the definitions are gone")
+
+
+def test_the_server_itself_admits_the_pods_as_restricted(here: Installation) -> None:
+    namespace = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    ensure_namespace(here.kube, NAMESPACE)
+    here.kube.patch("namespaces", NAMESPACE, namespace)
+    here.install("--values", CHART / "values-ha.yaml")
+    for kind, name in (("deployments.apps", "leasehold-operator"), ("daemonsets.apps", "leasehold-reporter")):
+        template = here.kube.get(kind, name, NAMESPACE)["spec"]["template"]
+        template["metadata"] |= {"name": "probe", "namespace": NAMESPACE}
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+        here.kube.request("POST", path, pod, dryRun="All")
+        pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = 0
+        with pytest.raises(ApiError, match=r'violates PodSecurity "restricted'):
+            here.kube.request("POST", path, pod, dryRun="All")
+
+
+def test_a_second_release_is_refused_and_told_of_the_first(here: Installation) -> None:
+    here.install()
+    ensure_namespace(here.kube, "elsewhere")
+    for extra in ([], ["--set", "crds.enabled=false"]):
+        second = ("install", "second", CHART, *extra)
+        done = here.run(*second, namespace="elsewhere", check=False)
+        assert done.returncode != 0
+        assert "release-finalizer.leasehold.dev" in done.stderr or "leasehold.dev" in done.stderr
+        assert 'must equal "second": current value is "leasehold"' in done.stderr, done.stderr
+    assert here.left("second") == []
+
+
+def test_without_its_definitions_it_says_so_and_installs_nothing(here: Installation) -> None:
+    done = here.run(
+        "install", "leasehold", CHART, "--create-namespace", "--set", "crds.enabled=false", check=False
+    )
+    assert done.returncode != 0
+    assert "the server does not know leasehold.dev/v1alpha1 CapacityPool" in done.stderr
+    assert [each for each in here.left() if not each.startswith("secret")] == []
+
+
+def test_an_operator_without_definitions_says_what_to_install(here: Installation) -> None:
+    with ThreadOperator(here.server.kubeconfig, wait=False) as operator:
+        until(lambda: "install their definitions" in operator.page("/readyz")[1], "it says so")
+        assert operator.page("/readyz")[0] == 503
+        assert operator.page("/healthz")[0] == 200, "a restart would not help"
+        here.install()
+        until(operator.ready, "it goes on")
+
+
+def test_people_may_borrow_and_look_and_nothing_else(here: Installation) -> None:
+    here.install()
+    with stage(here) as play:
+        for role, user in (("borrower", "dev"), ("viewer", "looker")):
+            bind(here.kube, play.namespace, f"leasehold-{role}", user)
+        with Client(here.server.as_user("dev")) as dev, Client(here.server.as_user("looker")) as looker:
+            document = {
+                "apiVersion": "leasehold.dev/v1alpha1",
+                "kind": "CapacityLease",
+                "metadata": {"name": "mine", "namespace": play.namespace},
+                "spec": {"poolRef": {"name": "ci"}, "resources": {"cpu": "1"}},
+            }
+            dev.create(document)
+            dev.patch(LEASES, "mine", {"spec": {"desiredState": "Released"}}, play.namespace)
+            for subresource, change in (("status", {"status": {"phase": "Active"}}), (None, {"spec": {}})):
+                with pytest.raises(ApiError) as refused:
+                    looker.patch(LEASES, "mine", change, play.namespace, subresource=subresource)
+                assert refused.value.status == 403
+            with pytest.raises(ApiError) as refused:
+                dev.patch(
+                    LEASES, "mine", {"status": {"phase": "Active"}}, play.namespace, subresource="status"
+                )
+            assert refused.value.status == 403
+            assert [each["metadata"]["name"] for each in looker.list(LEASES, play.namespace)] == ["mine"]
+            dev.delete(LEASES, "mine", play.namespace)
+
+
+def bind(kube: Client, namespace: str, role: str, user: str) -> None:
+    kube.create(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": user, "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        }
+    )
+
+
+def test_everything_the_options_make_is_what_the_server_knows(here: Installation, helm: Helm) -> None:
+    """Strictly: a field that the server does not know is an error here. Monitors are the Prometheus operator's."""
+    values = yaml.safe_load((Path(__file__).parent / "everything.yaml").read_text())
+    rendered = helm.template({**values, "metrics": {}, "prometheusRule": {}})
+    ensure_namespace(here.kube, NAMESPACE)
+    for each in rendered.objects:
+        with contextlib.suppress(UnknownResourceError):
+            namespaced = here.kube.resource(each["kind"]).namespaced
+            path = here.kube.resource(f"{each['kind']}").path(NAMESPACE if namespaced else None)
+            here.kube.request("POST", path, each, dryRun="All", fieldValidation="Strict")
