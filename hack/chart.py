@@ -24,8 +24,8 @@ _HEADER: Final = "# Generated from hack/values.py; do not edit. Change it there 
 INTRODUCTION: Final = """
 # Values of the chart
 
-What `helm show values` shows, as a table. How to install is in [install](../install.md). A value of the wrong kind, or a
-key that does not exist, is refused with its name. *As in Kubernetes* means that the API server checks it.
+What `helm show values` shows, as a table. How to install is in [install](../install.md). A value of the wrong kind, or
+a key that does not exist, is refused with its name. *As in Kubernetes* means that the API server checks it.
 """
 
 Json = dict[str, Any]
@@ -131,6 +131,9 @@ def _whole(node: Any, definitions: Mapping[str, Json]) -> Any:
             kept |= {"anyOf": others} if len(others) > 1 else others[0]
         else:
             kept[key] = _whole(value, definitions)
+    if "patternProperties" in kept:
+        kept["additionalProperties"] = False  # a key that is none, such as of a label, is refused
+        kept.pop("propertyNames", None)
     if "description" in kept:
         kept["description"] = " ".join(kept["description"].split())
     return kept
@@ -168,7 +171,7 @@ def _kind(node: Json) -> str:
         case {"enum": [*choices]}:
             return "one of " + ", ".join(f"`{choice}`" for choice in choices)
         case {"const": only}:
-            return f"`{only}`"
+            return f"`{only}`" if only else ""
         case {"anyOf": [*parts]}:
             return " or ".join(dict.fromkeys(filter(None, map(_kind, parts))))
         case {"type": "boolean"}:
@@ -181,7 +184,8 @@ def _kind(node: Json) -> str:
             return f"list of: {_kind(items)}"
         case {"type": "object", "additionalProperties": True}:
             return "as in Kubernetes"
-        case {"type": "object", "additionalProperties": dict(inner)}:
+        case {"type": "object", "patternProperties": dict(patterns)}:
+            (inner,) = patterns.values()
             return f"map of: {_kind(inner)}"
         case {"type": "object", "properties": properties}:
             return ", ".join(f"`{key}`" for key in properties)

@@ -210,6 +210,12 @@ def _words(source: type) -> dict[str, str]:
     return found
 
 
+def _in_a_row(sentence: str) -> str:
+    """Return a sentence as it stands in a table, without its capital and its full stop."""
+    name = sentence.startswith("Kubernetes")
+    return (sentence if name else sentence[0].lower() + sentence[1:]).rstrip(".")
+
+
 def _operator_settings() -> type[Values]:
     """Return the settings that an operator reads from its environment, but for those that follow from the pod."""
     words = _words(settings.Settings)
@@ -221,12 +227,9 @@ def _operator_settings() -> type[Values]:
         if field.name in settings.CHOICES:
             kind = Literal[settings.CHOICES[field.name]]
         least, most = settings.BOUNDS.get(field.name, (None, None))
-        words_of = words[field.name]
         shape[field.name] = (
             kind,
-            Field(
-                field.default, ge=least, le=most, description=words_of[0].lower() + words_of[1:].rstrip(".")
-            ),
+            Field(field.default, ge=least, le=most, description=_in_a_row(words[field.name])),
         )
     return create_model("OperatorSettings", __base__=Values, **shape)
 

@@ -129,7 +129,10 @@ HELM3 = Module(
     directory=_source("helm3"),
     pinned="helm.sh/helm/v3",
     packages={"helm3": "helm.sh/helm/v3/cmd/helm"},
-    linker_flags="-s -w -X helm.sh/helm/v3/internal/version.version={version}",
+    # Without being told, it takes itself for one of Kubernetes 1.20. The client-go in its go.mod says the true one.
+    linker_flags="-s -w -X helm.sh/helm/v3/internal/version.version={version}"
+    " -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37"
+    " -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
 )
 
 MODULES = {program: module for module in (CONTROL_PLANE, KWOK, HELM, HELM3) for program in module.packages}

@@ -1,0 +1,49 @@
+"""A cluster with a real node that has the image: on this machine, or with LEASEHOLD_E2E=kind, on kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hack.image import build as image
+from tests.chart.conftest import Helm
+from tests.e2e.site import Site, on_kind, on_real_node
+
+from leasehold.testing import toolchain
+
+ON_KIND = os.environ.get("LEASEHOLD_E2E") == "kind"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.cluster)
+            if not ON_KIND:
+                item.add_marker(pytest.mark.real_node)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image of this checkout, as an archive."""
+    engine = image.engine()
+    tag = image.build(
+        engine, tag=f"{image.NAME}:{image.inputs_digest()}", base_image="" if ON_KIND else image.LOCAL
+    )
+    return image.archive(engine, tag, tmp_path_factory.mktemp("image") / "leasehold.tar")
+
+
+@pytest.fixture
+def site(archive: Path, tmp_path: Path) -> Iterator[Site]:
+    """A cluster whose node has the image."""
+    with on_kind(tmp_path) if ON_KIND else on_real_node() as found:
+        found.load(archive)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm 4: it waits by kstatus, so by what our objects say of themselves."""
+    return Helm(toolchain.build(toolchain.HELM, ["helm"]) / "helm", tmp_path_factory.mktemp("helm"))
