@@ -9,6 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +21,13 @@ sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
 from hack import chart, locks  # noqa: E402  the path comes first
 
+from leasehold.adapters.clock import SteadyClock  # noqa: E402
+from leasehold.adapters.cluster import Cluster  # noqa: E402
+from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges  # noqa: E402
 from leasehold.api import crd, names  # noqa: E402
 from leasehold.api.meta import RULES, Resource  # noqa: E402
 from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
+from leasehold.reporter.metrics import FAMILIES, Family  # noqa: E402
 
 YAML_HEADER: Final = (
     "# Generated from operator/leasehold/api; do not edit. Change the models and run: make generate\n"
@@ -112,6 +117,7 @@ def generated() -> dict[Path, str]:
         chart.CHART / "values.yaml": chart.defaults(),
         chart.CHART / "values.schema.json": chart.schema_text(),
         Path("docs/reference/values.md"): values_page(),
+        Path("docs/reference/metrics.md"): metrics_page(),
         **locks.for_image(),
     }
 
@@ -146,7 +152,8 @@ def manifests(helm: Path) -> dict[Path, str]:
     for document in re.split(r"^---\n", rendered, flags=re.MULTILINE):
         source, _, body = document.partition("\n")
         if source.startswith("# Source: ") and body.strip():
-            name = source.rpartition("/")[2]
+            folder, _, name = source.rpartition("/")
+            name = "policies.yaml" if folder.endswith("/policies") else name
             body = _OF_HELM.sub("", body)
             body = re.sub(r"[ \t]+$", "", body, flags=re.MULTILINE)
             parts.setdefault(name, []).append(re.sub(r"\n{2,}", "\n", body.strip("\n")) + "\n")
@@ -270,6 +277,64 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
         "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |\n"
         for line in lines
     )
+
+
+# --- The metrics ---
+
+METRICS_HEADER: Final = (
+    "<!-- Generated from operator/leasehold/adapters/metrics.py and reporter/metrics.py; do not edit. Change those and"
+    " run: make generate -->\n"
+)
+METRICS_INTRODUCTION: Final = """
+# Metrics
+
+Times are seconds, memory and disk are bytes, CPU is cores; where a metric has resources of several kinds, the label
+`unit` says which: `core`, `byte`, or nothing for what is counted. A histogram has `_bucket`, `_sum` and `_count`. What
+to look at is in [observability](../observability.md).
+"""
+
+
+def operator_families() -> list[Family]:
+    """Return what the operator registers, in the order of its page, as the registry itself tells it."""
+    metrics, cluster = Metrics(), Cluster(SteadyClock())
+    client, recorder = types.SimpleNamespace(requests={}), types.SimpleNamespace(written=0, dropped=0)
+    elector = types.SimpleNamespace(shards=1, failures=0, beaten=0)
+    informers = {"a": types.SimpleNamespace(restarts=0, relists=0)}
+    for collector in (
+        PoolGauges(metrics, cluster),
+        ProcessGauges(cluster, client, recorder, informers, lambda: True),  # type: ignore[arg-type]
+        ElectionGauges(elector, types.SimpleNamespace(led={}, deposed=0)),  # type: ignore[arg-type]
+    ):
+        metrics.registry.register(collector)
+    labels = {
+        collector.describe()[0].name: collector._labelnames
+        for collector in metrics.registry._collector_to_names
+        if hasattr(collector, "_labelnames")
+    }
+    return [
+        Family(
+            found.name + "_total" * (found.type == "counter"),
+            found.type,
+            found.documentation,
+            tuple(labels.get(found.name) or getattr(found, "_labelnames", ())),
+        )
+        for found in metrics.registry.collect()
+    ]
+
+
+def metrics_page() -> str:
+    """Return the table of all metrics as Markdown."""
+    parts = [METRICS_HEADER + METRICS_INTRODUCTION]
+    for title, families in (
+        ("Operator", operator_families()),
+        ("Reporter, with --http-port", FAMILIES),
+    ):
+        rows = (
+            (f"`{f.name}`", f.kind, ", ".join(f"`{label}`" for label in f.labels), f.text)
+            for f in sorted(families, key=lambda family: (family.name.startswith("process"), family.name))
+        )
+        parts.append(f"## {title}\n\n" + _table(("Metric", "Type", "Labels", "Meaning"), rows))
+    return "\n".join(parts)
 
 
 # --- The command ---

@@ -135,7 +135,8 @@ class Rbac(Values):
     )
     user_roles: bool = Field(
         True,
-        description="make the ClusterRoles `…-borrower` (leases in a namespace) and `…-viewer`, bound to nobody",
+        description="make the ClusterRoles `…-viewer` and `…-editor`, which become part of Kubernetes' own `view`,"
+        " `edit` and `admin`, and `…-admin` for those who run the pools",
     )
 
 
@@ -318,6 +319,10 @@ class Reporter(Workload):
     request_timeout_seconds: Annotated[int, Field(ge=1, le=600)] = Field(
         10, description="seconds for one request in all"
     )
+    listen_address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+$", max_length=45)] = Field(
+        "0.0.0.0", description="where probes and metrics are answered; `::` in a cluster of IPv6 only"
+    )
+    port: Port = Field(8081, description="their port in the pod")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     host_paths: HostPaths = HostPaths()
     resources: Resources = Field(
@@ -351,11 +356,11 @@ class Egress(Values):
 
 
 class NetworkPolicyValues(Values):
-    """Who may connect to the pods. The operator's port has no login: it tells names of leases of all namespaces."""
+    """Who may connect to the pods: the ports have no login, and the operator's tells leases of all namespaces."""
 
     enabled: bool = Field(True, description="admit nobody but the kubelet and `metricsFrom`")
     metrics_from: list[Free] = Field(
-        [], description="NetworkPolicyPeers that may read the operator's metrics, such as your Prometheus"
+        [], description="NetworkPolicyPeers that may read metrics, such as your Prometheus"
     )
     egress: Egress = Egress()
 
@@ -386,7 +391,7 @@ class Monitor(Values):
 
 
 class Metrics(Values):
-    """Scraping the operator. One of the two is enough."""
+    """Scraping operator and reporters. One of the two is enough."""
 
     pod_monitor: Monitor = Monitor()
     service_monitor: Monitor = Monitor()

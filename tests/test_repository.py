@@ -7,15 +7,11 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from leasehold.adapters.clock import SteadyClock
-from leasehold.adapters.cluster import Cluster
-from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
 from leasehold.api.lease import CapacityLease
 from leasehold.api.pool import CapacityPool
 from leasehold.settings import Settings
@@ -156,23 +152,6 @@ def table_names(page: Path, section: str) -> set[str]:
 def test_the_settings_page_names_every_setting() -> None:
     shown = table_names(ROOT / "docs" / "operations.md", "Settings of the operator")
     assert shown == {f"LEASEHOLD_{field.name.upper()}" for field in fields(Settings)}
-
-
-def test_the_metrics_page_names_every_metric() -> None:
-    metrics, cluster = Metrics(), Cluster(SteadyClock())
-    client, recorder = SimpleNamespace(requests={}), SimpleNamespace(written=0, dropped=0)
-    process = ProcessGauges(cluster, client, recorder, {}, lambda: 0.0)  # type: ignore[arg-type]
-    elector, pools = SimpleNamespace(shards=1, failures=0, beaten=0), SimpleNamespace(led={}, deposed=0)
-    collected = [
-        *metrics.registry.collect(),
-        *PoolGauges(metrics, cluster).collect(),
-        *process.collect(),
-        *ElectionGauges(elector, pools).collect(),  # type: ignore[arg-type]
-    ]
-    exposed = {
-        metric.name.removeprefix("leasehold_") + "_total" * (metric.type == "counter") for metric in collected
-    }
-    assert table_names(ROOT / "docs" / "operations.md", "Metrics") == exposed
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "changelog.d").glob("*")), ids=lambda path: path.name)

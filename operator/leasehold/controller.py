@@ -66,7 +66,7 @@ class Controller:
         self.clock = clock or SteadyClock()
         self.cluster = Cluster(self.clock)
         self.metrics = Metrics()
-        self.lag = LoopLag()
+        self.lag = LoopLag(self.metrics.lag.observe)
         self.identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.client = connect(settings.kubeconfig, self.identity)
         self.recorder = Recorder(self.client, self.clock, settings.events_per_second)
@@ -140,7 +140,9 @@ class Controller:
         )
         self.metrics.registry.register(PoolGauges(self.metrics, self.cluster))
         self.metrics.registry.register(
-            ProcessGauges(self.cluster, self.client, self.recorder, self.informers, self.lag)
+            ProcessGauges(
+                self.cluster, self.client, self.recorder, self.informers, lambda: not self._not_ready()
+            )
         )
         self.metrics.registry.register(ElectionGauges(self.elector, self.pools))
         self.stop = asyncio.Event()

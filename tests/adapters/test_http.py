@@ -209,7 +209,8 @@ async def test_without_queues_there_are_no_pages() -> None:
 
 
 async def test_a_loop_that_is_held_up_shows() -> None:
-    lag = LoopLag()
+    seen: list[float] = []
+    lag = LoopLag(seen.append)
     task = asyncio.create_task(lag.run())
     await asyncio.sleep(0.3)
     assert lag() < 0.2
@@ -217,4 +218,5 @@ async def test_a_loop_that_is_held_up_shows() -> None:
     assert lag() > 0.4, "an overdue tick counts"
     await asyncio.sleep(0.01)
     assert lag.lag > 0.3
+    assert max(seen) == lag.lag, "and is told to who counts"
     task.cancel()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.adapters.fakes import Scene, lease_document
+from tests.adapters.fakes import Scene, lease_document, pool_document
 
 from leasehold.adapters.metrics import Metrics, PoolGauges
 from leasehold.core.lease import lease_of
@@ -54,10 +54,14 @@ def test_the_delay_counts_from_the_deadline_that_ended_the_lease(
     before: Any, cause: str, delay: float | None
 ) -> None:
     metrics = Metrics()
-    after = lease(cause, release={"cause": cause, "finishTime": "2026-11-22T19:01:00Z"})
+    released = {"type": "Released", "status": "True", "reason": "Verified"}
+    after = lease(
+        cause, release={"cause": cause, "finishTime": "2026-11-22T19:01:00Z"}, conditions=[released]
+    )
     metrics.released("ci", before, after, NOW)
     found = samples(metrics)
     assert found["leasehold_lease_ends_total", frozenset({"ci", cause})] == 1
+    assert found["leasehold_lease_receipts_total", frozenset({"ci", "Verified"})] == 1
     assert found["leasehold_lease_hold_seconds_sum", frozenset({"ci"})] == 50
     assert found.get(("leasehold_lease_reclaim_delay_seconds_sum", frozenset({"ci"}))) == delay
 
@@ -74,7 +78,7 @@ def test_a_pool_that_is_gone_leaves_nothing() -> None:
             counter.labels(pool=pool).inc()
     assert samples(metrics)["leasehold_lease_wait_seconds_sum", frozenset({"ci"})] == 1.5
     metrics.forget("ci")
-    left = [labels for _, labels in samples(metrics) if labels]
+    left = [labels for name, labels in samples(metrics) if labels and "event_loop" not in name]
     assert all("other" in labels and "ci" not in labels for labels in left)
     assert left
     metrics.forget("ci")
@@ -102,8 +106,8 @@ async def test_gauges_are_in_base_units_and_read_when_asked() -> None:
         await scene.granted("a")
         await scene.until(lambda: scene.worker.state.ledger.count("held") == 1)
         found = samples(scene.metrics)
-        assert found["leasehold_pool_capacity", frozenset({"ci", "cpu", "allocated"})] == 1.5
-        assert found["leasehold_pool_capacity", frozenset({"ci", "memory", "total"})] == 8 * 2**30
+        assert found["leasehold_pool_capacity", frozenset({"ci", "cpu", "core", "allocated"})] == 1.5
+        assert found["leasehold_pool_capacity", frozenset({"ci", "memory", "byte", "total"})] == 8 * 2**30
         assert found["leasehold_pool_nodes", frozenset({"ci", "Grantable"})] == 1
         assert found["leasehold_pool_leases", frozenset({"ci", "Held"})] == 1
         assert found["leasehold_pool_leases", frozenset({"ci", "Pending"})] == 1
@@ -111,3 +115,35 @@ async def test_gauges_are_in_base_units_and_read_when_asked() -> None:
         assert found["leasehold_pool_report_age_seconds", frozenset({"ci"})] < 10
         scene.cluster.report_gone("n1")
         assert ("leasehold_pool_report_age_seconds", frozenset({"ci"})) not in samples(scene.metrics)
+
+
+async def test_tenants_are_told_while_they_are_declared() -> None:
+    tenants = [
+        {
+            "name": "web",
+            "namespaceSelector": {},
+            "guaranteed": {"cpu": "1"},
+            "limit": {"cpu": "2"},
+            "weight": 2,
+        },
+    ]
+    async with Scene(pool_document(tenants=tenants)) as scene:
+        scene.metrics.registry.register(PoolGauges(scene.metrics, scene.cluster))
+        await scene.until(lambda: scene.worker.ready)
+        for name in ("a", "b"):
+            scene.ask(name, cpu="1500m")
+        await scene.granted("a")
+        await scene.until(lambda: scene.worker.state.ledger.count("held") == 1)
+        found = samples(scene.metrics)
+
+        def of_web(kind: str) -> float | None:
+            return found.get(("leasehold_tenant_capacity", frozenset({"ci", "web", "cpu", "core", kind})))
+
+        assert (of_web("allocated"), of_web("guaranteed"), of_web("limit")) == (1.5, 1, 2)
+        assert ("leasehold_tenant_capacity", frozenset({"ci", "web", "memory", "byte", "limit"})) not in found
+        assert found["leasehold_tenant_leases", frozenset({"ci", "web", "Held"})] == 1
+        assert found["leasehold_tenant_leases", frozenset({"ci", "web", "Pending"})] == 1
+        share = found["leasehold_tenant_share_ratio", frozenset({"ci", "web"})]
+        assert 0 < share < 1
+        scene.metrics.forget("ci")
+        assert not [name for name, labels in samples(scene.metrics) if "web" in labels]

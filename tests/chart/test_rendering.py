@@ -28,8 +28,9 @@ DEFAULT = CRDS | {
     ("ServiceAccount", "leasehold-reporter"),
     ("ClusterRole", "leasehold-operator"),
     ("ClusterRole", "leasehold-reporter"),
-    ("ClusterRole", "leasehold-borrower"),
     ("ClusterRole", "leasehold-viewer"),
+    ("ClusterRole", "leasehold-editor"),
+    ("ClusterRole", "leasehold-admin"),
     ("ClusterRoleBinding", "leasehold-operator"),
     ("ClusterRoleBinding", "leasehold-reporter"),
     ("Role", "leasehold-operator"),
@@ -166,9 +167,13 @@ def test_selectors_select_their_own_pods_and_no_others(helm: Helm) -> None:
             selector = rendered.get(kind)["spec"]["selector"]["matchLabels"]
             assert selector.items() <= labels[kind].items()
             assert not selector.items() <= labels[other].items()
-        for about in ("PodDisruptionBudget", "PodMonitor"):
-            selector = rendered.get(about)["spec"]["selector"]["matchLabels"]
-            assert selector.items() <= labels["Deployment"].items()
+        budget = rendered.get("PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
+        assert budget.items() <= labels["Deployment"].items()
+        for component, kind in (("operator", "Deployment"), ("reporter", "DaemonSet")):
+            name = rendered.get(kind)["metadata"]["name"]
+            assert name.endswith(component)
+            monitor = rendered.get("PodMonitor", name)["spec"]["selector"]["matchLabels"]
+            assert monitor == rendered.get(kind)["spec"]["selector"]["matchLabels"]
 
 
 def test_the_operator_knows_its_settings_by_their_names(helm: Helm) -> None:
@@ -242,7 +247,10 @@ def test_the_hardened_example_admits_prometheus_in_and_the_api_server_out(helm: 
     (out,) = operator["egress"]
     assert out["to"] == [{"ipBlock": {"cidr": "10.96.0.1/32"}}]
     assert [port["port"] for port in out["ports"]] == [443, 6443]
-    assert rendered.get("NetworkPolicy", "leasehold-reporter")["spec"]["ingress"] == []
+    by_default = helm.template()
+    for name in ("leasehold-operator", "leasehold-reporter"):
+        closed = by_default.get("NetworkPolicy", name)["spec"]
+        assert (closed["policyTypes"], closed["ingress"]) == (["Ingress"], [])
 
 
 def test_common_labels_are_on_everything_and_win_over_nothing(helm: Helm) -> None:
@@ -279,9 +287,11 @@ def test_alerts_and_dashboards_are_what_lies_in_the_chart(helm: Helm) -> None:
 def test_a_service_is_made_for_its_monitor_only(helm: Helm) -> None:
     assert "Service" not in {kind for kind, _ in helm.template(everything()).kinds()}
     rendered = helm.template({"metrics": {"serviceMonitor": {"enabled": True}}})
-    assert rendered.get("Service")["spec"]["clusterIP"] == "None"
-    selector = rendered.get("ServiceMonitor")["spec"]["selector"]["matchLabels"]
-    assert selector.items() <= rendered.get("Service")["metadata"]["labels"].items()
+    for name in ("leasehold-operator", "leasehold-reporter"):
+        service = rendered.get("Service", name)
+        assert service["spec"]["clusterIP"] == "None"
+        selector = rendered.get("ServiceMonitor", name)["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= service["metadata"]["labels"].items()
 
 
 def test_names_hold_the_release_and_stay_short_enough(helm: Helm) -> None:
@@ -305,7 +315,11 @@ def test_names_hold_the_release_and_stay_short_enough(helm: Helm) -> None:
         ("networkPolicy.enabled", False, {item for item in DEFAULT if item[0] == "NetworkPolicy"}),
         ("reporter.enabled", False, {item for item in DEFAULT if item[1] == "leasehold-reporter"}),
         ("rbac.create", False, {item for item in DEFAULT if "Role" in item[0]}),
-        ("rbac.userRoles", False, {("ClusterRole", f"leasehold-{who}") for who in ("borrower", "viewer")}),
+        (
+            "rbac.userRoles",
+            False,
+            {("ClusterRole", f"leasehold-{who}") for who in ("viewer", "editor", "admin")},
+        ),
         ("operator.serviceAccount.create", False, {("ServiceAccount", "leasehold-operator")}),
     ],
 )
@@ -337,6 +351,7 @@ BY_PATH = {
     "commonLabels": {"a": "b"},
     "image.digest": DIGEST,
     "operator.listenAddress": "::",
+    "reporter.listenAddress": "::",
     "operator.updateStrategy": {"type": "Recreate"},
     "operator.podDisruptionBudget.maxUnavailable": "50%",
     "reporter.maxUnavailable": 3,
@@ -406,8 +421,6 @@ def leaves() -> list[str]:
 
 def without_files() -> Iterator[str]:
     """What cannot change anything, because the chart has no such files yet."""
-    if not [*(CHART / "templates" / "policies").glob("*.yaml")]:
-        yield "policies.enabled"
     if not [*(CHART / "files" / "alerts").glob("*.yaml")]:
         yield from ("prometheusRule.enabled", "prometheusRule.labels")
     if not [*(CHART / "files" / "dashboards").glob("*.json")]:

@@ -16,12 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from leasehold.adapters.clock import SteadyClock
 from leasehold.api.quantity import amount
 from leasehold.controller import Controller
 from leasehold.settings import Settings
 from leasehold.testing.client import Client
-from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane, ensure_namespace
 from leasehold.testing.errors import ApiError
 from leasehold.testing.nodes import NodeShape, SimulatedNodes
 from leasehold.testing.processes import Child, wait_until
@@ -394,6 +396,52 @@ def micro_now() -> str:
     now = time.time_ns() // 1000
     seconds, micros = divmod(now, 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{micros:06d}Z"
+
+
+# --- rights ---
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+
+Right = tuple[str, str, str]
+"""(group, resource, verb)"""
+
+
+def install(control_plane: ControlPlane, file: str) -> set[Right]:
+    """Apply a manifest and return the rights it gives."""
+    documents = list(yaml.safe_load_all((MANIFESTS / file).read_text()))
+    with Client(control_plane.connection) as client:
+        ensure_namespace(client, OPERATOR_NAMESPACE)
+        for document in documents:
+            client.apply(document)
+    return rights_given(file)
+
+
+def rights_given(file: str) -> set[Right]:
+    """The rights in a manifest."""
+    return {
+        (group, resource, verb)
+        for document in yaml.safe_load_all((MANIFESTS / file).read_text())
+        for rule in document.get("rules", ())
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def requests_of(audit_log: Path, account: str) -> list[Object]:
+    user = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{account}"
+    entries = map(json.loads, audit_log.read_text().splitlines())
+    return [entry for entry in entries if entry["user"]["username"] == user]
+
+
+def rights_used(requests: list[Object]) -> set[Right]:
+    used = set()
+    for request in requests:
+        ref = request.get("objectRef")
+        if ref is not None:
+            resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
+            used.add((ref.get("apiGroup", ""), resource, request["verb"]))
+    return used
 
 
 # --- the record ---

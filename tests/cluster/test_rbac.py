@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from tests.cluster.harness import (
     LEASES,
+    MANIFESTS,
     POOLS,
     SMALL,
     Stage,
@@ -20,59 +19,17 @@ from tests.cluster.harness import (
     condition,
     finished,
     granted,
+    install,
     is_,
     nodes_of,
+    requests_of,
+    rights_used,
     until,
 )
 
 from leasehold.testing.client import Client
-from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE as NAMESPACE
 from leasehold.testing.errors import ApiError
-
-MANIFESTS = Path(__file__).parents[2] / "manifests"
-NAMESPACE = "leasehold-system"
-
-Right = tuple[str, str, str]
-"""(group, resource, verb)"""
-
-
-def install(control_plane: ControlPlane, file: str) -> set[Right]:
-    """Apply a manifest and return the rights it gives."""
-    documents = list(yaml.safe_load_all((MANIFESTS / file).read_text()))
-    with Client(control_plane.connection) as client:
-        if client.find("namespaces", NAMESPACE) is None:
-            client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        for document in documents:
-            client.apply(document)
-    return rights_given(file)
-
-
-def rights_given(file: str) -> set[Right]:
-    """The rights in a manifest."""
-    return {
-        (group, resource, verb)
-        for document in yaml.safe_load_all((MANIFESTS / file).read_text())
-        for rule in document.get("rules", ())
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-
-
-def requests_of(audit_log: Path, account: str) -> list[dict[str, Any]]:
-    user = f"system:serviceaccount:{NAMESPACE}:{account}"
-    entries = map(json.loads, audit_log.read_text().splitlines())
-    return [entry for entry in entries if entry["user"]["username"] == user]
-
-
-def rights_used(requests: list[dict[str, Any]]) -> set[Right]:
-    used = set()
-    for request in requests:
-        ref = request.get("objectRef")
-        if ref is not None:
-            resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
-            used.add((ref.get("apiGroup", ""), resource, request["verb"]))
-    return used
 
 
 def test_a_whole_story_without_a_missing_or_a_spare_right(bare: Stage, audit_log: Path) -> None:

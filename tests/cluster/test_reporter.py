@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.cluster.harness import fetch
 
 from leasehold.api.quantity import amount
 from leasehold.api.report import NodeReport
@@ -245,6 +247,46 @@ def test_without_its_role_it_says_which_rights_it_needs(node: Node) -> None:
     assert event["status"] == 403
     assert "nodereports get and create, nodereports/status patch" in event["why"]
     assert node.stop() == 0
+
+
+def test_its_metrics_and_health_are_served_when_asked_for(node: Node) -> None:
+    node.create().start("--http-port", "0")
+    status = node.written()
+    (event,) = node.logged("listening")
+    page = f"http://127.0.0.1:{event['port']}"
+    assert fetch(f"{page}/healthz") == (200, "ok\n")
+    _, text = fetch(f"{page}/metrics")
+    families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+    requests = {
+        s.labels["method"]: s.value
+        for s in families["leasehold_reporter_requests"]
+        if s.labels["code"] == "200"
+    }
+    assert requests["PATCH"] >= 1
+    assert families["leasehold_reporter_report_timestamp_seconds"][0].value == pytest.approx(
+        time.time(), abs=60
+    )
+    capacity = {s.labels["resource"]: s.value for s in families["leasehold_reporter_node_capacity"]}
+    assert capacity["memory"] == amount("memory", status["capacity"]["memory"])
+    assert 4 * MIB < families["process_resident_memory_bytes"][0].value < 100 * MIB
+    taken = subprocess.run(
+        (
+            sys.executable,
+            "-m",
+            "leasehold.cli.main",
+            "reporter",
+            "--server",
+            "http://127.0.0.1:9",
+            "--http-port",
+            str(event["port"]),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert taken.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{event['port']}" in taken.stderr
 
 
 def test_a_lost_filesystem_takes_its_capacity_along_and_is_named(node: Node, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ FAMILIES = {
     "leasehold_api_requests",
     "leasehold_build_info",
     "leasehold_clock_drift_seconds",
+    "leasehold_event_loop_lag_seconds",
     "leasehold_events",
     "leasehold_last_event_age_seconds",
     "leasehold_lease_ends",
@@ -26,9 +27,9 @@ FAMILIES = {
     "leasehold_lease_grants",
     "leasehold_lease_hold_seconds",
     "leasehold_lease_reclaim_delay_seconds",
+    "leasehold_lease_receipts",
     "leasehold_lease_wait_seconds",
     "leasehold_ledger_mismatches",
-    "leasehold_loop_lag_seconds",
     "leasehold_planning_seconds",
     "leasehold_pool_capacity",
     "leasehold_pool_condition",
@@ -36,12 +37,16 @@ FAMILIES = {
     "leasehold_pool_nodes",
     "leasehold_pool_queue_age_seconds",
     "leasehold_pool_report_age_seconds",
+    "leasehold_pool_usage",
+    "leasehold_ready",
     "leasehold_watch_missed",
     "leasehold_watch_relists",
     "leasehold_watch_restarts",
     "leasehold_write_conflicts",
     "leasehold_write_refusals",
     "leasehold_write_seconds",
+    "process_cpu_seconds",
+    "process_resident_memory_bytes",
 }
 
 
@@ -104,11 +109,16 @@ def test_the_probes_and_the_metrics_page(stage: Stage, operator: ThreadOperator)
 
     assert mine("leasehold_lease_grants_total") == {(): 2}
     assert mine("leasehold_lease_ends_total") == {("TermEnded",): 1}
+    assert mine("leasehold_lease_receipts_total") == {("NotRequired",): 1}
+    assert mine("leasehold_ready") == {(): 1}
+    assert mine("leasehold_event_loop_lag_seconds_count")[()] > 0
+    assert mine("process_cpu_seconds_total")[()] > 0
     assert mine("leasehold_lease_hold_seconds_count") == {(): 1}
     assert mine("leasehold_lease_reclaim_delay_seconds_count") == {(): 1}
     assert mine("leasehold_lease_reclaim_delay_seconds_sum")[()] < 1
     until(
-        lambda: mine("leasehold_pool_capacity").get(("allocated", "cpu")) == 1, "the gauges follow the status"
+        lambda: mine("leasehold_pool_capacity").get(("allocated", "cpu", "core")) == 1,
+        "the gauges follow the status",
     )
     assert mine("leasehold_pool_leases")[("Held",)] == 1
     assert mine("leasehold_pool_condition")[("True", "Ready")] == 1

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 from hack.image import build as image
 from tests.chart.conftest import CHART, Helm
-from tests.cluster.harness import LEASES, POOLS, REPORTS, condition, granted, is_, until
-from tests.cluster.test_rbac import rights_given, rights_used
+from tests.cluster.harness import (
+    LEASES,
+    POOLS,
+    REPORTS,
+    condition,
+    granted,
+    is_,
+    rights_given,
+    rights_used,
+    until,
+)
 from tests.e2e.site import Site
 
 from leasehold.api.quantity import amount

@@ -23,6 +23,7 @@ from leasehold.reporter.conversation import Conversation
 from leasehold.reporter.link import Answer
 from leasehold.reporter.log import Log
 from leasehold.reporter.loop import Reporter, World
+from leasehold.reporter.metrics import Metrics
 
 GIB = 1 << 30
 
@@ -121,6 +122,7 @@ class Node:
         self.host, self.server, self.cgroups = FakeHost(lambda: self.now), FakeServer(), FakeCgroups()
         self.server.spec = {"reportPeriodSeconds": period}
         self.stream = io.StringIO()
+        self.metrics = Metrics(wall=lambda: self.now)
         log, pace, conditions = Log("debug", self.stream), Pace(Pacing()), Conditions()
         conversation = Conversation("n1", pace, conditions, log, lambda: 0.5)
         self.history = History(conversation.instructions)
@@ -140,6 +142,7 @@ class Node:
             conversation=conversation,
             log=log,
             version="0.1.0",
+            metrics=self.metrics,
         )
 
     def run(self, seconds, latency=0.01):
@@ -174,6 +177,32 @@ class TestBeginning:
         node = Node(period=300)
         node.run(1.5)
         assert len(node.server.writes) == 1
+
+
+class TestMetrics:
+    def test_they_follow_what_it_does(self):
+        node = Node().run(10)
+        node.host.broken = "gone"
+        node.run(3)
+        page = node.metrics.page().decode()
+        for line in (
+            'leasehold_reporter_requests_total{method="POST",code="201"} 1',
+            f'leasehold_reporter_requests_total{{method="PATCH",code="200"}} {len(node.server.writes)}',
+            f'leasehold_reporter_readings_total{{result="ok"}} {len(node.host.read_at)}',
+            'leasehold_reporter_readings_total{result="failed"} 3',
+            'leasehold_reporter_node_usage{resource="cpu",unit="core",figure="current"} 1.0',
+        ):
+            assert line in page, page
+
+    def test_a_reading_that_hangs_is_wrong_and_a_silent_server_is_not(self):
+        node = Node().run(10)
+        node.server.away = True
+        node.run(300)
+        assert node.reporter.wrong() == ""
+        node.now += 59
+        assert node.reporter.wrong() == ""
+        node.now += 3
+        assert node.reporter.wrong().startswith("a reading is overdue for 6")
 
 
 class TestPacing:

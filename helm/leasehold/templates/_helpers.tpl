@@ -13,21 +13,21 @@
 {{- define "leasehold.operator.name" -}}{{ include "leasehold.fullname" . }}-operator{{- end -}}
 {{- define "leasehold.reporter.name" -}}{{ include "leasehold.fullname" . }}-reporter{{- end -}}
 
-{{- define "leasehold.operator.serviceAccount" -}}
+{{- define "leasehold.operator.serviceAccountName" -}}
 {{- with .Values.operator.serviceAccount -}}
 {{- default (ternary (include "leasehold.operator.name" $) "default" .create) .name -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "leasehold.reporter.serviceAccount" -}}
+{{- define "leasehold.reporter.serviceAccountName" -}}
 {{- with .Values.reporter.serviceAccount -}}
 {{- default (ternary (include "leasehold.reporter.name" $) "default" .create) .name -}}
 {{- end -}}
 {{- end -}}
 
 {{/* Who the two are in request.userInfo.username, for policies. */}}
-{{- define "leasehold.operator.username" -}}system:serviceaccount:{{ .Release.Namespace }}:{{ include "leasehold.operator.serviceAccount" . }}{{- end -}}
-{{- define "leasehold.reporter.username" -}}system:serviceaccount:{{ .Release.Namespace }}:{{ include "leasehold.reporter.serviceAccount" . }}{{- end -}}
+{{- define "leasehold.operator.username" -}}system:serviceaccount:{{ .Release.Namespace }}:{{ include "leasehold.operator.serviceAccountName" . }}{{- end -}}
+{{- define "leasehold.reporter.username" -}}system:serviceaccount:{{ .Release.Namespace }}:{{ include "leasehold.reporter.serviceAccountName" . }}{{- end -}}
 
 {{/* Labels that select pods. They never change. Takes root and component. */}}
 {{- define "leasehold.selector" -}}

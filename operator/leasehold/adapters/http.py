@@ -38,10 +38,11 @@ settled by the call."""
 
 
 class LoopLag:
-    """Measures how late the event loop runs."""
+    """Measures how late the event loop runs, and tells `observe` of every tick, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[float], None] = lambda _: None) -> None:
         self.lag = 0.0
+        self._observe = observe
         self._ticked = time.monotonic()
 
     def __call__(self) -> float:
@@ -55,6 +56,7 @@ class LoopLag:
             await asyncio.sleep(_TICK)
             self._ticked = time.monotonic()
             self.lag = max(0.0, self._ticked - started - _TICK)
+            self._observe(self.lag)
 
 
 class QueuePages:

@@ -1,19 +1,32 @@
-"""Prometheus metrics of the operator: every name with its help text, in base units."""
+"""Prometheus metrics of the operator: every name with its help text, in base units.
+
+docs/reference/metrics.md is generated from what is registered here. Labels come from closed sets: pools, tenants of a
+pool, resources, reasons; never leases, namespaces or nodes.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from leasehold import __version__
-from leasehold.api.names import LeaseReason
+from leasehold.api.names import CPU, EPHEMERAL_STORAGE, MEMORY, LeaseCondition, LeaseReason
 from leasehold.core.course import Notice
+from leasehold.core.fairness import MILLION
 from leasehold.core.lease import Lease
 from leasehold.core.pool_status import figures_of, node_counts, scheduled_count, waiting_count
 from leasehold.core.state import PoolState
@@ -31,6 +44,11 @@ _WITHOUT_DEADLINE = frozenset(
     {LeaseReason.RELEASE_REQUESTED, LeaseReason.NODE_LOST, LeaseReason.NAMESPACE_GONE}
 )
 _FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+_RECLAIM = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_UNITS = {CPU: ("core", 1000), MEMORY: ("byte", 1), EPHEMERAL_STORAGE: ("byte", 1)}
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter and histogram, which nobody asks for
 
 
 class Metrics:
@@ -58,11 +76,21 @@ class Metrics:
         )
         self.wait = histogram("lease_wait_seconds", "From a lease's creation to its grant.", _MINUTES, "pool")
         self.hold = histogram("lease_hold_seconds", "From a lease's grant to its release.", _MINUTES, "pool")
+        self.receipts = counter(
+            "lease_receipts_total",
+            "Leases that gave their capacity back, by whose word freed it: Verified by the nodes' reports, NotRequired"
+            " by the pool's policy, Forced by an administrator.",
+            "pool",
+            "receipt",
+        )
         self.reclaim = histogram(
             "lease_reclaim_delay_seconds",
             "From the deadline that ended a lease to its release.",
-            _FAST,
+            _RECLAIM,
             "pool",
+        )
+        self.lag = histogram(
+            "event_loop_lag_seconds", "How late the event loop ran a tick; four ticks a second.", _LAG
         )
         self.decision = histogram("planning_seconds", "One pass of the planner over a pool.", _FAST, "pool")
         self.write = histogram("write_seconds", "One write to the API server, by kind.", _FAST, "kind")
@@ -87,6 +115,7 @@ class Metrics:
             *(
                 self.grants,
                 self.ends,
+                self.receipts,
                 self.events,
                 self.conflicts,
                 self.refusals,
@@ -96,6 +125,7 @@ class Metrics:
             ),
             *(self.wait, self.hold, self.reclaim, self.decision),
         )
+        ProcessCollector(registry=self.registry)
 
     @contextmanager
     def planning(self, pool: str) -> Iterator[None]:
@@ -126,6 +156,7 @@ class Metrics:
         """
         cause = str(after.status.get("release", {}).get("cause", "Unknown"))
         self.ends.labels(pool=pool, cause=cause).inc()
+        self.receipts.labels(pool=pool, receipt=after.reason(LeaseCondition.RELEASED) or "Unknown").inc()
         finished = after.instant("release", "finishTime")
         granted = after.instant("allocation", "allocationTime")
         if finished is not None and granted is not None:
@@ -171,19 +202,33 @@ class PoolGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Work out the gauges."""
         now = self.cluster.clock.now()
+        amounts = ("pool", "resource", "unit")
         capacity = _gauge(
-            "pool_capacity", "Capacity by resource and kind; cores or bytes.", "pool", "resource", "kind"
+            "pool_capacity",
+            "Capacity by resource and kind: total, reserved, allocatable, allocated (which is held, releasing and"
+            " quarantined), free, largest_free.",
+            *amounts,
+            "kind",
         )
-        nodes = _gauge("pool_nodes", "Nodes by why they get no new grants.", "pool", "state")
+        usage = _gauge(
+            "pool_usage",
+            "Measured use of the pool's nodes, by whoever: the 90th percentile of a minute.",
+            *amounts,
+        )
+        nodes = _gauge("pool_nodes", "Nodes by why they get no new grants, or Grantable.", "pool", "state")
         leases = _gauge("pool_leases", "Leases by state.", "pool", "state")
         conditions = _gauge("pool_condition", "1 for the status a condition has.", "pool", "type", "status")
         age = _gauge("pool_report_age_seconds", "Age of the oldest node report in use.", "pool")
         oldest = _gauge("pool_queue_age_seconds", "How long the oldest waiting lease waits.", "pool")
         for name, state in list(self.metrics.states.items()):
             for figures in figures_of(state):
-                unit = 1000 if figures.name == "cpu" else 1
+                unit, parts = _unit(figures.name)
                 for kind in figures._fields[1:]:
-                    capacity.add_metric([name, figures.name, kind], getattr(figures, kind) / unit)
+                    capacity.add_metric([name, figures.name, unit, kind], getattr(figures, kind) / parts)
+            verdicts = [row.verdict for row in state.table.rows.values()]
+            for r, resource in enumerate(state.policy.names):
+                unit, parts = _unit(resource)
+                usage.add_metric([name, resource, unit], sum(v.used[r] for v in verdicts) / parts)
             for reason, count in node_counts(state).items():
                 nodes.add_metric([name, reason or "Grantable"], count)
             leases.add_metric([name, "Pending"], waiting_count(state))
@@ -200,7 +245,39 @@ class PoolGauges(Collector):
                 default=now,
             )
             oldest.add_metric([name], max(0, now - waiting) / SECOND)
-        yield from (capacity, nodes, leases, conditions, age, oldest)
+        yield from (capacity, usage, nodes, leases, conditions, age, oldest)
+        yield from self._tenants()
+
+    def _tenants(self) -> Iterator[Metric]:
+        capacity = _gauge(
+            "tenant_capacity",
+            "What a declared tenant of a pool has by resource and kind: allocated, guaranteed, limit (if any).",
+            *("pool", "tenant", "resource", "unit", "kind"),
+        )
+        leases = _gauge("tenant_leases", "Leases of a declared tenant by state.", "pool", "tenant", "state")
+        share = _gauge(
+            "tenant_share_ratio",
+            "Largest share of any resource of the pool that a tenant holds, divided by its weight: what ranks it.",
+            "pool",
+            "tenant",
+        )
+        for pool, state in list(self.metrics.states.items()):
+            waiting = (
+                Counts(request.shape.tenant for request in state.queue) if state.policy.tenants else Counts()
+            )
+            for rule in state.policy.tenants:
+                account = state.shares.account(rule.name)
+                vectors = {"allocated": account.used, "guaranteed": rule.guaranteed, "limit": rule.limit}
+                for r, resource in enumerate(state.policy.names):
+                    unit, parts = _unit(resource)
+                    for kind, vector in vectors.items():
+                        amount = vector[r]
+                        if amount is not None:
+                            capacity.add_metric([pool, rule.name, resource, unit, kind], amount / parts)
+                leases.add_metric([pool, rule.name, "Held"], account.leases)
+                leases.add_metric([pool, rule.name, "Pending"], waiting[rule.name])
+                share.add_metric([pool, rule.name], state.shares.share(rule.name) / rule.weight / MILLION)
+        yield from (capacity, leases, share)
 
 
 class ProcessGauges(Collector):
@@ -212,13 +289,13 @@ class ProcessGauges(Collector):
         client: KubeClient,
         recorder: Recorder,
         informers: Mapping[str, Informer],
-        lag: Callable[[], float],
+        ready: Callable[[], bool],
     ) -> None:
         self.cluster = cluster
         self.client = client
         self.recorder = recorder
         self.informers = informers
-        self.lag = lag
+        self.ready = ready
 
     def describe(self) -> Iterable[Metric]:
         """Name no metrics ahead of time."""
@@ -248,7 +325,7 @@ class ProcessGauges(Collector):
         events.add_metric(["dropped"], self.recorder.dropped)
         yield from (info, requests, restarts, relists, events)
         for name, text, value in (
-            ("loop_lag_seconds", "How late the event loop ran its last tick.", self.lag()),
+            ("ready", "1 while /readyz says so: this replica leads, or could at once.", self.ready()),
             (
                 "last_event_age_seconds",
                 "Since the API server last told us anything.",
@@ -298,6 +375,11 @@ class ElectionGauges(Collector):
             counter = CounterMetricFamily(f"leasehold_{name}", text)
             counter.add_metric([], value)
             yield counter
+
+
+def _unit(resource: str) -> tuple[str, int]:
+    """Return the base unit of a resource, "" where it is counted, and how many of our units make one of it."""
+    return _UNITS.get(resource, ("", 1))
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

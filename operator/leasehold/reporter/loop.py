@@ -21,12 +21,16 @@ from leasehold.core.reporting import (
 from leasehold.reporter.conversation import Conversation
 from leasehold.reporter.link import Answer, Request
 from leasehold.reporter.log import Log
+from leasehold.reporter.metrics import Metrics
 
 FIRST_INTERVAL: Final = 1.0
 """The second reading comes so soon (s) because there is no CPU figure, and so no report, before it."""
 
 SURROUNDINGS_SECONDS: Final = 30.0
 """How old the slow readings may be between reports; for a report they are always made anew."""
+
+STUCK_SECONDS: Final = 60.0
+"""A reading that is overdue for so long means that reading hangs: a file system that is gone, say."""
 
 
 class HostPort(Protocol):
@@ -84,7 +88,9 @@ class Reporter:
         conversation: Conversation,
         log: Log,
         version: str,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._world = world
         self._history = history
         self._conditions = conditions
@@ -98,6 +104,7 @@ class Reporter:
         self._cost = Cost(0, 0)
         self._next_reading: float | None = None
         self._readings = 0
+        self._method = ""
 
     def run(self, sleep: Callable[[float], bool]) -> None:
         """Go on as long as ``sleep``, which is given seconds and may return early, says so."""
@@ -113,6 +120,12 @@ class Reporter:
             self._next_reading = self._beat(now)
         self._ask(now)
         return max(self._next_reading - self._world.monotonic(), 0.0)
+
+    def wrong(self) -> str:
+        """Return what is wrong with the loop itself, or "". From any thread; an API server that is away is not."""
+        due = self._next_reading
+        late = 0.0 if due is None else self._world.monotonic() - due
+        return f"a reading is overdue for {late:.0f} s" if late > STUCK_SECONDS else ""
 
     def _beat(self, now: float) -> float:
         """Return when the next reading is: on the grid, so that lateness does not add up; missed ones are left out."""
@@ -133,7 +146,9 @@ class Reporter:
         except HostReadError as error:
             self._history.fail(str(error))
             self._log.trouble(now, "cannot read the host", why=str(error))
+            self._metrics.read(failed=True)
             return
+        self._metrics.read()
         self._log.over("cannot read the host")
         self._history.add(sample, self._surroundings.cores)
 
@@ -145,6 +160,7 @@ class Reporter:
         answer = self._world.link.take()
         if answer is None:
             return
+        self._metrics.answered(self._method, answer.status)
         self._conversation.hear(now, answer, self._surroundings.boot_id if self._surroundings else "")
         asked = self._conversation.instructions
         if asked == self._instructions:
@@ -158,15 +174,20 @@ class Reporter:
         if self._world.link.busy or self._surroundings is None:
             return
         facts = self._facts(self._surroundings)
+        self._metrics.looked(facts, self._conversation.offset.seconds)
         due = self._pace.due(now, facts, self._instructions) if self._telling(facts) else ""
         step = self._conversation.next_step(now, due)
         if step == "read":
-            self._world.link.submit(self._conversation.read())
+            self._send(self._conversation.read())
         elif step == "create":
-            self._world.link.submit(self._conversation.create())
+            self._send(self._conversation.create())
         elif step == "write":
             self._log.debug("writing", why=due)
-            self._world.link.submit(self._conversation.write(now, facts, self._patch(now, facts)))
+            self._send(self._conversation.write(now, facts, self._patch(now, facts)))
+
+    def _send(self, request: Request) -> None:
+        self._method = request.method
+        self._world.link.submit(request)
 
     def _telling(self, facts: Facts) -> bool:
         """A report without a CPU figure says too little, unless it says why there is none."""

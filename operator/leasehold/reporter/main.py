@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from leasehold import __version__
 from leasehold.adapters.cgroups import Cgroups
-from leasehold.adapters.host import PROCFS, Host, HostReadError, Meter, Mount
+from leasehold.adapters.host import PROCFS, Host, HostReadError, Meter, Mount, resident_bytes
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import (
     MAX_FILESYSTEMS,
@@ -28,9 +28,11 @@ from leasehold.reporter.arguments import Parser
 from leasehold.reporter.client import Client
 from leasehold.reporter.conversation import Conversation
 from leasehold.reporter.credentials import Credentials, CredentialsError, from_kubeconfig, in_cluster
+from leasehold.reporter.endpoint import Endpoint
 from leasehold.reporter.link import Alarm, Link
 from leasehold.reporter.log import LEVELS, Log
 from leasehold.reporter.loop import Reporter, World
+from leasehold.reporter.metrics import Metrics
 
 FAILURE: Final = 1
 
@@ -116,6 +118,13 @@ def _parser() -> Parser:
         default=10.0,
         help="seconds for one request in all (10)",
     )
+    add(
+        "--http-port",
+        metavar="PORT",
+        type=_port,
+        help="serve /metrics and /healthz there; 0 takes a free port and logs it (nothing is served)",
+    )
+    add("--http-host", metavar="ADDRESS", default="127.0.0.1", help="address of --http-port (127.0.0.1)")
     add("--log-level", choices=LEVELS, default="info", help="least level of the events logged (info)")
     return parser
 
@@ -125,6 +134,13 @@ def _seconds(text: str) -> float:
     if not 0.1 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 86400 seconds")
     return seconds
+
+
+def _port(text: str) -> int:
+    port = _number(text)
+    if port not in range(65_536):
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to 65535")
+    return int(port)
 
 
 def _share(text: str) -> float:
@@ -218,6 +234,7 @@ def _serve(options: argparse.Namespace, node: str, credentials: Credentials) -> 
     conditions = Conditions()
     conversation = Conversation(node, pace, conditions, log, _chance)
     host = Host(_mounts(options), options.procfs)
+    metrics = Metrics(__version__, resident_bytes)
     reporter = Reporter(
         World(
             host=host,
@@ -233,7 +250,17 @@ def _serve(options: argparse.Namespace, node: str, credentials: Credentials) -> 
         conversation=conversation,
         log=log,
         version=__version__,
+        metrics=metrics,
     )
+    if options.http_port is not None:
+        try:
+            endpoint = Endpoint(options.http_host, options.http_port, metrics.page, reporter.wrong)
+        except OSError as error:
+            sys.stderr.write(
+                f"leasehold reporter: cannot listen on {options.http_host}:{options.http_port}: {error}\n"
+            )
+            return FAILURE
+        log.info("listening", address=options.http_host, port=endpoint.port)
     log.info("started", node=node, server=credentials.server, version=__version__)
     with alarm.on_signals():
         reporter.run(alarm.sleep)

@@ -183,9 +183,11 @@ class ControlPlane:
         """
         return replace(self.connection, impersonate_user=user, impersonate_groups=groups)
 
-    def as_service_account(self, namespace: str, name: str, *, seconds: int = 3600) -> Connection:
-        """Return a connection by a service account's real token; the account is made if need be."""
-        token = self.service_account_token(namespace, name, seconds=seconds)
+    def as_service_account(
+        self, namespace: str, name: str, *, seconds: int = 3600, pod: Mapping[str, Any] | None = None
+    ) -> Connection:
+        """Return a connection by a service account's real token, see `service_account_token`."""
+        token = self.service_account_token(namespace, name, seconds=seconds, pod=pod)
         return Connection(url=self.url, ca=self.connection.ca, token=token)
 
     def kubeconfig_for(self, user: str, groups: tuple[str, ...] = ()) -> Path:
@@ -196,15 +198,24 @@ class ControlPlane:
         """Write a kubeconfig of any connection into the private directory and return its path."""
         return connection.write(self.directory / f"kubeconfig-{secrets.token_hex(4)}")
 
-    def service_account_token(self, namespace: str, name: str, *, seconds: int = 3600) -> str:
-        """Return a new token of a service account, made if need be, valid for at least 600 seconds."""
+    def service_account_token(
+        self, namespace: str, name: str, *, seconds: int = 3600, pod: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return a new token of a service account, made if need be, valid for at least 600 seconds.
+
+        With a `pod` of that account it is bound to it, as the tokens are that the kubelet gives to pods: it names
+        the pod's node, and is worth nothing once the pod is gone.
+        """
         with Client(self.connection) as client:
             ensure_service_account(client, namespace, name)
             path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
             request = {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
-                "spec": {"expirationSeconds": seconds},
+                "spec": {
+                    "expirationSeconds": seconds,
+                    **({"boundObjectRef": _reference(pod)} if pod else {}),
+                },
             }
             return str(client.request("POST", path, request)["status"]["token"])
 
@@ -346,6 +357,11 @@ def ensure_service_account(client: Client, namespace: str, name: str) -> dict[st
         if error.reason != "AlreadyExists":
             raise
         return client.get("serviceaccounts", name, namespace)
+
+
+def _reference(pod: Mapping[str, Any]) -> dict[str, Any]:
+    meta = pod["metadata"]
+    return {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
 
 
 def _not_started() -> ControlPlaneError:
