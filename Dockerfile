@@ -11,14 +11,17 @@ COPY hack/image/*.lock locks/
 # The secret is the certificates of a registry that the base does not know; there need be none.
 RUN --mount=type=secret,id=ca,target=/run/ca.crt --mount=type=cache,target=/root/.cache/pip \
     if [ -s /run/ca.crt ]; then export PIP_CERT=/run/ca.crt; fi; \
-    set -e; install="python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-compile"; \
+    set -e; export PIP_ROOT_USER_ACTION=ignore; \
+    install="python3 -m pip install --quiet --require-hashes --no-deps --only-binary=:all: --no-compile"; \
     $install --target=/opt/leasehold --requirement=locks/run.lock; \
-    $install --target=tools --requirement=locks/build.lock
+    $install --target=tools --requirement=locks/build.lock; \
+    rm -rf /opt/leasehold/bin
 COPY pyproject.toml README.md LICENSE ./
 COPY crds crds
 COPY hack hack
 COPY operator operator
-RUN PYTHONPATH=tools python3 -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir=dist . \
+RUN export PIP_ROOT_USER_ACTION=ignore \
+    && PYTHONPATH=tools python3 -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir=dist . \
     && python3 -m pip install --quiet --no-index --no-deps --no-compile --target=/opt/leasehold dist/*.whl \
     && rm -rf /opt/leasehold/bin \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/leasehold

@@ -5,6 +5,7 @@ The one to run on holds Python, what Python's packages depend on, and nothing el
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 SUITE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
-BUILD: Final = f"localhost/leasehold-base:{SUITE}"
-RUNTIME: Final = f"localhost/leasehold-runtime:{SUITE}"
+_RECIPE: Final = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+BUILD: Final = f"localhost/leasehold-base:{SUITE}-{_RECIPE}"
+RUNTIME: Final = f"localhost/leasehold-runtime:{SUITE}-{_RECIPE}"
 
 _WITH_PIP: Final = "python3,python3-pip"
 _ROOTS: Final = ("python3", "base-files", "netbase")
@@ -37,10 +39,7 @@ def images(on: Engine) -> tuple[str, str]:
     with toolchain.lock(
         _cache() / ".base-lock", "another process makes the base images", toolchain.print_progress
     ):
-        known = on.run(
-            "images", "--format", "{{.Name}}:{{.Tag}}" if on.daemonless else "{{.Repository}}:{{.Tag}}"
-        )
-        if not {BUILD, RUNTIME} <= set(known.split()):
+        if not {BUILD, RUNTIME} <= on.names():
             _make(on)
     return BUILD, RUNTIME
 
@@ -143,7 +142,7 @@ def closure(known: Mapping[str, Mapping[str, str]]) -> set[str]:
         if not name or name in chosen or name in _LEFT_OUT or wanted in _LEFT_OUT:
             continue
         chosen.add(name)
-        for clause in known[name].get("Depends", "").split(","):
+        for clause in ",".join(known[name].get(each, "") for each in ("Pre-Depends", "Depends")).split(","):
             first = re.match(r"\s*([a-z0-9][-+.a-z0-9]*)", clause)
             if first:
                 todo.append(first[1])

@@ -32,6 +32,7 @@ from leasehold import __version__  # noqa: E402
 from leasehold.testing import toolchain  # noqa: E402
 
 NAME: Final = "localhost/leasehold"
+TEST_NAME: Final = "localhost/leasehold-test"
 LOCAL: Final = "local"
 
 _ANSWER_SECONDS: Final = 10
@@ -61,6 +62,11 @@ class Engine:
             check=True,
         )
         return done.stdout
+
+    def names(self) -> set[str]:
+        """Return the images it has, by name and tag."""
+        field = "Name" if self.daemonless else "Repository"
+        return set(self.run("images", "--format", f"{{{{.{field}}}}}:{{{{.Tag}}}}").split())
 
     @property
     def daemonless(self) -> bool:
@@ -137,6 +143,24 @@ def build(
     return tag
 
 
+def for_tests(on: Engine, *, local: bool = True) -> str:
+    """Return the name of the image of this checkout, built if it is not there yet; earlier ones for tests go.
+
+    local: on bases made here, so that no registry is needed.
+    """
+    name = f"{TEST_NAME}:{_inputs_digest()}"
+    cache = toolchain.cache_root(os.environ)
+    cache.mkdir(parents=True, exist_ok=True)
+    with toolchain.lock(cache / ".image-lock", "another process builds the image", toolchain.print_progress):
+        known = on.names()
+        if name not in known:
+            build(on, tag=name, base_image=LOCAL if local else "")
+            for other in known:
+                if other.startswith(f"{TEST_NAME}:"):
+                    on.run("rmi", other, quiet=True)
+    return name
+
+
 def run(on: Engine, image: str, *arguments: str, program: Sequence[str] = ()) -> str:
     """Run the image once, as its own user and without a network, and return what it printed.
 
@@ -181,8 +205,8 @@ def _revision() -> str:
     return asked.stdout.strip()
 
 
-def inputs_digest() -> str:
-    """Return what changes whenever the image would: for whoever keeps an archive of it."""
+def _inputs_digest() -> str:
+    """Return what changes whenever the image would."""
     digest = hashlib.sha256()
     roots = (
         "Dockerfile",

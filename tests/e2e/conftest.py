@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hack.image import build as image
@@ -25,21 +26,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.real_node)
 
 
+class Image(NamedTuple):
+    """The image of this checkout: what pods call it, and an archive of it."""
+
+    name: str
+    archive: Path
+
+
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image of this checkout, as an archive."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image, on bases made here unless kind can pull others."""
     engine = image.engine()
-    tag = image.build(
-        engine, tag=f"{image.NAME}:{image.inputs_digest()}", base_image="" if ON_KIND else image.LOCAL
-    )
-    return image.archive(engine, tag, tmp_path_factory.mktemp("image") / "leasehold.tar")
+    name = image.for_tests(engine, local=not ON_KIND)
+    return Image(name, image.archive(engine, name, tmp_path_factory.mktemp("image") / "leasehold.tar"))
 
 
 @pytest.fixture
-def site(archive: Path, tmp_path: Path) -> Iterator[Site]:
+def site(built: Image, tmp_path: Path) -> Iterator[Site]:
     """A cluster whose node has the image."""
     with on_kind(tmp_path) if ON_KIND else on_real_node() as found:
-        found.load(archive)
+        found.load(built.archive)
         yield found
 
 

@@ -59,7 +59,7 @@ def test_the_image_has_neither_tests_nor_the_demo_in_its_lock() -> None:
 
 def test_a_runtime_holds_what_python_depends_on_and_nothing_that_installs() -> None:
     known = {
-        "python3": {"Depends": "python3.11 (>= 3.11), libssl | libressl"},
+        "python3": {"Pre-Depends": "python3.11 (>= 3.11)", "Depends": "libssl | libressl"},
         "python3.11": {"Depends": "libc6 (>= 2.36)"},
         "libssl3": {"Depends": "debconf (>= 0.5) | debconf-2.0", "Provides": "libssl"},
         "libc6": {"Depends": "libgcc-s1"},
