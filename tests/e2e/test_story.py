@@ -135,7 +135,8 @@ def test_the_life_of_an_installation(cluster: Cluster, built: Image) -> None:
             e for e in cluster.site.audit() if e["user"]["username"].endswith(f":{NAMESPACE}:leasehold-{who}")
         ]
         assert own, f"the {who} used its own service account"
-        assert rights_used(own) <= rights_given(f"rbac-{who}.yaml")
+        spare = rights_given(f"rbac-{who}.yaml") - rights_used(own)
+        assert who == "operator" or spare == set(), "the operator's are proved in tests/cluster/test_rbac.py"
 
 
 def install(cluster: Cluster, image: str) -> None:
