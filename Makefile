@@ -10,12 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := .run
 WORKERS ?= 2
+MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane helm image e2e e2e-kind lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane helm image e2e e2e-kind pictures lock clean
 
 help: ## Explain every target
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) from requirements.lock"
@@ -94,6 +95,14 @@ faults: controlplane ## Let everything go wrong that can, and check the record; 
 	@$(BIN)/python -m tests.faults.campaign --long $(ARGS)
 	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants)
 	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants --campaign)
+
+pictures: controlplane ## Draw docs/dashboards anew, from a Prometheus that scrapes an operator at work for 4 minutes (ARGS='--seconds 60')
+ifdef UV
+	@uv pip install --quiet --target $(RUN)/plotting --python $(BIN)/python $(MATPLOTLIB)
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(RUN)/plotting $(MATPLOTLIB)
+endif
+	@PYTHONPATH=operator:$(RUN)/plotting $(BIN)/python -m tests.observability.pictures $(ARGS)
 
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \

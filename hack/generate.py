@@ -20,6 +20,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
 from hack import chart, locks  # noqa: E402  the path comes first
+from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
 from leasehold.adapters.cluster import Cluster  # noqa: E402
@@ -119,6 +120,7 @@ def generated() -> dict[Path, str]:
         Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
         **locks.for_image(),
+        **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
 
 
@@ -149,8 +151,8 @@ def manifests(helm: Path) -> dict[Path, str]:
         check=True,
     ).stdout
     parts: dict[str, list[str]] = {}
-    for document in re.split(r"^---\n", rendered, flags=re.MULTILINE):
-        source, _, body = document.partition("\n")
+    for part in re.split(r"^---\n", rendered, flags=re.MULTILINE):
+        source, _, body = part.partition("\n")
         if source.startswith("# Source: ") and body.strip():
             folder, _, name = source.rpartition("/")
             name = "policies.yaml" if folder.endswith("/policies") else name
@@ -281,6 +283,9 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 # --- The metrics ---
 
+FILES: Final = "helm/leasehold/files"
+
+
 METRICS_HEADER: Final = (
     "<!-- Generated from operator/leasehold/adapters/metrics.py and reporter/metrics.py; do not edit. Change those and"
     " run: make generate -->\n"
@@ -355,7 +360,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         own = {Path("manifests"): "*.yaml"}
     else:
         wanted = generated()
-        own = {Path("crds"): "*.yaml", chart.CHART / "templates": "crd-*.yaml"}
+        own = {
+            Path("crds"): "*.yaml",
+            chart.CHART / "templates": "crd-*.yaml",
+            Path(FILES, "dashboards"): "*",
+        }
     changed = [path for path, text in wanted.items() if _content(root / path) != text]
     stray = [
         path.relative_to(root)

@@ -112,6 +112,14 @@ async def test_gauges_are_in_base_units_and_read_when_asked() -> None:
         assert found["leasehold_pool_leases", frozenset({"ci", "Held"})] == 1
         assert found["leasehold_pool_leases", frozenset({"ci", "Pending"})] == 1
         assert found["leasehold_pool_queue_age_seconds", frozenset({"ci"})] > 0
+        for trouble in (
+            "write_conflicts",
+            "write_refusals",
+            "ledger_mismatches",
+            "watch_missed",
+            "foreign_writes",
+        ):
+            assert found[f"leasehold_{trouble}_total", frozenset({"ci"})] == 0, "it can be seen to rise"
         assert found["leasehold_pool_report_age_seconds", frozenset({"ci"})] < 10
         scene.cluster.report_gone("n1")
         assert ("leasehold_pool_report_age_seconds", frozenset({"ci"})) not in samples(scene.metrics)

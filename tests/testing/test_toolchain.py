@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_builds_what_is_missing_and_nothing_twice(
     assert runs(tmp_path) == 1
     toolchain.build(module, ["server", "other"], env, said.append)
     assert runs(tmp_path) == 2
+
+
+def test_build_tags_reach_the_compiler_and_change_what_is_built(module: Module) -> None:
+    tagged = replace(module, tags="small")
+    assert "-tags" not in module.flags()
+    assert tagged.flags()[tagged.flags().index("-tags") + 1] == "small"
+    assert tagged.cache_name() != module.cache_name()
 
 
 def test_says_how_far_it_is(module: Module, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,18 +111,9 @@ class Metrics:
             "pool",
         )
         self.missed = counter("watch_missed_total", "Changes of leases that only a relist showed.", "pool")
+        self._troubles = (self.conflicts, self.refusals, self.mismatches, self.missed, self.foreign_writes)
         self._by_pool: tuple[Counter | Histogram, ...] = (
-            *(
-                self.grants,
-                self.ends,
-                self.receipts,
-                self.events,
-                self.conflicts,
-                self.refusals,
-                self.mismatches,
-                self.missed,
-                self.foreign_writes,
-            ),
+            *(self.grants, self.ends, self.receipts, self.events, *self._troubles),
             *(self.wait, self.hold, self.reclaim, self.decision),
         )
         ProcessCollector(registry=self.registry)
@@ -173,6 +164,10 @@ class Metrics:
 
     def pool(self, name: str, state: PoolState, status: Mapping[str, Any]) -> None:
         """Remember a pool for the gauges, which are worked out when they are read."""
+        if name not in self.states:
+            # From 0 on: what appears with its first count has, for Prometheus, not increased.
+            for counter in self._troubles:
+                counter.labels(pool=name)
         self.states[name] = state
         self.conditions[name] = status["conditions"]
 

@@ -40,7 +40,7 @@ class Module:
     """A Go module that pins programs, and the programs it can build, by name.
 
     `pinned` is the module they come from; `files` are files of that module to be kept beside them, by the
-    name to keep them under.
+    name to keep them under; `tags` are build tags, as `go build -tags` takes them.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Module:
     packages: Mapping[str, str]
     linker_flags: str
     files: Mapping[str, str] = field(default_factory=dict)
+    tags: str = ""
 
     @property
     def version(self) -> str:
@@ -63,7 +64,7 @@ class Module:
         """Return the arguments of `go` up to the output file."""
         major, minor, *_ = self.version.removeprefix("v").split(".")
         linker = self.linker_flags.format(version=self.version, major=major, minor=minor)
-        return [*_FLAGS, "-ldflags", linker]
+        return [*_FLAGS, *(("-tags", self.tags) if self.tags else ()), "-ldflags", linker]
 
     def cache_name(self) -> str:
         """Return the directory name of this build: it changes with whatever changes the result."""
@@ -128,7 +129,22 @@ HELM = Module(
 )
 """Helm 4, and as `helm3` Helm 3: of one module, so that what both are made of is compiled once."""
 
-MODULES = {program: module for module in (CONTROL_PLANE, KWOK, HELM) for program in module.packages}
+PROMETHEUS = Module(
+    name="prometheus",
+    directory=_source("prometheus"),
+    pinned="github.com/prometheus/prometheus",
+    packages={
+        "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
+        "promtool": "github.com/prometheus/prometheus/cmd/promtool",
+    },
+    linker_flags="-s -w -X github.com/prometheus/common/version.Version={version}",
+    # Without those it has the clients of every cloud, and takes far longer to build. Targets are named in its file.
+    tags="remove_all_sd",
+)
+
+MODULES = {
+    program: module for module in (CONTROL_PLANE, KWOK, HELM, PROMETHEUS) for program in module.packages
+}
 
 
 def cache_root(env: Mapping[str, str]) -> Path:
