@@ -19,6 +19,7 @@ KUBERNETES: Final = ">=1.32.0-0"
 EXAMPLES: Final = ("values-ha.yaml", "values-hardened.yaml")
 
 _WIDTH: Final = 110
+TEMPLATE_HEADER: Final = "{{- /* Generated from crds/; do not edit. Run: make generate */}}\n"
 _HEADER: Final = "# Generated from hack/values.py; do not edit. Change it there and run: make generate\n"
 
 INTRODUCTION: Final = """
@@ -209,7 +210,7 @@ def crd_template(text: str) -> str:
         "    helm.sh/resource-policy: keep",
         "  {{- end }}",
     ]
-    return _HEADER.replace("hack/values.py", "crds/") + "\n".join(
+    return TEMPLATE_HEADER + "\n".join(
         ["{{- if .Values.crds.enabled }}", *lines, *added, "spec:", rest.rstrip("\n"), "{{- end }}", ""]
     )
 
@@ -219,7 +220,7 @@ def finalizer_template(text: str) -> str:
     labels = '  labels: {{- include "leasehold.labels" (dict "root" $ "component" "api") | nindent 4 }}\n'
     body = text.partition("\n")[2].replace("metadata:\n", f"metadata:\n{labels}")
     return (
-        _HEADER.replace("hack/values.py", "crds/")
+        TEMPLATE_HEADER
         + "{{- if .Values.finalizerPolicy.enabled }}\n"
         + '{{- include "leasehold.needs" (dict "root" $ "value" "finalizerPolicy.enabled" "api"'
         ' "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" "from" "Kubernetes 1.36 has it"'
