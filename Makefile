@@ -13,7 +13,7 @@ WORKERS ?= 2
 MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane helm image e2e e2e-kind pictures lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node helm image e2e e2e-kind pictures lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -37,13 +37,16 @@ setup: $(VENV)/ready ## Make the virtual environment (uv where present, else ven
 controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 minutes the first time, then cached)
 	@$(BIN)/python -m leasehold.testing build
 
+node: $(VENV)/ready ## Have ready what tests on a real node need (root on Linux: apt packages, and 6 minutes of building the first time)
+	@$(BIN)/python -m leasehold.testing build --with node
+
 helm: $(VENV)/ready ## Have Helm 4 and Helm 3 ready (about 8 minutes the first time, then cached)
 	@$(BIN)/python -m leasehold.testing build --with helm,helm3
 
 image: $(VENV)/ready ## Build the image with docker, podman or buildah (ARGS='--tag NAME --base local --archive FILE --sbom FILE')
 	@$(BIN)/python -m hack.image.build $(ARGS)
 
-e2e: controlplane helm ## Install the chart on a real node and use it, where one can run
+e2e: controlplane node helm ## Install the chart on a real node and use it, where one can run
 	@$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 e2e-kind: helm ## The same on kind (needs Docker and kind)
@@ -58,7 +61,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane helm ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node helm ## All tests against a real API server; coverage above 90 % enforced
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+_NOT_RUN = "NOT RUN"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,11 +21,39 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "extras: needs programs that take 8 minutes to build; run with --extras"
     )
+    config.addinivalue_line(
+        "markers", "real_node: needs root on Linux and what `make node` prepares; see RealNode.unavailable"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--extras"):
-        return
+    extras = [item for item in items if item.get_closest_marker("extras")]
+    if not config.getoption("--extras"):
+        _leave_out(extras, "without --extras, which builds for 8 minutes")
+    on_a_node = [item for item in items if item.get_closest_marker("real_node")]
+    # With the variable set they run, and fail with the reason.
+    if on_a_node and not os.environ.get("LEASEHOLD_REQUIRE_REAL_NODE"):
+        from leasehold.testing.real_node import RealNode
+
+        reason = RealNode.unavailable()
+        if reason is not None:
+            _leave_out(on_a_node, f"here: {reason}")
+
+
+def _leave_out(items: list[pytest.Item], why: str) -> None:
     for item in items:
-        if item.get_closest_marker("extras"):
-            item.add_marker(pytest.mark.skip(reason="NOT RUN without --extras, which builds for 8 minutes"))
+        item.add_marker(pytest.mark.skip(reason=f"{_NOT_RUN} {why}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud what did not run, and why: a skip is easily overlooked."""
+    reasons = [
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    ]
+    left_out = [reason for reason in reasons if reason.startswith(_NOT_RUN)]
+    if left_out:
+        terminalreporter.section("not run", yellow=True, bold=True)
+        for reason in sorted(set(left_out)):
+            terminalreporter.write_line(f"{left_out.count(reason)} tests {reason}")

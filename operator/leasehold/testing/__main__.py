@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.errors import ControlPlaneError, StartError
 from leasehold.testing.kubeconfig import write_private
 from leasehold.testing.processes import ProcessIdentity, wait_until
+from leasehold.testing.real_node import RealNode
 
 EXTRAS = {
     "scheduler": "kube-scheduler",
@@ -35,6 +36,8 @@ EXTRAS = {
     "helm": "helm",
     "helm3": "helm3",
 }
+NODE = "node"
+"""Asks for a real node beside them, which brings a scheduler and a controller-manager."""
 
 _FOR_PEOPLE = ("kubectl", "helm", "helm3")
 """Programs that are put into the run directory, where the others are started."""
@@ -118,10 +121,23 @@ def up(run: RunDirectory, extras: Sequence[str]) -> int:
 
 
 def prepare(extras: Sequence[str]) -> None:
-    """Build what is missing, with progress, before anything starts."""
+    """Build and install what is missing, with progress, before anything starts."""
     providers.choose(providers.default_wish())
     for extra in extras:
-        toolchain.build(toolchain.MODULES[EXTRAS[extra]], [EXTRAS[extra]])
+        if extra != NODE:
+            toolchain.build(toolchain.MODULES[EXTRAS[extra]], [EXTRAS[extra]])
+    if NODE in extras:
+        RealNode.prepare()
+
+
+def build(extras: Sequence[str]) -> int:
+    """Build what is missing; where no real node can run, say so and leave out what it needs."""
+    reason = RealNode.unavailable() if NODE in extras else None
+    if reason is not None:
+        print(f"leasehold: NOT prepared: {reason}. What needs one will not run.", file=sys.stderr)
+        extras = [extra for extra in extras if extra != NODE]
+    prepare(extras)
+    return 0
 
 
 def _start_supervisor(run: RunDirectory, extras: Sequence[str]) -> State:
@@ -150,12 +166,18 @@ def serve(run: RunDirectory, extras: Sequence[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    with ControlPlane() as control_plane:
+    with ExitStack() as stack:
+        node = stack.enter_context(RealNode()) if NODE in extras else None
+        control_plane = node.control_plane if node else stack.enter_context(ControlPlane())
         for extra in extras:
-            _add(control_plane, run, EXTRAS[extra])
+            if extra != NODE and EXTRAS[extra] not in control_plane.processes:
+                _add(control_plane, run, EXTRAS[extra])
         control_plane.connection.write(run.kubeconfig)
-        processes = {name: _identity(pid) for name, pid in control_plane.processes.items()}
+        running = control_plane.processes | (node.processes if node else {})
+        processes = {name: _identity(pid) for name, pid in running.items()}
         source = control_plane.provider.source
+        if node:
+            source += f", with the real node {node.name} in {node.directory}"
         run.write(State(control_plane.url, source, _identity(os.getpid()), processes))
         dead: list[str] = []
         while not dead and not stop.wait(0.5):
@@ -240,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "env":
                 return env(run)
             case _:
-                prepare(options.extras)
-                return 0
+                return build(options.extras)
     except ControlPlaneError as error:
         print(error, file=sys.stderr)
         return 1
@@ -264,16 +285,17 @@ def _parser() -> argparse.ArgumentParser:
         type=_extras,
         default=(),
         metavar="NAME,…",
-        help=f"what to add: {', '.join(EXTRAS)}",
+        help=f"what to add: {', '.join((*EXTRAS, NODE))}; {NODE} is a real one, with containerd and kubelet, "
+        "and needs root on Linux",
     )
     return parser
 
 
 def _extras(text: str) -> tuple[str, ...]:
     names = tuple(filter(None, text.split(",")))
-    unknown = [name for name in names if name not in EXTRAS]
+    unknown = [name for name in names if name not in (*EXTRAS, NODE)]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(EXTRAS)}")
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join((*EXTRAS, NODE))}")
     return names
 
 

@@ -13,7 +13,7 @@ import atexit
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +24,7 @@ from leasehold.testing.errors import ApiError, ControlPlaneError, NotOwnedError,
 from leasehold.testing.kubeconfig import Connection, write_private
 from leasehold.testing.processes import Child, wait_until
 from leasehold.testing.providers import Binaries, Existing, Kind, Provider
-from leasehold.testing.servers import Servers
+from leasehold.testing.servers import Identity, Network, Servers
 from leasehold.testing.toolchain import MODULES, Progress, print_progress
 
 OPERATOR_NAMESPACE = "leasehold-system"
@@ -45,7 +45,10 @@ class ControlPlane:
     they win over the defaults. progress: is given lines about a build under way; by default they go to
     standard error.
 
-    `audit_log` and `extra_apiserver_args` imply `local`.
+    pinned: only take servers of the pinned version. identities: who else has a token. network: let the API
+    server run in another network than this host's.
+
+    `audit_log`, `extra_apiserver_args`, `pinned`, `identities` and `network` imply `local`.
     """
 
     def __init__(
@@ -56,12 +59,20 @@ class ControlPlane:
         audit_log: Path | None = None,
         audit_policy: Mapping[str, Any] | None = None,
         extra_apiserver_args: Mapping[str, str] | None = None,
+        pinned: bool = False,
+        identities: Sequence[Identity] = (),
+        network: Network | None = None,
         progress: Progress = print_progress,
     ) -> None:
-        self._local = local or audit_log is not None or bool(extra_apiserver_args)
+        ours = (local, audit_log is not None, extra_apiserver_args, pinned, identities, network)
         self._wish = providers.default_wish(
-            kubeconfig=Path(kubeconfig) if kubeconfig else None, local=self._local, progress=progress
+            kubeconfig=Path(kubeconfig) if kubeconfig else None,
+            local=any(ours),
+            pinned=pinned,
+            progress=progress,
         )
+        self._identities = identities
+        self._network = network
         self._audit_log = audit_log
         self._audit_policy = audit_policy
         self._extra_apiserver_args = extra_apiserver_args
@@ -305,6 +316,8 @@ class ControlPlane:
                     audit_log=self._audit_log,
                     audit_policy=self._audit_policy,
                     extra_apiserver_args=self._extra_apiserver_args,
+                    identities=self._identities,
+                    network=self._network,
                 )
                 self._servers.start()
                 return self._servers.connection

@@ -26,6 +26,10 @@ class StartError(ControlPlaneError):
     """A server was started and did not become ready; the message ends with what it logged."""
 
 
+class NodeUnavailableError(ControlPlaneError):
+    """No real node can run on this machine; the message says what it lacks."""
+
+
 class NotOwnedError(ControlPlaneError):
     """A fault was asked of a cluster that this package did not start process by process."""
 

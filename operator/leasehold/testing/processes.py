@@ -82,6 +82,10 @@ class Child:
     On Linux the kernel sees to that, however this process ends. Elsewhere (macOS) there is no such signal: a
     child then outlives a parent that was killed outright, and `ControlPlane.stop` and `atexit` are all there
     is.
+
+    prefix: a command that becomes the program, such as nsenter with its options, or runs it; its path is
+    absolute. pass_fds: file descriptors that the program inherits. name: what to call it, if not as its
+    program.
     """
 
     def __init__(
@@ -91,13 +95,16 @@ class Child:
         log: Path,
         cwd: Path,
         env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        name: str | None = None,
     ) -> None:
-        self.name = Path(command[0]).name
+        self.name = name or Path(command[0]).name
         self.log = log
-        arguments = [str(part) for part in command]
+        arguments = [str(part) for part in (*prefix, *command)]
         if sys.platform == "linux":
             arguments = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), *arguments]
-        self._process = _launch(arguments, log=log, cwd=cwd, env=env)
+        self._process = _launch(arguments, log=log, cwd=cwd, env=env, pass_fds=pass_fds)
         _started.append(self)
 
     @property
@@ -160,7 +167,12 @@ _launch_lock = threading.Lock()
 
 
 def _launch(
-    arguments: list[str], *, log: Path, cwd: Path, env: Mapping[str, str] | None
+    arguments: list[str],
+    *,
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str] | None,
+    pass_fds: Sequence[int],
 ) -> subprocess.Popen[bytes]:
     """Start a process from a thread that lives as long as this process.
 
@@ -177,6 +189,7 @@ def _launch(
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=None if env is None else dict(env),
+                pass_fds=tuple(pass_fds),
                 start_new_session=True,  # Ctrl-C is for the tests; they then stop the servers in order
             )
 

@@ -46,12 +46,15 @@ Provider = Existing | Binaries | Kind
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: `local` means servers that run as processes here, so that faults can be made."""
+    """What is asked for: `local` means servers that run as processes here, so that faults can be made;
+    `pinned` means those of the pinned version, which are then local, too.
+    """
 
     env: Mapping[str, str]
     progress: Progress
     kubeconfig: Path | None = None
     local: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def named_cluster(wish: Wish) -> Provider | No:
 
 def envtest_assets(wish: Wish) -> Provider | No:
     """Take the binaries of KUBEBUILDER_ASSETS, the variable that controller-runtime's envtest uses."""
+    if wish.pinned:
+        return No("KUBEBUILDER_ASSETS: not looked at, the pinned version is asked for")
     assets = wish.env.get("KUBEBUILDER_ASSETS")
     if not assets:
         return No("KUBEBUILDER_ASSETS: not set")
@@ -168,6 +173,8 @@ def go_build(wish: Wish) -> Provider | No:
 
 def installed_servers(wish: Wish) -> Provider | No:
     """Take etcd and kube-apiserver from PATH if the API server is of the pinned minor version."""
+    if wish.pinned:
+        return No("etcd and kube-apiserver in PATH: not looked at, the pinned version is asked for")
     path = wish.env.get("PATH")
     etcd, apiserver = (shutil.which(name, path=path) for name in SERVERS)
     if etcd is None or apiserver is None:
@@ -195,7 +202,11 @@ STEPS: tuple[Callable[[Wish], Provider | No], ...] = (
 
 
 def default_wish(
-    *, kubeconfig: Path | None = None, local: bool = False, progress: Progress = toolchain.print_progress
+    *,
+    kubeconfig: Path | None = None,
+    local: bool = False,
+    pinned: bool = False,
+    progress: Progress = toolchain.print_progress,
 ) -> Wish:
     """Return a wish in this process's environment."""
-    return Wish(os.environ, progress, kubeconfig, local)
+    return Wish(os.environ, progress, kubeconfig, local or pinned, pinned)

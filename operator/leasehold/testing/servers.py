@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,37 @@ _AUDIT_POLICY = {
 }
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Somebody whom the API server knows by a token, beside its administrator."""
+
+    name: str
+    groups: tuple[str, ...]
+    token: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for kube-apiserver instead of this host's.
+
+    enter: the beginning of a command that runs the rest of it there. address, port: where it listens there.
+    host_port: the port on this host's loopback that leads to it.
+    """
+
+    enter: tuple[str, ...]
+    address: str
+    port: int
+    host_port: int
+
+
 class Servers:
     """One etcd and one kube-apiserver, started together.
 
     etcd listens on Unix sockets in the private directory, so that nobody else on the machine reaches it. The
     API server's port is held by a bound socket for as long as the object lives: no other program can take it,
     neither between choosing and using it nor while the API server is down for a restart.
+
+    identities: who else has a token. network: where the API server runs, if not on this host's network.
     """
 
     def __init__(
@@ -47,18 +74,22 @@ class Servers:
         audit_log: Path | None = None,
         audit_policy: Mapping[str, Any] | None = None,
         extra_apiserver_args: Mapping[str, str] | None = None,
+        identities: Sequence[Identity] = (),
+        network: Network | None = None,
         ready_seconds: float = _READY_SECONDS,
     ) -> None:
         self._binaries = binaries
         self._audit_log = audit_log
         self._audit_policy = audit_policy or _AUDIT_POLICY
         self._extra = dict(extra_apiserver_args or {})
+        self._identities = identities
+        self._network = network
         self._ready_seconds = ready_seconds
         self._reservation: socket.socket | None = None
         self._etcd: Child | None = None
         self._apiserver: Child | None = None
         self.directory = directory
-        self.port = 0
+        self.port = network.host_port if network else 0
         self.token = secrets.token_hex(16)
 
     @property
@@ -89,15 +120,16 @@ class Servers:
     def start_apiserver(self) -> None:
         """Start the API server alone, on its old port if it had one, and wait until it is ready."""
         for attempt in range(1, _PORT_ATTEMPTS + 1):
-            if self._reservation is None:
+            if self._reservation is None and self._network is None:
                 self._reservation = reserve_port()
                 self.port = self._reservation.getsockname()[1]
-            self._apiserver = self._spawn("kube-apiserver", self._apiserver_flags())
+            self._apiserver = self._start_apiserver()
             try:
                 self._await_ready(self._apiserver)
             except StartError as error:
                 self._apiserver.kill()
-                if "address already in use" not in str(error) or attempt == _PORT_ATTEMPTS:
+                taken = "address already in use" in str(error)
+                if self._reservation is None or not taken or attempt == _PORT_ATTEMPTS:
                     raise
                 self._reservation.close()
                 self._reservation = None
@@ -136,9 +168,12 @@ class Servers:
         return _started(self._etcd)
 
     def _write_files(self) -> None:
-        write_private(
-            self.directory / "tokens.csv", f'{self.token},leasehold-admin,leasehold-admin,"system:masters"\n'
-        )
+        administrator = Identity("leasehold-admin", ("system:masters",), self.token)
+        lines = [
+            f'{known.token},{known.name},{known.name},"{",".join(known.groups)}"\n'
+            for known in (administrator, *self._identities)
+        ]
+        write_private(self.directory / "tokens.csv", "".join(lines))
         write_private(self.service_account_key, new_private_key())
         write_private(self.directory / "audit-policy.yaml", json.dumps(self._audit_policy))
 
@@ -164,12 +199,30 @@ class Servers:
     def _etcd_url(self) -> str:
         return f"unix://{self.directory}/etcd.sock"
 
+    def _start_apiserver(self) -> Child:
+        if self._network is None:
+            return self._spawn("kube-apiserver", self._apiserver_flags())
+        # A proxy of this host is out of reach there.
+        env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        return self._spawn("kube-apiserver", self._apiserver_flags(), env=env, prefix=self._network.enter)
+
+    def _listen_flags(self) -> dict[str, str]:
+        if self._network is None:
+            return {
+                "--bind-address": "127.0.0.1",
+                "--secure-port": str(self.port),
+                "--permit-port-sharing": "true",  # with our own reservation, see reserve_port
+            }
+        return {
+            "--bind-address": self._network.address,
+            "--secure-port": str(self._network.port),
+            "--advertise-address": "127.0.0.1",  # puts it into the certificate, for callers from this host
+        }
+
     def _apiserver_flags(self) -> dict[str, str]:
         flags = {
             "--etcd-servers": self._etcd_url(),
-            "--bind-address": "127.0.0.1",
-            "--secure-port": str(self.port),
-            "--permit-port-sharing": "true",  # with our own reservation, see reserve_port
+            **self._listen_flags(),
             "--cert-dir": str(self.directory / "certs"),
             "--endpoint-reconciler-type": "none",
             "--service-cluster-ip-range": "10.96.0.0/16",
@@ -185,11 +238,20 @@ class Servers:
             flags["--audit-log-path"] = str(self._audit_log.resolve())
         return flags | self._extra
 
-    def _spawn(self, program: str, flags: Mapping[str, str]) -> Child:
+    def _spawn(
+        self,
+        program: str,
+        flags: Mapping[str, str],
+        *,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> Child:
         return Child(
             [self._binaries / program, *(f"{flag}={value}" for flag, value in flags.items())],
             log=self.directory / f"{program}.log",
             cwd=self.directory,
+            env=env,
+            prefix=prefix,
         )
 
     def _await_ready(self, apiserver: Child) -> None:

@@ -72,6 +72,7 @@ class Module:
         for part in (
             (self.directory / "go.mod").read_bytes(),
             (self.directory / "go.sum").read_bytes(),
+            *(source.read_bytes() for source in sorted(self.directory.rglob("*.go"))),
             " ".join(self.flags()).encode(),
             f"{platform.system()}/{platform.machine()}".encode(),
         ):
@@ -95,6 +96,8 @@ CONTROL_PLANE = Module(
         "kubectl": "k8s.io/kubernetes/cmd/kubectl",
         "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
         "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+        "pause": "./pause",
     },
     linker_flags="-s -w -X k8s.io/component-base/version.gitVersion={version} "
     "-X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}",
