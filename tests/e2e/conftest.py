@@ -26,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.real_node)
 
 
+def engine_or_skip() -> image.Engine:
+    """What builds the image; where none is and none must be, the test says that it did not run."""
+    try:
+        return image.engine()
+    except image.NoEngineError as error:
+        if os.environ.get("LEASEHOLD_REQUIRE_REAL_NODE"):
+            raise
+        pytest.skip(f"NOT RUN here: {error}")
+
+
 class Image(NamedTuple):
     """The image of this checkout: what pods call it, and an archive of it."""
 
@@ -36,7 +46,7 @@ class Image(NamedTuple):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The image, on bases made here unless kind can pull others."""
-    engine = image.engine()
+    engine = engine_or_skip()
     name = image.for_tests(engine, local=not ON_KIND)
     return Image(name, image.archive(engine, name, tmp_path_factory.mktemp("image") / "leasehold.tar"))
 

@@ -10,6 +10,7 @@ import pytest
 from hack import locks
 from hack.image import build as image
 from hack.image import sbom
+from tests.e2e.conftest import engine_or_skip
 
 from leasehold import __version__
 from leasehold.api.quantity import amount
@@ -19,10 +20,7 @@ pytestmark = pytest.mark.image
 
 @pytest.fixture(scope="module")
 def engine() -> image.Engine:
-    try:
-        return image.engine()
-    except image.NoEngineError as error:
-        pytest.skip(f"NOT RUN: {error}")
+    return engine_or_skip()
 
 
 @pytest.fixture(scope="module")
