@@ -13,10 +13,10 @@ WORKERS ?= 2
 MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down node test test-fast check generate verify bench soak faults mutants controlplane pictures lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node helm image e2e e2e-kind pictures lock clean
 
 help: ## Explain every target
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) from requirements.lock"
@@ -40,6 +40,18 @@ controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 min
 node: $(VENV)/ready ## Have ready what tests on a real node need (root on Linux: apt packages, and 6 minutes of building the first time)
 	@$(BIN)/python -m leasehold.testing build --with node
 
+helm: $(VENV)/ready ## Have Helm 4 and Helm 3 ready (about 8 minutes the first time, then cached)
+	@$(BIN)/python -m leasehold.testing build --with helm,helm3
+
+image: $(VENV)/ready ## Build the image with docker, podman or buildah (ARGS='--tag NAME --base local --archive FILE --sbom FILE')
+	@$(BIN)/python -m hack.image.build $(ARGS)
+
+e2e: controlplane node helm ## Install the chart on a real node and use it, where one can run
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+e2e-kind: helm ## The same on kind (needs Docker and kind)
+	@LEASEHOLD_E2E=kind $(BIN)/python -m pytest tests/e2e $(ARGS)
+
 demo: $(VENV)/ready ## The story in one go: a real API server, this host as a node, leases granted and reclaimed
 	@$(BIN)/python -m leasehold.demo --dir $(RUN) $(ARGS)
 
@@ -49,7 +61,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane node ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node helm ## All tests against a real API server; coverage above 90 % enforced
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
@@ -65,10 +77,11 @@ check: $(VENV)/ready ## Lint, format, types, layers, and generated files
 	@$(BIN)/lint-imports --no-logo
 	@$(MAKE) --no-print-directory verify
 
-generate: $(VENV)/ready ## Write crds/ and docs/reference from the models
+generate: helm ## Write all that is generated: crds/, docs/reference, the chart's values and definitions, manifests/
 	@$(BIN)/python hack/generate.py
+	@$(BIN)/python hack/generate.py --manifests
 
-verify: $(VENV)/ready ## Fail when a generated file is not what the models say
+verify: $(VENV)/ready ## Fail when a generated file is not what the models say (manifests/ is looked at by the tests)
 	@$(BIN)/python hack/generate.py --check
 
 bench: controlplane ## Measure speed as ratios; writes bench-out/results.json (ARGS=--quick for a short run)

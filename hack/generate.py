@@ -1,12 +1,13 @@
-"""Writes everything that is generated: crds/*.yaml, manifests/policies.yaml, docs/reference/*.md and dashboards.
+"""Writes everything that is generated: crds/, docs/reference/, the chart's values and definitions, the image's locks.
+With --manifests it renders manifests/ from the chart instead, for which Helm is built once.
 
 python hack/generate.py            write
 python hack/generate.py --check    change nothing; exit with 1 and name the files that differ
 """
 
-# ruff: noqa: T201  a command talks on standard output
-
 import argparse
+import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +17,10 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "operator"), str(ROOT / "hack")]
+sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from dashboards import DASHBOARDS, document  # noqa: E402  the path comes first
+from hack import chart, locks  # noqa: E402  the path comes first
+from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
 from leasehold.adapters.cluster import Cluster  # noqa: E402
@@ -104,45 +106,73 @@ def manifest(documents: Iterable[Mapping[str, Any]]) -> str:
 def generated() -> dict[Path, str]:
     """Return every generated file: its path from the root of the repository, and its content."""
     crds = {Path(f"crds/{kind.info.plural}.yaml"): manifest([crd.document(kind)]) for kind in crd.KINDS}
+    policy = manifest(crd.release_finalizer_policy())
+    templates = chart.CHART / "templates"
     return {
         **crds,
-        Path("crds/finalizer-policy.yaml"): manifest(crd.release_finalizer_policy()),
+        Path("crds/finalizer-policy.yaml"): policy,
         Path("docs/reference/api.md"): page(),
+        **{templates / f"crd-{path.name}": chart.crd_template(text) for path, text in crds.items()},
+        templates / "finalizer-policy.yaml": chart.finalizer_template(policy),
+        chart.CHART / "Chart.yaml": chart.about(),
+        chart.CHART / "values.yaml": chart.defaults(),
+        chart.CHART / "values.schema.json": chart.schema_text(),
+        Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
-        Path("manifests/policies.yaml"): policies(),
+        **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
 
 
-# --- The policies as a plain manifest ---
-
-POLICIES: Final = ROOT / "helm/leasehold/templates/policies"
-POLICIES_HEADER: Final = (
-    "# Generated from helm/leasehold/templates/policies; do not edit. Change those and run: make generate\n"
-)
-PLAIN: Final = {
-    '{{ include "leasehold.fullname" . }}': "leasehold",
-    '{{ include "leasehold.operator.serviceAccountName" . }}': "leasehold-operator",
-    '{{ include "leasehold.reporter.serviceAccountName" . }}': "leasehold-reporter",
-    "{{ .Release.Namespace }}": "leasehold-system",
-}
-"""What the chart fills in, and what manifests/ has instead."""
+def values_page() -> str:
+    """Return the page about the chart's values as Markdown."""
+    header = PAGE_HEADER.replace("operator/leasehold/api", "hack/values.py").replace("the models", "it there")
+    rows = ((f"`{path}`", kind, default, meaning) for path, kind, default, meaning in chart.rows())
+    return f"{header}{chart.INTRODUCTION}\n" + _table(("Value", "Kind", "Default", "Meaning"), rows)
 
 
-def policies() -> str:
-    """Return the chart's policies as one plain file, for clusters without the chart. They use nothing but PLAIN."""
-    parts = []
-    for path in sorted(POLICIES.glob("*.yaml")):
-        guard, *lines, end = path.read_text(encoding="utf-8").splitlines()
-        if (guard, end) != ("{{- if .Values.policies.enabled }}", "{{- end }}"):
-            raise SystemExit(f"{path}: expected the guard of .Values.policies.enabled around all of it")
-        text = "\n".join(lines) + "\n"
-        for template, plain in PLAIN.items():
-            text = text.replace(template, plain)
-        if "{{" in text:
-            raise SystemExit(f"{path}: a template that PLAIN in hack/generate.py does not know")
-        parts.append(text)
-    return POLICIES_HEADER + "---\n".join(parts)
+# --- Manifests for kubectl ---
+
+NAMESPACE: Final = "leasehold-system"
+RELEASE: Final = "leasehold"
+MANIFEST_HEADER: Final = "# Rendered from helm/leasehold; do not edit. Run: make generate\n"
+_OF_HELM: Final = re.compile(r"^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
+
+
+def manifests(helm: Path) -> dict[Path, str]:
+    """Return the chart as files for kubectl, by path: one for each template, without the definitions in crds/."""
+    rendered = subprocess.run(
+        [
+            *(helm, "template", RELEASE, ROOT / chart.CHART, "--namespace", NAMESPACE),
+            *("--set", "crds.enabled=false,finalizerPolicy.enabled=false"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    parts: dict[str, list[str]] = {}
+    for part in re.split(r"^---\n", rendered, flags=re.MULTILINE):
+        source, _, body = part.partition("\n")
+        if source.startswith("# Source: ") and body.strip():
+            folder, _, name = source.rpartition("/")
+            name = "policies.yaml" if folder.endswith("/policies") else name
+            body = _OF_HELM.sub("", body)
+            body = re.sub(r"[ \t]+$", "", body, flags=re.MULTILINE)
+            parts.setdefault(name, []).append(re.sub(r"\n{2,}", "\n", body.strip("\n")) + "\n")
+    files = {
+        Path("manifests", name): MANIFEST_HEADER + "---\n".join(bodies) for name, bodies in parts.items()
+    }
+    return {Path("manifests/namespace.yaml"): MANIFEST_HEADER + _NAMESPACE, **files}
+
+
+_NAMESPACE: Final = f"""apiVersion: v1
+kind: Namespace
+metadata:
+  name: {NAMESPACE}
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+    pod-security.kubernetes.io/warn: restricted
+"""
 
 
 # --- The reference page ---
@@ -317,18 +347,32 @@ def metrics_page() -> str:
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Write the generated files, or with ``--check`` tell which differ from what would be written."""
-    parser = argparse.ArgumentParser(description="Generate CRDs and the API reference from the models.")
+    parser = argparse.ArgumentParser(description="Generate all that is generated.")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file differs")
-    check = parser.parse_args(arguments).check
-    wanted = generated()
+    parser.add_argument(
+        "--manifests", action="store_true", help="manifests/ from the chart, and nothing else; needs Helm"
+    )
+    options = parser.parse_args(arguments)
+    if options.manifests:
+        from leasehold.testing import toolchain
+
+        wanted = manifests(toolchain.build(toolchain.HELM, ["helm"]) / "helm")
+        own = {Path("manifests"): "*.yaml"}
+    else:
+        wanted = generated()
+        own = {
+            Path("crds"): "*.yaml",
+            chart.CHART / "templates": "crd-*.yaml",
+            Path(FILES, "dashboards"): "*",
+        }
     changed = [path for path, text in wanted.items() if _content(root / path) != text]
     stray = [
         path.relative_to(root)
-        for place in ("crds/*.yaml", f"{FILES}/dashboards/*")
-        for path in root.glob(place)
+        for directory, pattern in own.items()
+        for path in (root / directory).glob(pattern)
         if path.relative_to(root) not in wanted
     ]
-    if check:
+    if options.check:
         for path in changed:
             print(f"{path} is out of date; run: make generate")
         for path in stray:

@@ -27,7 +27,7 @@ from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
 from leasehold.adapters.kube import paths
-from leasehold.adapters.kube.errors import ApiError
+from leasehold.adapters.kube.errors import ApiError, NotFound
 from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
@@ -36,7 +36,7 @@ from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
-from leasehold.api.names import SESSION_LABEL
+from leasehold.api.names import API_VERSION, SESSION_LABEL
 from leasehold.core.election import Terms
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
@@ -49,6 +49,11 @@ _BACKOFFS: Final = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
 
 _RARELY: Final = (50_000, 10, 10)
 """After how many new objects garbage is searched for. Python's own 700 takes half of a start with many leases."""
+
+_NO_DEFINITIONS: Final = (
+    f"the API server does not know the resources of {API_VERSION}: install their definitions,"
+    " by the chart's crds.enabled=true or by kubectl apply --server-side -f crds/"
+)
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +148,7 @@ class Controller:
         self.stop = asyncio.Event()
         self.started = asyncio.Event()
         self.failure = ""
+        self.hindrance = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: dict[str, int] = {}
         self._namespaces_swept = 0
@@ -252,10 +258,13 @@ class Controller:
         while True:
             try:
                 return await work()
+            except NotFound:
+                self.hindrance = _NO_DEFINITIONS
             except ApiError as error:
-                log.warning("listing the cluster: %s", error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 5)
+                self.hindrance = f"listing the cluster: {error}"
+            log.warning("%s", self.hindrance)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5)
 
     async def _list_pools(self) -> None:
         """Take in all pools there are, and that those are gone which an older version was known of."""
@@ -389,7 +398,7 @@ class Controller:
         if wrong := self._wrong():
             return wrong
         if not self.started.is_set():
-            return "not every list was complete yet"
+            return self.hindrance or "not every list was complete yet"
         waiting = self.pools.not_ready()
         if waiting:
             return f"not leading yet: {', '.join(waiting[:10])}"
@@ -439,6 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="leasehold operator",
         description="Lend out a cluster's capacity: watch pools and leases, and grant.",
     )
+    parser.add_argument("--version", action="version", version=f"leasehold {__version__}")
     parser.add_argument(
         "--kubeconfig", default=None, help="cluster to serve (default: the pod's service account)"
     )

@@ -14,7 +14,7 @@ class BadSetting(LeaseholdError):
     """Whoever started the operator set something it cannot use; the message names it."""
 
 
-_BOUNDS: Final = {
+BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "http_port": (0, 65535),
     "writers": (1, 1000),
     "debounce_milliseconds": (0, 10_000),
@@ -25,7 +25,12 @@ _BOUNDS: Final = {
     "election_seconds": (2, 300),
     "shards": (1, 64),
 }
-_CHOICES: Final = {"log_level": ("DEBUG", "INFO", "WARNING", "ERROR"), "log_format": ("json", "text")}
+"""The least and the greatest value of each number; the chart refuses the others, too."""
+
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
+    "log_format": ("json", "text"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +79,18 @@ class Settings:
     """Into how many parts pools are dealt; each part is led by one replica. The same for all replicas."""
 
     log_level: str = "INFO"
-    """DEBUG, INFO, WARNING or ERROR."""
+    """Least level of what is logged: DEBUG, INFO, WARNING or ERROR."""
 
     log_format: str = "json"
-    """json, or text for people."""
+    """How they are written: json, or text for people."""
 
     def __post_init__(self) -> None:
         """Refuse what would hang or crash later, naming the setting."""
-        for name, (least, most) in _BOUNDS.items():
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if not least <= value <= most:
                 raise BadSetting(f"{_variable(name)} is {value}; it must be from {least} to {most}")
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 raise BadSetting(f"{_variable(name)} is {value!r}; it must be one of {', '.join(choices)}")

@@ -77,6 +77,22 @@ async def test_outside_a_pod_nothing_is_guessed(tmp_path: Path, monkeypatch: pyt
         connect("")
 
 
+@pytest.mark.parametrize(
+    ("host", "server"),
+    [("10.96.0.1", "https://10.96.0.1:6443"), ("fd00::1", "https://[fd00::1]:6443"), ("", "https://by.name")],
+)
+async def test_a_pod_finds_the_api_server_without_dns(
+    host: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = kopf.ConnectionInfo(server="https://by.name", token="secret")
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: info)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    client = connect("")
+    assert client.server == server
+    await client.close()
+
+
 class Pod:
     """A server that knows one token at a time, and a pod's token file."""
 

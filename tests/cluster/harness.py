@@ -413,9 +413,14 @@ def install(control_plane: ControlPlane, file: str) -> set[Right]:
         ensure_namespace(client, OPERATOR_NAMESPACE)
         for document in documents:
             client.apply(document)
+    return rights_given(file)
+
+
+def rights_given(file: str) -> set[Right]:
+    """The rights in a manifest."""
     return {
         (group, resource, verb)
-        for document in documents
+        for document in yaml.safe_load_all((MANIFESTS / file).read_text())
         for rule in document.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]

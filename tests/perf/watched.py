@@ -19,12 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tests.cluster.harness import fetch, free_port
-from tests.cluster.test_rbac import NAMESPACE as OPERATOR_NAMESPACE
-from tests.cluster.test_rbac import install
+from tests.cluster.harness import fetch, free_port, install
 
 from leasehold import controller
-from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane
 from leasehold.testing.nodes import SimulatedNodes
 from leasehold.testing.processes import Child, wait_until
 

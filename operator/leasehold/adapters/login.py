@@ -6,6 +6,7 @@ kubelet renews the file about hourly.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -104,7 +105,7 @@ def connect(kubeconfig: str, identity: str = "", token_file: Path = _TOKEN_FILE)
         info = _read(kubeconfig, settings)
         middlewares: tuple[aiohttp.ClientMiddlewareType, ...] = ()
     else:
-        info = kopf.login_with_service_account(settings=settings)
+        info = _in_pod(settings)
         middlewares = (_FreshToken(token_file),)
     if info is None or not info.server:
         raise BadSetting(
@@ -116,6 +117,19 @@ def connect(kubeconfig: str, identity: str = "", token_file: Path = _TOKEN_FILE)
         middlewares=middlewares,
     )
     return KubeClient(info.server, session)
+
+
+def _in_pod(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
+    """Return what the pod's service account says, at the address that the kubelet gives to every container.
+
+    kopf takes the API server's name instead, which needs the cluster's DNS; that may be down, or out of reach.
+    """
+    info = kopf.login_with_service_account(settings=settings)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if info is None or not host:
+        return info
+    authority = f"[{host}]" if ":" in host else host
+    return dataclasses.replace(info, server=f"https://{authority}:{port}")
 
 
 def _read(kubeconfig: str, settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:

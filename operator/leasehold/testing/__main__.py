@@ -33,9 +33,14 @@ EXTRAS = {
     "controller-manager": "kube-controller-manager",
     "kwok": "kwok",
     "kubectl": "kubectl",
+    "helm": "helm",
+    "helm3": "helm3",
 }
 NODE = "node"
 """Asks for a real node beside them, which brings a scheduler and a controller-manager."""
+
+_FOR_PEOPLE = ("kubectl", "helm", "helm3")
+"""Programs that are put into the run directory, where the others are started."""
 
 _START_SECONDS = 420  # kind may have to pull an image; servers of our own take about 4
 _STOP_SECONDS = 30
@@ -184,7 +189,7 @@ def serve(run: RunDirectory, extras: Sequence[str]) -> int:
 
 
 def _add(control_plane: ControlPlane, run: RunDirectory, program: str) -> None:
-    if program != "kubectl":
+    if program not in _FOR_PEOPLE:
         control_plane.start_program(program)
         return
     run.programs.mkdir(exist_ok=True)

@@ -120,6 +120,18 @@ KWOK = Module(
     },
 )
 
+HELM = Module(
+    name="helm",
+    directory=_source("helm"),
+    pinned="helm.sh/helm/v4",
+    packages={"helm": "helm.sh/helm/v4/cmd/helm", "helm3": "helm.sh/helm/v3/cmd/helm"},
+    # Helm 3 takes itself for one of Kubernetes 1.20 unless it is told; the client-go in go.mod says the true one.
+    linker_flags="-s -w -X helm.sh/helm/v4/internal/version.version={version}"
+    " -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37"
+    " -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
+)
+"""Helm 4, and as `helm3` Helm 3: of one module, so that what both are made of is compiled once."""
+
 PROMETHEUS = Module(
     name="prometheus",
     directory=_source("prometheus"),
@@ -133,7 +145,9 @@ PROMETHEUS = Module(
     tags="remove_all_sd",
 )
 
-MODULES = {program: module for module in (CONTROL_PLANE, KWOK, PROMETHEUS) for program in module.packages}
+MODULES = {
+    program: module for module in (CONTROL_PLANE, KWOK, HELM, PROMETHEUS) for program in module.packages
+}
 
 
 def cache_root(env: Mapping[str, str]) -> Path:
