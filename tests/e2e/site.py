@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from leasehold.testing.real_node import RealNode
 
 from leasehold.testing import audit
 from leasehold.testing.client import Client
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.kubeconfig import Connection
+from leasehold.testing.real_node import RealNode
 
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
