@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from leasehold.testing import namespaces
 from leasehold.testing.audit import describe
 from leasehold.testing.client import Client, has_condition
 from leasehold.testing.errors import ControlPlaneError, StartError
+from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.images import write_archive
 from leasehold.testing.nodes import SimulatedNodes
 from leasehold.testing.processes import wait_until
@@ -97,12 +98,14 @@ def pod(name: str, namespace: str, *arguments: str, **spec: Any) -> dict[str, An
     }
 
 
+def in_phase(*phases: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda pod: pod["status"].get("phase") in phases
+
+
 def run_pod(client: Client, name: str, namespace: str, phase: str, *arguments: str) -> dict[str, Any]:
     client.create(pod(name, namespace, *arguments))
-    ended = ("Succeeded", "Failed", phase)
-    seen = client.wait(
-        "pods", name, namespace, until=lambda pod: pod["status"].get("phase") in ended, timeout_seconds=60
-    )
+    ended = in_phase("Succeeded", "Failed", phase)
+    seen = client.wait("pods", name, namespace, until=ended, timeout_seconds=60)
     assert seen["status"]["phase"] == phase, seen["status"]
     return seen
 
@@ -245,6 +248,17 @@ def test_a_restarted_api_server_finds_its_node_again(node: RealNode, client: Cli
     assert node.connection.url == url
     node.wait_ready()
     run_pod(client, "a", team, "Succeeded")
+
+
+@pytest.mark.extras
+def test_simulated_nodes_live_beside_it(node: RealNode, client: Client, team: str) -> None:
+    node.control_plane.start_program("kwok")
+    with SimulatedNodes(client, annotations={KWOK_NODE_ANNOTATION: "fake"}) as others:
+        (another,) = others.create(1, report=False)
+        for where, phase in ((another, "Running"), (node.name, "Succeeded")):
+            client.create(pod(f"on-{where}", team, nodeSelector={"kubernetes.io/hostname": where}))
+            client.wait("pods", f"on-{where}", team, until=in_phase(phase), timeout_seconds=60)
+        assert json.loads(node.logs(f"on-{node.name}", team))["uid"] == 65532
 
 
 def test_two_live_side_by_side_and_leave_nothing(image: Path) -> None:
