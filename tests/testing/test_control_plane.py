@@ -22,8 +22,12 @@ from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.errors import ApiError, ControlPlaneError, NotOwnedError, StartError
 from leasehold.testing.kubeconfig import Connection
 from leasehold.testing.processes import ProcessIdentity, wait_until
+from leasehold.testing.servers import Identity
 
 pytestmark = pytest.mark.cluster
+
+
+BOB = Identity("bob", ("team-a", "team-b"), "bobs-token")
 
 
 def config_map(name: str, namespace: str = "default", **data: str) -> dict[str, object]:
@@ -40,7 +44,7 @@ def identities(control_plane: ControlPlane) -> list[ProcessIdentity]:
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A server of this file's own, for faults that would disturb others."""
     audit_log = tmp_path_factory.mktemp("audit") / "audit.jsonl"
-    with ControlPlane(audit_log=audit_log) as control_plane:
+    with ControlPlane(audit_log=audit_log, identities=[BOB]) as control_plane:
         yield control_plane
 
 
@@ -176,6 +180,14 @@ def test_acts_as_a_user(control_plane: ControlPlane) -> None:
         user = alice.create(review)["status"]["userInfo"]
     assert user["username"] == "alice"
     assert {"team-a", "team-b"} <= set(user["groups"])
+
+
+def test_knows_others_by_their_tokens(own: ControlPlane) -> None:
+    bob = own.client(Connection(url=own.url, ca=own.connection.ca, token=BOB.token))
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}}
+    user = bob.create(review)["status"]["userInfo"]
+    assert user["username"] == "bob"
+    assert set(BOB.groups) <= set(user["groups"])
 
 
 def test_a_restarted_server_keeps_data_and_address(own: ControlPlane) -> None:

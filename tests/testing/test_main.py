@@ -79,6 +79,23 @@ def test_nothing_stays_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     assert run(tmp_path, "down").returncode == 0
 
 
+@pytest.mark.cluster
+@pytest.mark.real_node
+def test_a_real_node_is_kept_until_down(tmp_path: Path) -> None:
+    assert run(tmp_path, "build", "--with", "node").returncode == 0
+    up = run(tmp_path, "up", "--with", "node,kubectl")
+    assert up.returncode == 0, up.stderr
+    try:
+        processes = state(tmp_path)
+        assert {"kubelet", "containerd", "kube-apiserver", "kube-scheduler"} < set(processes)
+        with Client(Connection.read(tmp_path / "run" / "kubeconfig")) as client:
+            (node,) = client.list("nodes")
+        assert f"with the real node {node['metadata']['name']} in /" in run(tmp_path, "status").stdout
+    finally:
+        assert run(tmp_path, "down").returncode == 0
+    assert not any(process.alive() for process in processes.values())
+
+
 def test_down_never_touches_a_process_that_only_has_the_same_id(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/sleep", "60"]) as stranger:
         entry = {"pid": stranger.pid, "started": "1"}

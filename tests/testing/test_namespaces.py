@@ -73,6 +73,16 @@ def test_what_runs_within_sees_a_network_and_processes_of_its_own_and_ends_with_
 
 
 @pytest.mark.real_node
+def test_a_keeper_that_was_killed_leaves_its_work_to_stop() -> None:
+    spaces = Namespaces().start()
+    traces = Traces.of(spaces.name, spaces.pid, [])
+    assert spaces._keeper is not None
+    spaces._keeper.kill()
+    spaces.stop()
+    assert traces.left() == []
+
+
+@pytest.mark.real_node
 def test_what_goes_wrong_while_they_are_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     spaces = Namespaces()
     (spaces.directory / "stage").write_text("in the way")

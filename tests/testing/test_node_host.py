@@ -65,6 +65,23 @@ def test_it_needs_cgroups_that_can_be_written(host: Path, monkeypatch: pytest.Mo
     assert "a real node needs to make cgroups: " in (RealNode.unavailable() or "")
 
 
+def test_with_version_2_of_cgroups_the_controllers_are_handed_down(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "cgroup"
+    monkeypatch.setattr(keeper, "_CGROUPS", root)
+    (root / "cgroup.controllers").write_text("cpuset cpu io memory pids rdma")
+    handed_down = root / "cgroup.subtree_control"
+    handed_down.write_text("cpuset cpu io memory")
+    assert RealNode.unavailable() is None
+    assert handed_down.read_text() == "+pids"  # the only one that was wanted and missing
+    assert not list(root.glob("leasehold-*"))
+
+    handed_down.unlink()
+    handed_down.symlink_to("/proc/version")  # as in a container without rights over its cgroups
+    assert "a real node needs to make cgroups: " in (RealNode.unavailable() or "")
+
+
 def test_it_needs_the_kernels_log(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_host, "_KERNEL_LOG", host / "absent")
     assert "a kubelet reads there" in (RealNode.unavailable() or "")

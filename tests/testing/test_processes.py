@@ -39,6 +39,26 @@ def test_a_program_that_does_not_exist_is_told_in_the_log(tmp_path: Path) -> Non
     assert "No such file" in missing.log_tail()
 
 
+def test_a_program_may_be_run_by_another_and_inherit_a_file(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as said:
+        greet = f"import os, time; os.write({writing}, os.environb[b'GREETING']); time.sleep(60)"
+        prefix = ["/usr/bin/env", "GREETING=hello\n"]
+        child = Child(
+            [sys.executable, "-c", greet],
+            log=tmp_path / "log",
+            cwd=tmp_path,
+            prefix=prefix,
+            pass_fds=[writing],
+            name="greeter",
+        )
+        os.close(writing)
+        assert said.readline() == "hello\n"
+    assert child.name == "greeter"
+    child.stop(5)
+    assert child.returncode() == -signal.SIGTERM
+
+
 def test_one_that_ignores_the_request_is_killed_after_the_grace(tmp_path: Path) -> None:
     deaf = child(tmp_path, sys.executable, "-c", DEAF)
     assert wait_until(lambda: "deaf" in deaf.log_tail(), 10)

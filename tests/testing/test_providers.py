@@ -106,6 +106,16 @@ def test_local_servers_pass_over_clusters(wish: Wish, path: Path, tmp_path: Path
     assert providers.choose(local) == Binaries(in_path, "PATH")
 
 
+def test_the_pinned_version_is_built_where_others_are_at_hand(wish: Wish, path: Path, tmp_path: Path) -> None:
+    servers_in(path)
+    wish = having(wish, KUBEBUILDER_ASSETS=servers_in(tmp_path / "assets"))
+    pinned = replace(wish, local=True, pinned=True)
+    with pytest.raises(NoControlPlaneError, match="not looked at, the pinned version is asked for"):
+        providers.choose(pinned)
+    built = servers_in(toolchain.cache_directory(CONTROL_PLANE, wish.env))
+    assert providers.choose(pinned) == Binaries(built, "cached build")
+
+
 def test_local_servers_and_a_kubeconfig_contradict(wish: Wish, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="leave one of them out"):
         providers.choose(replace(wish, local=True, kubeconfig=tmp_path))

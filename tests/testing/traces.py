@@ -10,10 +10,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leasehold.testing._node_init import KERNEL_SETTINGS, PRIVATE
 from leasehold.testing.processes import ProcessIdentity
 
 _NAMESPACES = ("mnt", "net", "pid")
+
+# What any kubelet, containerd or network plugin writes to, wherever it is told to keep its files.
+_PATHS = (
+    *("/etc/cni", "/opt/cni", "/opt/containerd", "/run/containerd", "/run/netns", "/usr/libexec/kubernetes"),
+    *("/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods"),
+)
+
+# What a kubelet sets for the whole machine.
+_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/ipv4/ip_forward"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Traces:
             *(f"process {process.pid} of then" for process in self.processes if process.alive()),
             *(f"process {pid}: {_read(pid, 'cmdline')}" for pid in self._pids()),
             *(f"mount seen by {pid}" for pid in _processes() if self.name in _read(pid, "mountinfo")),
-            *(f"cgroup {place}" for place in Path("/sys/fs/cgroup").rglob(f"*{self.name}*")),
+            *(f"cgroup {place}" for place, _, _ in os.walk("/sys/fs/cgroup") if self.name in place),
             *(f"directory {place}" for place in Path(tempfile.gettempdir()).glob(f"*{self.name}*")),
         ]
 
@@ -60,15 +71,18 @@ class Traces:
 
 
 def of_the_machine() -> dict[str, object]:
-    """Return what a node must leave as it found it: named networks, links, settings, fixed paths, mounts."""
-    paths = [Path(parent, name) for parent, names in PRIVATE.items() for name in names]
-    others = [Path("/opt/containerd"), Path("/usr/libexec/kubernetes"), Path("/etc/cni"), Path("/opt/cni")]
+    """Return what a node must leave as it found it: named networks, links, settings, fixed paths, mounts.
+
+    Of links and mounts, those of a kind that a node makes: other tests make others meanwhile.
+    """
+    links = [line.split()[1] for line in _said("ip", "-oneline", "link").splitlines()]
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return {
         "networks": _said("ip", "netns", "list"),
-        "links": [line.split()[1] for line in _said("ip", "-oneline", "link").splitlines()],
-        "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
-        "paths": {str(path): _listing(path) for path in (*paths, *others)},
-        "mounts": sorted(Path("/proc/self/mounts").read_text().splitlines()),
+        "links": [name for name in links if name.startswith(("lh", "veth", "cni"))],
+        "settings": {name: Path("/proc/sys", name).read_text() for name in _SETTINGS},
+        "paths": {path: _listing(Path(path)) for path in _PATHS},
+        "mounts": [place for place in mounts if place.startswith((*_PATHS, "/proc/sys"))],
     }
 
 

@@ -96,7 +96,10 @@ def owner_of(name: str) -> tuple[int, str] | None:
 
 def keep(directory: Path) -> int:
     """Make cgroups and namespaces, hold them until the owner is done or dead, and clear up."""
-    owner = os.pidfd_open(os.getppid())
+    owner = _owner(directory.name)
+    if owner is None:
+        shutil.rmtree(directory, ignore_errors=True)
+        return 0
     try:
         make_cgroups(directory.name)
         _hold(directory, owner)
@@ -105,6 +108,17 @@ def keep(directory: Path) -> int:
         if _readable(owner):
             shutil.rmtree(directory, ignore_errors=True)
     return 0 if removed else 1
+
+
+def _owner(name: str) -> int | None:
+    """Return a descriptor of the process that started this one and owns the node; None when it is dead."""
+    named = owner_of(name)
+    try:
+        owner = os.pidfd_open(named[0] if named else os.getppid())
+    except ProcessLookupError:
+        return None
+    # Only while it lives is it the parent, so the descriptor is not that of a later process of the same id.
+    return owner if named and os.getppid() == named[0] else None
 
 
 def _hold(directory: Path, owner: int) -> None:

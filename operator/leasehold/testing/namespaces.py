@@ -15,7 +15,7 @@ from typing import Self
 from leasehold.testing import _node_keeper as keeper
 from leasehold.testing._node_init import API_ADDRESS, NODE_ADDRESS
 from leasehold.testing.errors import SetupError, StartError
-from leasehold.testing.processes import ProcessIdentity
+from leasehold.testing.processes import ProcessIdentity, wait_until
 
 __all__ = ["API_ADDRESS", "NODE_ADDRESS", "Namespaces", "remove_abandoned"]
 
@@ -45,6 +45,7 @@ class Namespaces:
             )
         self.directory.mkdir(mode=0o700)
         self.pid = 0
+        self._first: ProcessIdentity | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -66,12 +67,21 @@ class Namespaces:
             self.stop()
             raise StartError(f"The namespaces of a node could not be made:\n{told[-2000:]}")
         self.pid = int(said)
+        self._first = ProcessIdentity.of(self.pid)
         return self
 
     def stop(self) -> None:
         """End all that runs within, and remove what is left. Safe to call again."""
         if self._keeper is not None:
-            self._keeper.communicate()  # closes its standard input, the sign to end, and waits
+            try:
+                self._keeper.communicate(timeout=_STOP_SECONDS)  # closes its standard input, the sign to end
+            except subprocess.TimeoutExpired:  # the kernel then ends what runs within
+                self._keeper.kill()
+                self._keeper.communicate()
+            if self._keeper.returncode != 0:  # or it was killed by somebody else
+                first = self._first
+                wait_until(lambda: first is None or not first.alive(), _STOP_SECONDS)
+                keeper.remove_cgroups(self.name)
             self._keeper = None
         shutil.rmtree(self.directory, ignore_errors=True)
 

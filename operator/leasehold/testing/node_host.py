@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,14 +59,15 @@ def unavailable() -> str | None:
 
 
 def _no_cgroups() -> str | None:
-    roots = keeper.hierarchies()
-    if not roots:
+    if not keeper.hierarchies():
         return "a real node needs cgroups, and none are mounted in /sys/fs/cgroup"
+    name = f"leasehold-try-{secrets.token_hex(4)}"
     try:
-        for root in roots:
-            Path(tempfile.mkdtemp(prefix="leasehold-try-", dir=root)).rmdir()
+        keeper.make_cgroups(name)
     except OSError as error:
         return f"a real node needs to make cgroups: {error}"
+    finally:
+        keeper.remove_cgroups(name, timeout_seconds=1)
     return None
 
 

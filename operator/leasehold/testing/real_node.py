@@ -122,6 +122,8 @@ class RealNode:
                 for part in [pool.submit(self._start_control_plane), pool.submit(self._start_containerd)]:
                     part.result()
             self.start_kubelet()
+            for program in ("kube-controller-manager", "kube-scheduler"):
+                self.control_plane.start_program(program)
             self.wait_ready()
         except BaseException:
             self.stop()
@@ -341,8 +343,6 @@ class RealNode:
             progress=self._progress,
         )
         self._control_plane.start()
-        for program in ("kube-controller-manager", "kube-scheduler"):
-            self._control_plane.start_program(program)
 
     def _apiserver_args(self) -> dict[str, str]:
         return {
