@@ -36,7 +36,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture. `unit` is one of Grafana's; `kind` is timeseries or stat; `width` counts in 24ths."""
+    """One picture. `unit` is one of Grafana's; `kind` is one of its panels; `width` counts in 24ths."""
 
     title: str
     description: str
@@ -390,14 +390,16 @@ POOLS: Final = Dashboard(
                 ),
                 Panel(
                     "Conditions",
-                    "The status each condition has.",
-                    "short",
+                    "True or not. Ready, CapacityKnown, LedgerConsistent and TenantsValid should be, the others not.",
+                    "none",
                     (
                         Query(
-                            f"max by (pool, type, status) (leasehold_pool_condition{{{POOL}}})",
-                            "{{pool}} {{type}}={{status}}",
+                            f'max by (pool, type) (leasehold_pool_condition{{{POOL}, status="True"}}'
+                            f" or 0 * leasehold_pool_condition{{{POOL}}})",
+                            "{{pool}} {{type}}",
                         ),
                     ),
+                    kind="state-timeline",
                 ),
             ),
         ),
@@ -460,7 +462,7 @@ POOLS: Final = Dashboard(
                 ),
                 Panel(
                     "Trouble",
-                    "An hour: audits that found the books wrong, writes refused, writes by others, news missed.",
+                    "In an hour: audits that found the books wrong, writes refused or by others, news a list told.",
                     "short",
                     tuple(
                         Query(f"sum(increase(leasehold_{name}_total{{{POOL}}}[1h])) or vector(0)", legend)
@@ -468,7 +470,7 @@ POOLS: Final = Dashboard(
                             ("ledger_mismatches", "books wrong"),
                             ("write_refusals", "refused"),
                             ("foreign_writes", "by others"),
-                            ("watch_missed", "missed"),
+                            ("watch_missed", "listed first"),
                         )
                     ),
                     width=12,
@@ -761,10 +763,29 @@ def _panels(dashboard: Dashboard) -> Iterator[Json]:
         y += height
 
 
-def _panel(panel: Panel, number: int, place: Json) -> Json:
+def _defaults(panel: Panel) -> Json:
+    """Return how a panel's figures are shown, in Grafana's words for each kind."""
+    if panel.kind == "stat":
+        return {"unit": panel.unit}
+    if panel.kind == "state-timeline":
+        words = {"0": {"text": "not True", "color": "#8e8e8e"}, "1": {"text": "True", "color": "#56a64b"}}
+        return {"unit": panel.unit, "mappings": [{"type": "value", "options": words}]}
     custom = {"fillOpacity": 30 if panel.stacked else 10, "lineWidth": 1, "showPoints": "never"}
     custom["stacking"] = {"mode": "normal" if panel.stacked else "none"}
-    stat = panel.kind == "stat"
+    return {"unit": panel.unit, "min": 0, "custom": custom}
+
+
+_OPTIONS: Final[dict[str, Json]] = {
+    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none", "graphMode": "area"},
+    "state-timeline": {"mergeValues": True, "showValue": "never", "legend": {"showLegend": True}},
+    "timeseries": {
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+}
+
+
+def _panel(panel: Panel, number: int, place: Json) -> Json:
     return {
         "id": number,
         "type": panel.kind,
@@ -772,16 +793,8 @@ def _panel(panel: Panel, number: int, place: Json) -> Json:
         "description": panel.description,
         "datasource": _DATASOURCE,
         "gridPos": place,
-        "fieldConfig": {
-            "defaults": {"unit": panel.unit, **({} if stat else {"min": 0, "custom": custom})},
-            "overrides": [],
-        },
-        "options": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none", "graphMode": "area"}
-        if stat
-        else {
-            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
+        "options": _OPTIONS[panel.kind],
         "targets": [
             {
                 "refId": chr(ord("A") + i),

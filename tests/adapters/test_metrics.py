@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.adapters.fakes import Scene, lease_document, pool_document
+from tests.adapters.fakes import Scene, lease_document, pool_document, report_document
 
+from leasehold.adapters.kube import paths
 from leasehold.adapters.metrics import Metrics, PoolGauges
 from leasehold.core.lease import lease_of
 from leasehold.core.lifecycle import Notice
@@ -155,3 +156,17 @@ async def test_tenants_are_told_while_they_are_declared() -> None:
         assert 0 < share < 1
         scene.metrics.forget("ci")
         assert not [name for name, labels in samples(scene.metrics) if "web" in labels]
+
+
+async def test_measured_use_is_told_whatever_the_pool_lends_by() -> None:
+    resources = [{"name": "cpu", "source": "Allocatable"}, {"name": "memory"}]
+    async with Scene(pool_document(resources=resources), nodes=2) as scene:
+        scene.metrics.registry.register(PoolGauges(scene.metrics, scene.cluster))
+        await scene.until(lambda: scene.worker.ready)
+        key = ("leasehold_pool_usage", frozenset({"ci", "cpu", "core"}))
+        assert key not in samples(scene.metrics), "nothing was measured"
+        for node in ("n1", "n2"):
+            report = report_document(node, at=scene.clock.now(), cpu="750m")
+            scene.cluster.report_seen(scene.kube.add(paths.report(node), report))
+        await scene.until(lambda: key in samples(scene.metrics))
+        assert samples(scene.metrics)[key] == 1.5

@@ -19,7 +19,7 @@ from tests.observability.test_live import DASHBOARDS, ROOT, filled
 
 STEP = 2.0
 COLUMNS = 24
-_MOST_IN_LEGEND = 12
+_INCHES = 0.38
 
 
 def seen(scene: Scene, seconds: float) -> None:
@@ -64,25 +64,23 @@ def draw(scene: Scene, path: Path, seconds: float, directory: Path) -> Path:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
     page = json.loads(path.read_text())
     panels = page["panels"]
-    height = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels)
-    figure = plt.figure(figsize=(15, 0.36 * height + 0.6), facecolor="white")
-    figure.suptitle(page["title"], x=0.01, ha="left", fontsize=14, fontweight="bold")
-    grid = figure.add_gridspec(
-        height, COLUMNS, left=0.035, right=0.99, top=1 - 0.5 / (0.36 * height + 0.6), bottom=0.01
-    )
+    rows = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels)
+    high = _INCHES * rows + 0.8
+    figure = plt.figure(figsize=(15, high), facecolor="white")
+    figure.text(0.02, 1 - 0.35 / high, page["title"], fontsize=14, fontweight="bold")
     for panel in panels:
         place = panel["gridPos"]
-        x, y, wide, tall = place["x"], place["y"], place["w"], place["h"]
+        x, wide = place["x"] / COLUMNS, place["w"] / COLUMNS
+        top, tall = 1 - (0.8 + _INCHES * place["y"]) / high, _INCHES * place["h"] / high
         if panel["type"] == "row":
-            axes = figure.add_subplot(grid[y, :])
-            axes.axis("off")
-            axes.text(0, 0.3, panel["title"], fontsize=11, fontweight="bold", transform=axes.transAxes)
+            figure.text(0.02, top - tall / 2, panel["title"], fontsize=11, fontweight="bold", va="center")
             continue
-        axes = figure.add_subplot(grid[y + 1 : y + tall - 1, x : x + wide - 1 + (x + wide == COLUMNS)])
+        head, foot = 0.42 / high, 0.85 / high
+        axes = figure.add_axes((x + 0.045, top - tall + foot, wide - 0.06, tall - head - foot))
         axes.set_title(panel["title"], fontsize=9, loc="left")
         unit = panel["fieldConfig"]["defaults"]["unit"]
         lines = [
@@ -94,18 +92,23 @@ def draw(scene: Scene, path: Path, seconds: float, directory: Path) -> Path:
         if panel["type"] == "stat":
             axes.axis("off")
             axes.text(
-                0.5,
-                0.4,
-                number(lines[0][1][-1][1], unit),
-                fontsize=20,
-                ha="center",
-                va="center",
-                transform=axes.transAxes,
+                0, 0.3, number(lines[0][1][-1][1], unit), fontsize=20, va="center", transform=axes.transAxes
             )
             continue
         begun = min(points[0][0] for _, points in lines)
-        stacked = panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
-        if stacked:
+        axes.set_xlim(0, seconds)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MultipleLocator(60))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 60:.0f} min"))
+        axes.grid(alpha=0.25)
+        if panel["type"] == "state-timeline":
+            for at, (_, points) in enumerate(lines):
+                for value, colour in ((0, "#b8b8b8"), (1, "#56a64b")):
+                    spans = [(moment - begun, STEP) for moment, found in points if found == value]
+                    axes.broken_barh(spans, (at - 0.4, 0.8), facecolors=colour)
+            axes.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=4.5)
+            continue
+        if panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal":
             times = sorted({at for _, points in lines for at, _ in points})
             values = [[dict(points).get(at, 0.0) for at in times] for _, points in lines]
             axes.stackplot(
@@ -116,22 +119,25 @@ def draw(scene: Scene, path: Path, seconds: float, directory: Path) -> Path:
                 axes.plot(
                     [at - begun for at, _ in points], [value for _, value in points], lw=1.1, label=name
                 )
-        axes.set_ylim(bottom=0)
-        axes.tick_params(labelsize=7)
+        largest = axes.dataLim.y1
+        axes.set_ylim(0, 1.1 * largest or 1)
+        axes.yaxis.set_major_locator(MaxNLocator(5) if unit != "bytes" else MultipleLocator(nice(largest)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: number(value, unit)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 60:.3g} min"))
-        axes.grid(alpha=0.25)
-        if len(lines) <= _MOST_IN_LEGEND:
-            axes.legend(fontsize=6, loc="upper left", framealpha=0.5, ncols=2)
-        else:
-            axes.text(
-                0.99, 0.97, f"{len(lines)} series", fontsize=6, ha="right", va="top", transform=axes.transAxes
-            )
+        below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.12), "frameon": False, "fontsize": 6}
+        axes.legend(ncols=min(4, len(lines)), handlelength=1, columnspacing=1, **below)
     directory.mkdir(parents=True, exist_ok=True)
     made = directory / f"{path.stem}.png"
     figure.savefig(made, dpi=80)
     plt.close(figure)
     return made
+
+
+def nice(largest: float) -> float:
+    """Return a step of bytes that is a power of two, of which four to eight make the largest."""
+    step = float(2**20)
+    while largest / step > 6:
+        step *= 2
+    return step
 
 
 def main() -> int:

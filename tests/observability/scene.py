@@ -11,20 +11,22 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from os import cpu_count
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import yaml
 from tests.cluster.harness import SMALL, Object, ProcessOperator, Stage, fetch, free_port, granted, is_, until
 from tests.observability.tools import built
 
 from leasehold.testing.control_plane import ControlPlane
-from leasehold.testing.nodes import SimulatedNodes
+from leasehold.testing.nodes import NodeShape, SimulatedNodes
 from leasehold.testing.processes import Child, wait_until
 
 NAMESPACE = "leasehold-system"
 TENANTS = ("web", "batch")
-CI, LAB = "ci", "lab"
+CI, LAB, METAL = "ci", "lab", "metal"
 
 
 class Prometheus:
@@ -120,7 +122,7 @@ class Scene:
             self.stage = Stage(self.control_plane)
             stack.callback(self.stage.kube.close)
             self.kube = self.stage.kube
-            self.lab_nodes = SimulatedNodes(self.kube)
+            self.lab_nodes, self.host_node = SimulatedNodes(self.kube), SimulatedNodes(self.kube)
             self.operator_port, self.reporter_port = free_port(), free_port()
             stack.callback(self.stop_operator)
             self.start_operator()
@@ -146,10 +148,13 @@ class Scene:
         self.operator.child.stop(10)
 
     def _world(self) -> None:
+        """Make three pools: of simulated nodes with tenants; of one whose reporter never confirms; of this host."""
         kube = self.kube
-        self.host = self.stage.nodes.create(1, SMALL, report=False)[0]
         self.stage.nodes.create(3, SMALL, usage={"cpu": "500m", "memory": "1Gi"})
         self.lab_nodes.create(1, SMALL)
+        memory, disk = psutil.virtual_memory().total, psutil.disk_usage("/").total
+        shape = NodeShape(cpu=str(cpu_count()), memory=str(memory), ephemeral_storage=str(disk))
+        (self.host,) = self.host_node.create(1, shape, report=False)
         for tenant in TENANTS:
             meta = {"name": tenant, "labels": {"team": tenant}}
             kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
@@ -158,13 +163,20 @@ class Scene:
                 "name": tenant,
                 "namespaceSelector": {"matchLabels": {"team": tenant}},
                 "guaranteed": {"cpu": "4", "memory": "4Gi"},
-                "limit": {"cpu": "12", "memory": "24Gi"},
+                "limit": {"cpu": "9", "memory": "24Gi"},
             }
             for tenant in TENANTS
         ]
         self.stage.pool_named(CI, self.stage.nodes.selector, tenants=tenants)
         self.stage.pool_named(
             LAB, self.lab_nodes.selector, {"verification": "NodeReport", "verificationTimeoutSeconds": 1}
+        )
+        # This host may be busy with anything: how much of it is in use must not decide here.
+        self.stage.pool_named(
+            METAL,
+            self.host_node.selector,
+            {"verification": "NodeReport", "verificationTimeoutSeconds": 120},
+            resources=[{"name": name, "source": "Allocatable"} for name in ("cpu", "memory")],
         )
         for pool in (CI, LAB):
             self.stage.until_pool(pool, is_("Ready"))
@@ -193,33 +205,35 @@ class Scene:
         return name
 
     def live(self, seconds: float) -> Iterator[float]:
-        """Let leases come and go for a while, more of them in the middle; yield the seconds that are left."""
+        """Let leases come and go for a while, a crowd of them in the middle; yield the seconds that are left."""
         end = time.monotonic() + seconds
         for k in itertools.count():
             left = end - time.monotonic()
             if left <= 0:
                 return
-            crowd = 3 if seconds / 4 < left < 3 * seconds / 4 else 1
-            for i in range(crowd):
+            for i in range(2 if 0.4 * seconds < left < 0.7 * seconds else 1):
+                tenant = TENANTS[(k + i) % 3 % 2]
+                count = 1 + (k % 4 == 0)
                 name = self.lease(
-                    CI,
-                    TENANTS[(k + i) % 3 % 2],
-                    durationSeconds=2 + k % 7,
-                    count=1 + k % 3,
-                    ttlSecondsAfterFinished=0,
+                    CI, tenant, durationSeconds=2 + k % 5, count=count, ttlSecondsAfterFinished=0
                 )
                 if k % 5 == 0:
-                    namespace = TENANTS[(k + i) % 3 % 2]
-                    self.kube.patch("clease", name, {"spec": {"desiredState": "Released"}}, namespace)
+                    self.kube.patch("clease", name, {"spec": {"desiredState": "Released"}}, tenant)
             if k % 8 == 0:
-                self._measure(cpu=f"{k % 5 * 300}m", memory=f"{1 + k % 4}Gi")
+                self._measure(cpu=f"{k // 8 % 5 * 200}m", memory=f"{1 + k // 8 % 3}Gi")
+            if k % 10 == 0:
+                self.lease(
+                    METAL,
+                    durationSeconds=3,
+                    resources={"cpu": "100m", "memory": "16Mi"},
+                    ttlSecondsAfterFinished=0,
+                )
             yield left
             time.sleep(0.5)
 
     def _measure(self, **usage: str) -> None:
         for name in self.stage.nodes.names:
-            if name != self.host:
-                self.stage.nodes.report(name, usage)
+            self.stage.nodes.report(name, usage)
 
     def quarantine(self) -> str:
         """Let a lease end whose node never says that its work is gone; return its name."""

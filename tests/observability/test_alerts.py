@@ -18,6 +18,8 @@ ALERTS: dict[str, dict[str, Any]] = {
     rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
 }
 
+pytestmark = pytest.mark.cluster  # promtool has to be built first, as the API server has
+
 GOOD_MINUTES, BAD_MINUTES = 60, 60
 POOL = {"namespace": "leasehold-system", "pool": "ci"}
 WHERE = 'namespace="leasehold-system",pod="a",pool="ci"'

@@ -43,7 +43,8 @@ _MINUTES = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 _WITHOUT_DEADLINE = frozenset(
     {LeaseReason.RELEASE_REQUESTED, LeaseReason.NODE_LOST, LeaseReason.NAMESPACE_GONE}
 )
-_FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+_FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_WRITE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RECLAIM = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _UNITS = {CPU: ("core", 1000), MEMORY: ("byte", 1), EPHEMERAL_STORAGE: ("byte", 1)}
@@ -93,7 +94,7 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop ran a tick; four ticks a second.", _LAG
         )
         self.decision = histogram("planning_seconds", "One pass of the planner over a pool.", _FAST, "pool")
-        self.write = histogram("write_seconds", "One write to the API server, by kind.", _FAST, "kind")
+        self.write = histogram("write_seconds", "One write to the API server, by kind.", _WRITE, "kind")
         self.conflicts = counter(
             "write_conflicts_total", "Writes that found a newer version or no answer.", "pool"
         )
@@ -110,7 +111,11 @@ class Metrics:
             "Writes by somebody else to a status that is the operator's alone, the first of each object aside.",
             "pool",
         )
-        self.missed = counter("watch_missed_total", "Changes of leases that only a relist showed.", "pool")
+        self.missed = counter(
+            "watch_missed_total",
+            "Changes of leases that a list of all showed before the watch did: on their way, or lost.",
+            "pool",
+        )
         self._troubles = (self.conflicts, self.refusals, self.mismatches, self.missed, self.foreign_writes)
         self._by_pool: tuple[Counter | Histogram, ...] = (
             *(self.grants, self.ends, self.receipts, self.events, *self._troubles),
@@ -220,10 +225,12 @@ class PoolGauges(Collector):
                 unit, parts = _unit(figures.name)
                 for kind in figures._fields[1:]:
                     capacity.add_metric([name, figures.name, unit, kind], getattr(figures, kind) / parts)
-            verdicts = [row.verdict for row in state.table.rows.values()]
-            for r, resource in enumerate(state.policy.names):
-                unit, parts = _unit(resource)
-                usage.add_metric([name, resource, unit], sum(v.used[r] for v in verdicts) / parts)
+            reports = [self.cluster.reports[n] for n in state.table.rows if n in self.cluster.reports]
+            for resource in state.policy.names:
+                measured = [report.usage[resource].used for report in reports if resource in report.usage]
+                if measured:
+                    unit, parts = _unit(resource)
+                    usage.add_metric([name, resource, unit], sum(measured) / parts)
             for reason, count in node_counts(state).items():
                 nodes.add_metric([name, reason or "Grantable"], count)
             leases.add_metric([name, "Pending"], waiting_count(state))
@@ -232,9 +239,8 @@ class PoolGauges(Collector):
                 leases.add_metric([name, kind.capitalize()], state.ledger.count(kind))
             for condition in self.metrics.conditions.get(name, ()):
                 conditions.add_metric([name, condition["type"], condition["status"]], 1)
-            reports = [self.cluster.reports[n].time for n in state.table.rows if n in self.cluster.reports]
             if reports:
-                age.add_metric([name], (now - min(reports)) / SECOND)
+                age.add_metric([name], (now - min(report.time for report in reports)) / SECOND)
             waiting = min(
                 (state.leases[uid].created for uid in state.queue.requests.keys() - state.calendar.promises),
                 default=now,
