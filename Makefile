@@ -62,6 +62,7 @@ down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
 test: controlplane node helm ## All tests against a real API server; coverage above 90 % enforced
+	@$(BIN)/python -m hack.image.build --for-tests
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet

@@ -238,10 +238,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", default="", help="what to run on; by default the base")
     parser.add_argument("--archive", type=Path, help="write it there, too, as docker save would")
     parser.add_argument("--sbom", type=Path, help="write what is in it there, as CycloneDX JSON")
+    parser.add_argument(
+        "--for-tests",
+        action="store_true",
+        help="have the image ready that tests use, if one can be built here",
+    )
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     try:
         on = engine()
+        if options.for_tests:
+            print(f"{for_tests(on)} is ready, after {time.monotonic() - begun:.0f} s")
+            return 0
         print(f"building {options.tag} with {on.name}", flush=True)
         build(on, tag=options.tag, base_image=options.base, runtime_image=options.runtime)
         if options.archive:
@@ -253,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wrote {options.sbom}")
     except (NoEngineError, packages.InstallError) as error:
         print(error, file=sys.stderr)
-        return 1
+        if options.for_tests:
+            print("NOT prepared: tests that need the image will not run", file=sys.stderr)
+        return 0 if options.for_tests else 1
     except subprocess.CalledProcessError as error:
         print(f"{' '.join(map(str, error.cmd))} failed with status {error.returncode}", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,53 @@ def test_the_server_itself_admits_the_pods_as_restricted(here: Installation) -> 
             here.kube.request("POST", path, pod, dryRun="All")
 
 
+INSECURE = {
+    "crds.keep=false": "uninstalling deletes every pool and every lease",
+    "policies.enabled=false": "any reporter can write every node's report",
+    "networkPolicy.enabled=false": "reads the names of waiting leases of all namespaces",
+    "reporter.hostPaths.procfs=true": "its namespace must be privileged",
+    "operator.replicas=2": "a drain may take all of them at once",
+    "image.tag=latest": "pods may run different versions",
+    "metrics.serviceMonitor.enabled=true,checkServer=false": "Prometheus will not reach the metrics",
+}
+
+
+@pytest.mark.parametrize(("values", "words"), INSECURE.items(), ids=INSECURE)
+def test_whoever_chooses_the_less_safe_way_is_told(helm4: Helm, values: str, words: str) -> None:
+    dry = helm4.run("install", "leasehold", CHART, "--dry-run=client", "--set", values)
+    assert dry.stdout.count("WARNING") == 1
+    assert words in dry.stdout.partition("WARNING")[2]
+
+
+def test_kubectl_applies_the_manifests_in_one_pass(here: Installation) -> None:
+    kubectl = [here.server.program("kubectl"), "--kubeconfig", here.server.kubeconfig]
+    folders = [argument for name in ("crds", "manifests") for argument in ("-f", CHART.parents[1] / name)]
+    kinds = (
+        *(
+            "customresourcedefinitions",
+            "validatingadmissionpolicies",
+            "mutatingadmissionpolicies",
+            "flowschemas",
+        ),
+        *("networkpolicies.networking.k8s.io", "deployments.apps", "daemonsets.apps"),
+    )
+    generations = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*kubectl, "apply", "--server-side", *folders], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        made = [each["metadata"] for kind in kinds for each in here.kube.list(kind)]
+        generations.append({(kind["name"], kind["uid"]): kind.get("generation") for kind in made})
+    assert generations[0] == generations[1], "GitOps tools would see a difference for ever"
+    labels = here.kube.get("namespaces", NAMESPACE)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    # But for the namespace: nobody here would bring its end about.
+    for file in sorted((CHART.parents[1] / "manifests").glob("*.yaml")):
+        if file.name != "namespace.yaml":
+            subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
+
+
 def test_a_second_release_is_refused_and_told_of_the_first(here: Installation) -> None:
     here.install()
     ensure_namespace(here.kube, "elsewhere")
@@ -262,10 +310,10 @@ def test_argo_cd_is_told_what_is_well_and_what_is_not(here: Installation) -> Non
             assert health(play.until(lease, is_("Accepted", "False", "PoolNotFound"))) == "Degraded"
             pool = play.pool()
             assert health(play.until_pool(pool, is_("Ready"))) == "Healthy"
-            held = play.lease(pool, durationSeconds=3600)
+            held = play.lease(pool, cpu="4", durationSeconds=3600)
             assert health(play.until(held, granted)) == "Healthy"
-            waiting = play.lease(pool, cpu="8")
-            assert health(play.until(waiting, is_("Accepted"))) == "Progressing"
+            waiting = play.lease(pool, cpu="5")
+            assert health(play.until(waiting, is_("Ready", "False", "WaitingForCapacity"))) == "Progressing"
             play.change(held, desiredState="Released")
             assert health(play.until(held, is_("Finished"))) == "Healthy"
             play.nodes.remove()

@@ -33,10 +33,12 @@ _COPIED: Final = (
     "tests",
     "crds",
     "manifests",
+    "helm",
     "examples",
     "hack",
     "docs",
     "pyproject.toml",
+    "requirements.lock",
     "README.md",
 )
 _PATIENCE_SECONDS: Final = 600

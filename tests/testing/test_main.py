@@ -119,7 +119,7 @@ def test_with_nothing_up_it_says_so(tmp_path: Path) -> None:
 def test_an_unknown_extra_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     ran = run(tmp_path, "up", "--with", "scheduler,kubelet")
     assert ran.returncode == 2
-    assert "kubelet: not one of scheduler, controller-manager, kwok, kubectl, node" in ran.stderr
+    assert "kubelet: not one of scheduler, controller-manager, kwok, kubectl, helm, helm3, node" in ran.stderr
 
 
 def test_an_error_is_one_message_and_no_traceback(tmp_path: Path) -> None:
