@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ class Rendered:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.objects: list[Object] = [document for document in yaml.safe_load_all(text) if document]
+
+    @cached_property
+    def objects(self) -> list[Object]:
+        # By libyaml: the definitions are long, and read often.
+        return [document for document in yaml.load_all(self.text, yaml.CSafeLoader) if document]
 
     def kinds(self) -> set[tuple[str, str]]:
         return {(each["kind"], each["metadata"]["name"]) for each in self.objects}
