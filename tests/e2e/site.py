@@ -34,6 +34,8 @@ class Site(Protocol):
     node: str
     kubeconfig: Path
     kubectl: Path
+    storage: Path | None
+    """Where the kubelet keeps the pods' storage, by a path on this host; None where that is out of sight."""
 
     def client(self) -> Client:
         """A client of the administrator."""
@@ -54,6 +56,7 @@ class _OnRealNode:
         self.node = real.name
         self.kubeconfig = real.kubeconfig
         self.kubectl = real.control_plane.program("kubectl")
+        self.storage = real.directory
 
     def client(self) -> Client:
         return self.real.client()
@@ -71,6 +74,7 @@ class _OnKind:
         self.node = f"{name}-control-plane"
         self.kubeconfig = directory / "kubeconfig"
         self.kubectl = Path(shutil.which("kubectl") or ControlPlane().program("kubectl"))
+        self.storage = None
         self._clients: list[Client] = []
 
     def client(self) -> Client:

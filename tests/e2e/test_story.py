@@ -217,6 +217,13 @@ def the_report_says_what_the_host_says(cluster: Cluster) -> None:
     assert 0 <= meminfo["MemTotal"] - amount("memory", found["capacity"]["memory"]) < 2**20
     assert amount("cpu", found["capacity"]["cpu"]) == 1000 * (os.cpu_count() or 0)
     (used,) = (amount("memory", row["current"]) for row in found["usage"] if row["name"] == "memory")
+    if cluster.site.storage is not None:
+        (nodefs,) = (row for row in found["filesystems"] if row["name"] == "nodefs")
+        there = os.statvfs(cluster.site.storage)
+        capacity = amount("ephemeral-storage", nodefs["capacity"])
+        assert abs(capacity - there.f_blocks * there.f_frsize) < 2**20, (
+            "an emptyDir shows the node's filesystem"
+        )
     assert abs(used - (meminfo["MemTotal"] - meminfo["MemAvailable"])) < 0.1 * meminfo["MemTotal"]
 
 
