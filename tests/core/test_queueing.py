@@ -176,9 +176,15 @@ def test_a_refusal_with_another_figure_is_written_again() -> None:
 def test_a_lease_that_was_refused_reads_once_it_is_accepted() -> None:
     refused = told(make_lease(), Refusal("QueueFull", "2 leases wait already."))
     lease = told(refused, full_wait())
-    assert condition(lease, "Accepted") == "True/PolicyMet"
+    assert condition(lease, "Accepted") == "", "as if it had never been refused"
     assert condition(lease, "Allocated") == "False/WaitingForCapacity"
     assert keep_waiting(lease, full_wait(), NOON) == {}
+
+
+def test_a_lease_that_was_refused_by_the_pool_chosen_for_it_reads_again_that_it_was_chosen() -> None:
+    chosen = make_lease(pool="ci", poolSelector={"matchLabels": {"kind": "ci"}})
+    lease = told(told(chosen, Refusal("QueueFull", "2 leases wait already.")), full_wait())
+    assert condition(lease, "Accepted") == "True/PoolChosen"
 
 
 def test_a_lease_whose_promise_is_void_reads_it_no_more() -> None:

@@ -12,10 +12,12 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import sys
 import time
 import tracemalloc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -127,6 +129,15 @@ class Operator:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it stand still for the length of the block; longer than its election lasts, and it leads no more."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def until_leading(self, seconds: float = 300) -> float:
         """Wait until every list is complete and it leads; return how long that took since its start, in seconds."""

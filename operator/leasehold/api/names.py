@@ -321,7 +321,6 @@ class LeaseReason(Named):
     HELD = "Held", "The capacity is yours until status.deadlines.expirationTime."
 
     # Accepted
-    POLICY_MET = "PolicyMet", "The request is within the pool's policy."
     POOL_CHOSEN = (
         "PoolChosen",
         "One of the pools of spec.poolSelector was chosen; the message says which and why.",
@@ -641,7 +640,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
             # Ready=False repeats the reason of the condition in the way.
             LeaseCondition.READY: {_TRUE: (_L.HELD,), _FALSE: ()},
             LeaseCondition.ACCEPTED: {
-                _TRUE: (_L.POLICY_MET, _L.POOL_CHOSEN),
+                _TRUE: (_L.POOL_CHOSEN,),
                 _FALSE: (
                     _L.POOL_NOT_FOUND,
                     _L.NO_MATCHING_POOL,

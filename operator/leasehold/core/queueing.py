@@ -143,8 +143,12 @@ def keep_waiting(
     if void:
         draft.status.pop("reservation", None)
         draft.set_time("deadlines", startTime=None)
-    if refused:
-        draft.say(C.ACCEPTED, True, R.POLICY_MET)
+    if refused and lease.pool_selector is None:
+        draft.unsay(C.ACCEPTED)  # what was never refused does not read it either
+    elif refused:
+        draft.say(
+            C.ACCEPTED, True, R.POOL_CHOSEN, f"Pool {lease.pool} was chosen, and accepts the request now."
+        )
     draft.say(C.ALLOCATED, False, wait.reason, wait.message[:512])
     draft.say(C.READY, False, wait.reason)
     rows = rejections_document(wait.shortages)
