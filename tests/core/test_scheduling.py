@@ -128,6 +128,23 @@ def test_a_promise_whose_node_is_full_is_still_kept() -> None:
     assert started(pool.look("20m")) == ["later", "other"]
 
 
+def promised_one_after_the_other() -> Pool:
+    pool = Pool()
+    for uid, start, end in (("first", "10m", "20m"), ("second", "20m", "30m")):
+        pool.wait(make_request(uid, cpu="10", span="10m", not_before=start))
+        pool.calendar.promise(Promise(uid, at(start), at(end), (("a", (10_000, GIB)),)))
+    return pool
+
+
+def test_a_promised_start_that_comes_late_ends_in_time_for_whoever_is_promised_what_follows() -> None:
+    (start,) = promised_one_after_the_other().look("11m").starts
+    assert (start.uid, start.until) == ("first", at("20m"))
+
+
+def test_a_promised_start_that_would_lose_more_than_half_of_its_time_is_none() -> None:
+    assert started(promised_one_after_the_other().look("16m")) == []
+
+
 def test_a_promise_beyond_the_limit_waits_for_the_tenants_other_leases() -> None:
     pool = Pool(tenants=[{"name": "red", "limit": {"cpu": "8"}}])
     pool.hold("late", 4, until="1h", tenant="red")

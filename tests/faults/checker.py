@@ -291,7 +291,7 @@ class _Replay:
             yield from self._ended(revision, before, after)
         if after.allocated and (before is None or after.slices != before.slices):
             yield from self._fits(after)
-        yield from self._promised_twice(before, after)
+        yield from self._promised_twice(before, after, int((revision.time + self.slack) * 1000))
 
     @staticmethod
     def _final(before: Lease | None, after: Lease) -> Iterator[tuple[str, str]]:
@@ -352,10 +352,11 @@ class _Replay:
                 if total > most.get(name, 0):
                     yield "capacity", f"node {node} holds {total} {name} and may lend {most.get(name, 0)}"
 
-    def _promised_twice(self, before: Lease | None, after: Lease) -> Iterator[tuple[str, str]]:
+    def _promised_twice(self, before: Lease | None, after: Lease, now: int) -> Iterator[tuple[str, str]]:
         """No room is held beyond the start for which another was told that it is kept, nor kept for two at once.
 
-        Looked at whenever a lease is told more than before: a new end, a grant, a start.
+        Looked at whenever a lease is told more than before: a new end, a grant, a start. One that is late starts as
+        soon as it can, and what should have ended by `now` (ms) is expected to go at any moment.
         """
         more = set()
         if after.slices and self._until(after) > (
@@ -371,7 +372,7 @@ class _Replay:
             for lease in promised:
                 kept = lease.reservation
                 if kept is not None and any(part.node == node for part in kept.slices):
-                    yield from self._room_at(node, kept.start, lease, promised)
+                    yield from self._room_at(node, max(kept.start, now), lease, promised)
 
     def _room_at(
         self, node: str, instant: int, whose: Lease, promised: list[Lease]

@@ -25,16 +25,26 @@ def told(lease: Mapping[str, Any]) -> bool:
 
 
 class Churn:
-    """Leases that come and go, from the beginning of a `with` block to its end. Failures of the API are borne."""
+    """Leases that come and go, from the beginning of a `with` block to its end. Failures of the API are borne.
+
+    Of all that are asked for the share `later` wants to start some seconds later.
+    """
 
     def __init__(
-        self, stage: Stage, pools: list[str], dice: random.Random, per_second: float = 10.0, most: int = 60
+        self,
+        stage: Stage,
+        pools: list[str],
+        dice: random.Random,
+        per_second: float = 10.0,
+        most: int = 60,
+        later: float = 0.0,
     ) -> None:
         self.stage = stage
         self.pools = pools
         self.dice = random.Random(dice.getrandbits(64))
         self.per_second = per_second
         self.most = most
+        self.later = later
         self.script: list[str] = []
         self.made = 0
         self.names: list[str] = []
@@ -88,7 +98,7 @@ class Churn:
             spec |= {"count": 2}
         if self.dice.random() < 0.2:
             spec |= {"ttlSecondsAfterFinished": 1}
-        if self.dice.random() < 0.2:
+        if self.dice.random() < self.later:
             ahead = self.dice.uniform(1, 5)
             spec |= {"startTime": format_time(int((time.time() + ahead) * 1000))}
         self._note("ask", f"{name} {spec}")

@@ -205,7 +205,11 @@ class _Run:
                     self._redeem(request, promise)
 
     def _redeem(self, request: Request, promise: Promise) -> None:
-        """Start a promised request on its nodes, or anywhere else; what is kept for it stays kept otherwise."""
+        """Start a promised request on its nodes, or anywhere else; what is kept for it stays kept otherwise.
+
+        A pass is always a little later than the promised instant. Where the room is promised to another from the very
+        end of this promise on, it ends then: to be late must not cost it the start.
+        """
         shape, index = request.shape, self.table.index
         self.served.add(request.uid)
         if self._full(shape) or self.shares.over_limit(shape.tenant, shape.total):
@@ -213,10 +217,14 @@ class _Run:
         self.outlook.give_way(promise.uid)
         nodes = [index[node] for node, _ in promise.slices if node in index]
         until = later(self.now, shape.span)
-        if len(nodes) == shape.slices and self._all_fit(shape, nodes, until):
+        ends = [until]
+        if self.now < promise.end < until and 2 * (promise.end - self.now) >= shape.span:
+            ends.append(promise.end)
+        end = next((end for end in ends if self._all_fit(shape, nodes, end)), None)
+        if len(nodes) == shape.slices and end is not None:
             for i in nodes:
-                self.scratch.take(i, shape.need, until)
-            self._start(request, nodes, until)
+                self.scratch.take(i, shape.need, end)
+            self._start(request, nodes, end)
         elif not self._place(request, until):
             self.outlook.keep(promise)
             self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)

@@ -92,7 +92,7 @@ def kill_storm(arena: Arena, scale: Scale, dice: random.Random) -> None:
         recovery: list[float] = []
         seconds = scale.pick(10, 300)
         end = time.monotonic() + seconds
-        with trial.churn(pools[:1], dice, per_second=12, most=scale.pick(80, 1500)):
+        with trial.churn(pools[:1], dice, per_second=12, most=scale.pick(80, 1500), later=0.2):
             while time.monotonic() < end:
                 begun = time.monotonic()
                 if dice.random() < 0.5:
