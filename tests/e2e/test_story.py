@@ -105,7 +105,19 @@ class Cluster:
                 "durationSeconds": seconds,
             },
         }
-        self.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+        text = json.dumps(document)
+        until(lambda: self._would_take(text), "leases can be asked for", PATIENCE)
+        self.kubectl("apply", "-f", "-", stdin=text)
+
+    def _would_take(self, document: str) -> bool:
+        """Tell whether the API server takes it; for a moment after the finalizer policy was made it answers 503."""
+        try:
+            self.kubectl("apply", "--dry-run=server", "-f", "-", stdin=document)
+        except AssertionError as error:
+            if "ServiceUnavailable" not in str(error):
+                raise
+            return False
+        return True
 
     def until_held(self, name: str) -> dict[str, Any]:
         return self.kube.wait(LEASES, name, TEAM, until=granted, timeout_seconds=60)
