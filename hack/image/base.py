@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hack.image import packages
-
-from leasehold.testing import toolchain
+from leasehold.testing import packages, toolchain
 
 if TYPE_CHECKING:
     from hack.image.build import Engine
 
+_INSTALL_SECONDS: Final = 900
 SUITE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
 _RECIPE: Final = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
@@ -50,12 +49,17 @@ def _cache() -> Path:
     return found
 
 
+def install(package: str) -> None:
+    """Install a Debian package that building the image needs. Raises packages.InstallError."""
+    packages.install(lambda: [package], "to build the image", toolchain.print_progress, _INSTALL_SECONDS)
+
+
 def _make(on: Engine) -> None:
     toolchain.print_progress(
         f"leasehold: making base images of Debian's {SUITE}; they stay in the user's cache"
     )
     if shutil.which("debootstrap") is None:
-        packages.install("debootstrap")
+        install("debootstrap")
     with tempfile.TemporaryDirectory(dir=_cache(), prefix=".base-") as work:
         whole, small = Path(work, "whole"), Path(work, "small")
         done = subprocess.run(

@@ -26,10 +26,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack.image import base, packages  # noqa: E402  the path comes first
+from hack.image import base  # noqa: E402  the path comes first
 
 from leasehold import __version__  # noqa: E402
-from leasehold.testing import toolchain  # noqa: E402
+from leasehold.testing import packages, toolchain  # noqa: E402
 
 NAME: Final = "localhost/leasehold"
 TEST_NAME: Final = "localhost/leasehold-test"
@@ -94,7 +94,7 @@ def engine() -> Engine:
         tried.append("buildah: without an engine it is used as root only")
     else:
         if shutil.which("buildah") is None and shutil.which("apt-get") is not None:
-            packages.install("buildah")
+            base.install("buildah")
         program = shutil.which("buildah")
         if program is not None:
             # vfs and chroot need nothing of the kernel, so this works within containers and small machines, too.

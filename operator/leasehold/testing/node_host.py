@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from leasehold.testing import _node_keeper as keeper
-from leasehold.testing import toolchain
+from leasehold.testing import packages, toolchain
 from leasehold.testing.errors import NodeUnavailableError
 from leasehold.testing.toolchain import CONTROL_PLANE, Progress
 
@@ -138,48 +138,18 @@ def missing_programs() -> dict[str, str]:
 
 
 def install(progress: Progress) -> None:
-    """Install Debian's packages of the programs that are not there. Raises NodeUnavailableError.
-
-    Nothing is removed for them, and no service is started.
-    """
+    """Install Debian's packages of the programs that are not there. Raises NodeUnavailableError."""
     if not missing_programs():
         return
-    cache = toolchain.cache_root(os.environ)
-    cache.mkdir(parents=True, exist_ok=True)
-    with toolchain.lock(cache / ".install-lock", "another process installs packages", progress):
-        packages = sorted(set(missing_programs().values()))
-        if not packages:
-            return
-        progress(f"leasehold: installing {', '.join(packages)} with apt-get, for a real node")
-        if _apt("install", *packages).returncode != 0:  # perhaps for want of package lists, or of new ones
-            progress("leasehold: once more, with new package lists")
-            _apt("update")
-            done = _apt("install", *packages)
-            if done.returncode != 0:
-                raise NodeUnavailableError(
-                    f"`apt-get install {' '.join(packages)}` failed:\n{done.stdout[-2000:]}"
-                )
-        progress(f"leasehold: installed {', '.join(packages)}")
+    try:
+        packages.install(
+            lambda: sorted(set(missing_programs().values())), "for a real node", progress, _INSTALL_SECONDS
+        )
+    except packages.InstallError as error:
+        raise NodeUnavailableError(str(error)) from error
     absent = missing_programs()
     if absent:
         raise NodeUnavailableError(f"installed, and still not there: {', '.join(absent)}")
-
-
-def _apt(command: str, *packages: str) -> subprocess.CompletedProcess[str]:
-    options = ["--quiet", "--yes", "--option", "DPkg::Lock::Timeout=120"]
-    if command == "install":
-        options += ["--no-install-recommends", "--no-remove", "--no-upgrade"]
-    quiet = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}  # no service is to be started
-    return subprocess.run(
-        ["apt-get", command, *options, *packages],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **quiet},
-        timeout=_INSTALL_SECONDS,
-        text=True,
-        check=False,
-    )
 
 
 def build(progress: Progress) -> Path:
