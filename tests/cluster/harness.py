@@ -380,7 +380,8 @@ class Stage:
     def events(self, about: str) -> list[Object]:
         found = self.kube.list("events.events.k8s.io", self.namespace)
         found += self.kube.list("events.events.k8s.io", "default")
-        return [event for event in found if event["regarding"]["name"] == about]
+        # The API server's own controllers write Events about nothing that has a name.
+        return [event for event in found if event.get("regarding", {}).get("name") == about]
 
 
 @contextlib.contextmanager

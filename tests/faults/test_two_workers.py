@@ -184,7 +184,12 @@ async def test_a_right_that_runs_out_while_a_write_waits_stops_it_too() -> None:
             lambda method, path, body: Unknown("away") if path.startswith(lease_path("a")) else None
         )
         both.ask("a", cpu="4")
-        await both.until(lambda: only.worker.state.entries)
+
+        def waits_to_try_again() -> bool:
+            refused = any(path.startswith(lease_path("a")) for path, _ in only.writes)
+            return refused and only.arrived == len(only.writes)
+
+        await both.until(waits_to_try_again)
         only.right.is_valid = False
         both.kube.faults.clear()
         with pytest.raises(Deposed):
