@@ -30,6 +30,7 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "log_format": ("json", "text"),
+    "enforcement": ("off", "on"),
 }
 
 
@@ -77,6 +78,11 @@ class Settings:
 
     shards: int = 1
     """Into how many parts pools are dealt; each part is led by one replica. The same for all replicas."""
+
+    enforcement: str = "off"
+    """Whether pools may hold pods to their leases: on needs the right to read, patch, evict and delete pods, and to
+    patch nodes; off leaves them alone, and pools with another mode than Advisory grant nothing.
+    """
 
     log_level: str = "INFO"
     """Least level of what is logged: DEBUG, INFO, WARNING or ERROR."""

@@ -40,6 +40,7 @@ from leasehold.api.names import (
     LeasePhase,
     Liveness,
     PlacementMode,
+    PodCompletionAction,
 )
 from leasehold.api.pool import DAY, YEAR, LabelSelector, LabelValue, TenantName
 
@@ -281,6 +282,13 @@ class LeaseSpec(Model):
             )
         ),
         description=choice(DesiredState, "What the holder wants."),
+    )
+    pod_completion_action: PodCompletionAction = Field(
+        default=PodCompletionAction.KEEP,
+        description=choice(
+            PodCompletionAction,
+            "What happens when all pods of the lease have finished, where its pool holds pods.",
+        ),
     )
     ttl_seconds_after_finished: int = Field(
         default=3600,

@@ -36,6 +36,24 @@ FORCE_RELEASE_ANNOTATION: Final = "leasehold.dev/force-release"
 
 FORCE_RELEASE_VALUE: Final = "true"
 
+LEASE_LABEL: Final = "leasehold.dev/lease"
+"""On a Pod: the name of the CapacityLease in its namespace that it runs under."""
+
+LEASE_GATE: Final = "leasehold.dev/lease"
+"""The scheduling gate of a Pod whose lease does not hold its room yet."""
+
+SLICE_ANNOTATION: Final = "leasehold.dev/slice"
+"""On a Pod that was let go: the slice it was given, as ``<lease uid>/<slice index>``."""
+
+ENDING_ANNOTATION: Final = "leasehold.dev/lease-ending"
+"""On a Pod whose lease will end: when, and why."""
+
+POD_CONDITION: Final = "leasehold.dev/Leased"
+"""A condition in a Pod's status: whether it runs within its lease. Reasons: ``PodReason``."""
+
+POOL_TAINT: Final = "leasehold.dev/pool"
+"""The taint on the nodes of a dedicated pool; its value is the pool's name, its effect NoSchedule."""
+
 CPU: Final = "cpu"
 MEMORY: Final = "memory"
 EPHEMERAL_STORAGE: Final = "ephemeral-storage"
@@ -198,6 +216,46 @@ class StopPolicy(Named):
         "HoldAndDrain",
         "nothing new is granted and held leases are revoked after their grace period",
     )
+
+
+class EnforcementMode(Named):
+    """Whether pods are held to their leases."""
+
+    ADVISORY = "Advisory", "no: the pool keeps books, and its holders keep to them"
+    GATE = (
+        "Gate",
+        "yes: a pod that names a lease (label leasehold.dev/lease) waits until the lease holds its room, runs on the"
+        " lease's nodes and within what it holds, and is evicted when it ends; what other pods request on the nodes is"
+        " not lent",
+    )
+
+
+class NodeTaintPolicy(Named):
+    """Whether a pool keeps its nodes to itself."""
+
+    NONE = "None", "no: any pod may run there"
+    DEDICATED = (
+        "Dedicated",
+        "yes: they carry the taint leasehold.dev/pool=NAME:NoSchedule, which pods of leases tolerate",
+    )
+
+
+class StrayPodAction(Named):
+    """What happens to a new pod whose lease is over."""
+
+    WAIT = "Wait", "it stays gated, and an Event says why"
+    FAIL = (
+        "Fail",
+        "it fails at once, with the reason; pods of ReplicaSets, StatefulSets and DaemonSets wait all the same, because"
+        " they would be made anew without end",
+    )
+
+
+class PodCompletionAction(Named):
+    """What happens to a lease whose pods have all finished."""
+
+    KEEP = "Keep", "nothing: it can be used again until its term ends"
+    RELEASE = "Release", "it is given back"
 
 
 class PlacementMode(Named):
@@ -407,6 +465,11 @@ class LeaseReason(Named):
     SESSION_LIVE = "SessionLive", "The holder's session is being renewed."
     WAITING_FOR_HOLDER = "WaitingForHolder", "Granted; renew before status.deadlines.claimTime or lose it."
     CLAIM_TIMEOUT = "ClaimTimeout", "The holder did not show up in time."
+    POD_BOUND = "PodBound", "A pod of the lease was bound to one of its nodes."
+    WAITING_FOR_PODS = (
+        "WaitingForPods",
+        "Granted; start a pod with the label leasehold.dev/lease before status.deadlines.claimTime or lose it.",
+    )
 
     # HolderLive
     FRESH = "Fresh", "The last heartbeat is recent."
@@ -454,6 +517,7 @@ class LeaseReason(Named):
     )
     ADMIN_REVOKED = "AdminRevoked", "An administrator revoked it; the message carries their reason."
     RELEASE_REQUESTED = "ReleaseRequested", "The holder gave it back, or deleted it."
+    PODS_COMPLETE = "PodsComplete", "All its pods have finished (spec.podCompletionAction)."
     NAMESPACE_GONE = "NamespaceGone", "The lease's namespace is being deleted."
     NOT_TARGETED = "NotTargeted", "Nothing is ending this lease."
 
@@ -462,6 +526,10 @@ class LeaseReason(Named):
     REPORT_STALE = "ReportStale", "A node's report is older than the pool's freshness allows."
     OVER_ALLOCATED = "OverAllocated", "A node holds more than it now has."
     USAGE_ABOVE_GRANT = "UsageAboveGrant", "The workload uses more than the lease holds."
+    PODS_ABOVE_GRANT = (
+        "PodsAboveGrant",
+        "Its pods request more on a node than it holds there; what is too much is not lent to others.",
+    )
     HEALTHY = "Healthy", "Nothing is wrong."
 
     # Released
@@ -477,6 +545,10 @@ class LeaseReason(Named):
         "VerificationPending",
         "Over; waiting for the nodes to confirm that the workload is gone.",
     )
+    PODS_LEAVING = (
+        "PodsLeaving",
+        "Over; its pods are being evicted, and its capacity counts until they are gone.",
+    )
     QUARANTINED = "Quarantined", "A node did not confirm in time. Look at the node, or force the release."
     NOT_GRANTED = "NotGranted", "No capacity was committed, so there is none to give back."
 
@@ -490,6 +562,43 @@ class LeaseReason(Named):
     DRY_RUN_COMPLETE = "DryRunComplete", "The question was answered; see status.quote or status.counterOffer."
     FAILED = "Failed", "It can never be granted as it was asked for."
     IN_PROGRESS = "InProgress", "Not over."
+
+
+class PodReason(Named):
+    """Reasons of the condition leasehold.dev/Leased of a Pod, and of Events about it."""
+
+    ADMITTED = "Admitted", "It was given a slice of its lease."
+    NOT_ENFORCED = "NotEnforced", "The pool of its lease does not hold pods to leases (Advisory)."
+    LEASE_NOT_FOUND = (
+        "LeaseNotFound",
+        "There is no CapacityLease of this name in the pod's namespace. Create it, or correct the label"
+        " leasehold.dev/lease.",
+    )
+    LEASE_PENDING = "LeasePending", "Its lease waits for capacity; the lease's own conditions say why."
+    LEASE_ENDED = "LeaseEnded", "Its lease is over or ending. Name one that is held."
+    EXCEEDS_LEASE = (
+        "ExceedsLease",
+        "With the pods that are there it requests more than a slice of its lease holds. Request less, or wait for"
+        " them to finish.",
+    )
+    NODES_EXCLUDED = (
+        "NodesExcluded",
+        "Its own nodeSelector or affinity excludes the nodes of its lease. Correct it, or place the lease by it"
+        " (spec.placement.nodeSelector).",
+    )
+    OUTSIDE_LEASE = (
+        "OutsideLease",
+        "It runs where or how its lease did not let it: its gate was removed by somebody else, or its lease was made"
+        " anew. It counts as a pod without a lease.",
+    )
+    LEASE_ENDING = "LeaseEnding", "Its lease will end; the pod is evicted then."
+    EVICTED = "Evicted", "Its lease is over."
+    EVICTION_REFUSED = (
+        "EvictionRefused",
+        "Its lease is over and its eviction was refused, mostly by a PodDisruptionBudget; it is deleted when the"
+        " pool's evictionTimeoutSeconds have passed.",
+    )
+    DELETED = "Deleted", "Its lease is over, and its eviction was refused for too long."
 
 
 class RejectionReason(Named):
@@ -553,6 +662,11 @@ class PoolReason(Named):
     LEDGER_INCONSISTENT = "LedgerInconsistent", "The books do not agree with the leases."
     INVALID_SPEC = "InvalidSpec", "The spec cannot be read; the message names the field."
     RECOVERING = "Recovering", "A new leader is reading the leases before it decides."
+    ENFORCEMENT_OFF = (
+        "EnforcementOff",
+        "spec.enforcement.mode is Gate, and the operator may not touch pods. Install it with enforcement.enabled=true,"
+        " or set the mode to Advisory.",
+    )
 
     # CapacityKnown
     ALL_REPORTED = "AllReported", "Every node has a fresh report, or needs none."
@@ -675,8 +789,8 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                 ),
             },
             LeaseCondition.CLAIMED: {
-                _TRUE: (_L.HOLDER_RENEWED, _L.SESSION_LIVE),
-                _FALSE: (_L.WAITING_FOR_HOLDER, _L.CLAIM_TIMEOUT),
+                _TRUE: (_L.HOLDER_RENEWED, _L.SESSION_LIVE, _L.POD_BOUND),
+                _FALSE: (_L.WAITING_FOR_HOLDER, _L.WAITING_FOR_PODS, _L.CLAIM_TIMEOUT),
                 _UNKNOWN: (_L.NOT_REQUIRED,),
             },
             LeaseCondition.HOLDER_LIVE: {
@@ -704,12 +818,19 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.START_DEADLINE_EXCEEDED,
                     _L.ADMIN_REVOKED,
                     _L.RELEASE_REQUESTED,
+                    _L.PODS_COMPLETE,
                     _L.NAMESPACE_GONE,
                 ),
                 _FALSE: (_L.NOT_TARGETED,),
             },
             LeaseCondition.DEGRADED: {
-                _TRUE: (_L.NODE_NOT_READY, _L.REPORT_STALE, _L.OVER_ALLOCATED, _L.USAGE_ABOVE_GRANT),
+                _TRUE: (
+                    _L.NODE_NOT_READY,
+                    _L.REPORT_STALE,
+                    _L.OVER_ALLOCATED,
+                    _L.USAGE_ABOVE_GRANT,
+                    _L.PODS_ABOVE_GRANT,
+                ),
                 _FALSE: (_L.HEALTHY,),
             },
             LeaseCondition.RELEASED: {
@@ -720,6 +841,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.DRAINING,
                     _L.COOLING_DOWN,
                     _L.VERIFICATION_PENDING,
+                    _L.PODS_LEAVING,
                     _L.QUARANTINED,
                 ),
             },
@@ -745,6 +867,7 @@ POOL_REASONS: Final[Mapping[PoolCondition, Mapping[ConditionStatus, tuple[PoolRe
                     _P.LEDGER_INCONSISTENT,
                     _P.INVALID_SPEC,
                     _P.RECOVERING,
+                    _P.ENFORCEMENT_OFF,
                 ),
             },
             PoolCondition.CAPACITY_KNOWN: {

@@ -36,15 +36,18 @@ from leasehold.api.names import (
     Borrowers,
     CapacityLossAction,
     CapacitySource,
+    EnforcementMode,
     ExpirationAction,
     Fairness,
     IdlePolicy,
+    NodeTaintPolicy,
     PlacementStrategy,
     PromiseConflictAction,
     QueueStrategy,
     SelectorOperator,
     StalePolicy,
     StopPolicy,
+    StrayPodAction,
     Verification,
     WithinTenant,
 )
@@ -458,6 +461,30 @@ class Freshness(Model):
     )
 
 
+class Enforcement(Model):
+    """Whether and how pods are held to their leases."""
+
+    mode: EnforcementMode = Field(
+        default=EnforcementMode.ADVISORY,
+        description=choice(EnforcementMode, "Whether pods are held to their leases."),
+    )
+    eviction_timeout_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=DAY,
+        description="How long PodDisruptionBudgets can hold up the eviction of the pods of an ended lease, in seconds."
+        " After that they are deleted.",
+    )
+    stray_pod_action: StrayPodAction = Field(
+        default=StrayPodAction.WAIT,
+        description=choice(StrayPodAction, "What happens to a new pod whose lease is over."),
+    )
+    node_taint: NodeTaintPolicy = Field(
+        default=NodeTaintPolicy.NONE,
+        description=choice(NodeTaintPolicy, "Whether the pool's nodes are kept from other pods."),
+    )
+
+
 def _default_resources() -> list[PoolResource]:
     return [PoolResource(name=name) for name in (names.CPU, names.MEMORY, names.EPHEMERAL_STORAGE)]
 
@@ -492,6 +519,7 @@ class PoolSpec(Model):
         " namespace of no tenant is refused (NamespaceNotAllowed).",
     )
     preemption: Preemption = nested(Preemption, "When held leases are ended early for a waiting one.")
+    enforcement: Enforcement = nested(Enforcement, "Whether and how pods are held to their leases.")
     stop_policy: StopPolicy = Field(
         default=StopPolicy.NONE, description=choice(StopPolicy, "An administrator's brake.")
     )
