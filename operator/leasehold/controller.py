@@ -26,17 +26,19 @@ from leasehold.adapters.election import Elector, Leadership
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
+from leasehold.adapters.keeper import StrayKeeper
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, NotFound
 from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
+from leasehold.adapters.pods import LeasedPods, OtherPods
 from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
-from leasehold.api.names import API_VERSION, SESSION_LABEL
+from leasehold.api.names import API_VERSION, LEASE_LABEL, SESSION_LABEL
 from leasehold.core.election import Terms
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
@@ -54,6 +56,9 @@ _NO_DEFINITIONS: Final = (
     f"the API server does not know the resources of {API_VERSION}: install their definitions,"
     " by the chart's crds.enabled=true or by kubectl apply --server-side -f crds/"
 )
+
+_ON_NODES: Final = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+"""Which pods take something on a node."""
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,8 @@ class Controller:
                 resync=self.resync,
             ),
         }
+        if settings.enforcement == "on":
+            self._watch_pods()
         self.cluster.nodes_heard = lambda: self.informers["nodes"].heard_version
         self.router = Router(
             self.clock,
@@ -152,6 +159,31 @@ class Controller:
         self._tasks: list[asyncio.Task[None]] = []
         self._sweeps: dict[str, int] = {}
         self._namespaces_swept = 0
+
+    def _watch_pods(self) -> None:
+        """Hear of pods, too: of those that name a lease, and of what all others take of their nodes."""
+        cluster = self.cluster
+        cluster.pods.watched = True
+        others = OtherPods(cluster.pods, cluster.heard)
+        self.informers["leased pods"] = Informer(
+            self.client,
+            paths.PODS,
+            LeasedPods(cluster.pods, cluster.heard),
+            self.clock.now,
+            LEASE_LABEL,
+            resync=self.resync,
+            read=cluster.pods.note,
+        )
+        self.informers["other pods"] = Informer(
+            self.client,
+            paths.PODS,
+            others,
+            self.clock.now,
+            f"!{LEASE_LABEL}",
+            _ON_NODES,
+            resync=self.resync,
+            read=others.note,
+        )
 
     # --- life ---
 
@@ -251,7 +283,12 @@ class Controller:
             leadership.valid,
         )
         specs = ReportSpecs(self.client, self.cluster, self.pools.asking, leadership.valid)
-        return ("homeless leases", homeless.run()), ("report specs", specs.run())
+        strays = StrayKeeper(self.tools, lambda: set(self.pools.documents), leadership.valid)
+        return (
+            ("homeless leases", homeless.run()),
+            ("report specs", specs.run()),
+            ("stray pods", strays.run()),
+        )
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         pause = 0.2

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, NamedTuple, Protocol
 
 from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.pods import Key, Pods
 from leasehold.core.course import Session
 from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
@@ -51,6 +52,9 @@ class Member(Protocol):
     def namespace_changed(self, name: str) -> None:
         """Take in that a namespace came, went, or has other labels."""
 
+    def pods_changed(self, key: Key) -> None:
+        """Take in that pods that name a lease of the pool changed."""
+
     def holds_on(self, node: str) -> bool:
         """Tell whether the pool's leases hold something on a node."""
         ...
@@ -87,12 +91,16 @@ class Cluster:
         self.leases_heard = 0
         self.membership: dict[str, Membership] = {}
         self.workers: dict[str, Member] = {}
+        self.pods = Pods(self._tell_node, self._pods_changed)
+        self.strays: set[Key] = set()
+        self.stray_news = asyncio.Event()
         self.homeless: set[str] = set()
         self.homeless_news = asyncio.Event()
         self.last_event = clock.now()
         self.events_seen = 0
         self._pool_of: dict[str, str] = {}
         self._by_namespace: dict[str, set[str]] = {}
+        self._by_name: dict[Key, str] = {}
         # An answer to our own write may come in after the watch said that the object is gone.
         self._gone: OrderedDict[str, None] = OrderedDict()
 
@@ -352,6 +360,7 @@ class Cluster:
         self.leases.setdefault(lease.pool, {})[lease.uid] = lease
         self._pool_of[lease.uid] = lease.pool
         self._by_namespace.setdefault(lease.namespace, set()).add(lease.uid)
+        self._by_name[lease.namespace, lease.name] = lease.uid
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
@@ -363,6 +372,11 @@ class Cluster:
         """Return a lease by its uid."""
         pool = self._pool_of.get(uid)
         return None if pool is None else self.leases[pool].get(uid)
+
+    def named(self, key: Key) -> Lease | None:
+        """Return a lease by its namespace and name."""
+        uid = self._by_name.get(key)
+        return None if uid is None else self.find(uid)
 
     def is_gone(self, uid: str) -> bool:
         """Tell whether the end of a lease was heard of lately."""
@@ -380,12 +394,30 @@ class Cluster:
         if lease is None:
             return
         del self._pool_of[uid]
+        key = (lease.namespace, lease.name)
+        if self._by_name.get(key) == uid:
+            del self._by_name[key]
         there = self._by_namespace[lease.namespace]
         there.discard(uid)
         if not there:
             del self._by_namespace[lease.namespace]
             self.gone_namespaces -= {lease.namespace}
         self._leave_pool(lease)
+        self.pods.forget_lease(key)
+        if self.pods.named(key):
+            self._pods_changed(key)
+
+    # --- pods ---
+
+    def _pods_changed(self, key: Key) -> None:
+        """Tell whoever looks after the pods of a lease; those of none, and of a pool that is not there, are strays."""
+        lease = self.named(key)
+        worker = None if lease is None else self.workers.get(lease.pool)
+        if worker is not None:
+            worker.pods_changed(key)
+        else:
+            self.strays.add(key)
+            self.stray_news.set()
 
     def _leave_pool(self, lease: Lease) -> None:
         del self.leases[lease.pool][lease.uid]

@@ -99,5 +99,8 @@ class Follower:
     def session_changed(self, key: tuple[str, str]) -> None:
         """Nothing to do."""
 
+    def pods_changed(self, key: tuple[str, str]) -> None:
+        """Nothing to do."""
+
     def namespace_changed(self, name: str) -> None:
         """Nothing to do."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseReason as R
 from leasehold.core.calendar import RenewalLimits
+from leasehold.core.gating import NO_PODS, Workload
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Node, Report
 from leasehold.core.outages import Outage
@@ -30,6 +31,10 @@ def _no_bill(lease: Lease, now: int) -> Mapping[str, Any]:
     return {}
 
 
+def _no_pods(lease: Lease) -> Workload:
+    return NO_PODS
+
+
 @dataclass(frozen=True)
 class World:
     """What a lease's fate depends on besides itself and its pool's policy.
@@ -37,8 +42,9 @@ class World:
     `ends` names leases that must go, with the reason (`PoolDraining`, `CapacityLost`). `idle_since` says since when
     a lease has been hardly used. `over_nodes` hold more than they now have. `preemptors` names, by uid, for whom a
     lease must go. `limits` tells how far a lease may be renewed where starts are promised, and `bill` what one that
-    ends held and used. While not `in_touch` with the API server nobody is taken for dead, and `outages` are those by
-    which claims and heartbeats move.
+    ends held and used. `pods` says what a lease's pods mean for it, where its pool holds pods to leases. While not
+    `in_touch` with the API server nobody is taken for dead, and `outages` are those by which claims and heartbeats
+    move.
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -51,6 +57,7 @@ class World:
     preemptors: Mapping[str, str] = field(default_factory=dict)
     limits: RenewalLimits | None = None
     bill: Callable[[Lease, int], Mapping[str, Any]] = _no_bill
+    pods: Callable[[Lease], Workload] = _no_pods
     in_touch: bool = True
     outages: Sequence[Outage] = ()
 

@@ -21,6 +21,8 @@ from leasehold.core.times import SECOND, format_time
 def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
     """Begin to watch over the holder of a lease that is granted, or whose liveness was just turned on."""
     if lease.liveness == Liveness.NONE:
+        if policy.enforces:
+            _expect_pods(draft, policy, now)
         return
     if lease.liveness == Liveness.SESSION and session_is_live(lease, policy, world, now):
         draft.say(C.CLAIMED, True, R.SESSION_LIVE)
@@ -31,13 +33,23 @@ def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, 
         draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
 
 
+def _expect_pods(draft: Draft, policy: PoolPolicy, now: int) -> None:
+    draft.say(C.CLAIMED, False, R.WAITING_FOR_PODS, R.WAITING_FOR_PODS.meaning)
+    if policy.claim_timeout is not None:
+        draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
+
+
 def follow_liveness(course: Course) -> None:
     """Catch up with `spec.liveness`, which its holder may change while the lease is held."""
     lease, draft, now = course.lease, course.draft, course.now
     if lease.liveness == Liveness.NONE:
-        draft.unsay(C.CLAIMED)
         draft.unsay(C.HOLDER_LIVE)
-        draft.set_time("deadlines", claimTime=None, heartbeatTime=None)
+        draft.set_time("deadlines", heartbeatTime=None)
+        if not course.policy.enforces:
+            draft.unsay(C.CLAIMED)
+            draft.set_time("deadlines", claimTime=None)
+        elif C.CLAIMED not in draft.conditions:
+            _expect_pods(draft, course.policy, now)
     elif C.CLAIMED not in draft.conditions:
         expect_holder(draft, lease, course.policy, course.world, now)
     elif (
@@ -49,12 +61,14 @@ def follow_liveness(course: Course) -> None:
 
 
 def claim(course: Course) -> None:
-    """Note that the holder showed up: by renewing, or by its session."""
+    """Note that the holder showed up: by renewing, by its session, or by a pod that was bound."""
     lease, draft = course.lease, course.draft
     if draft.holds(C.CLAIMED):
         return
     if lease.liveness == Liveness.RENEW and renewal_asked(lease):
         draft.say(C.CLAIMED, True, R.HOLDER_RENEWED)
+    elif lease.liveness != Liveness.SESSION and course.policy.enforces and course.world.pods(lease).claimed:
+        draft.say(C.CLAIMED, True, R.POD_BOUND)
     elif lease.liveness == Liveness.SESSION and session_is_live(
         lease, course.policy, course.world, course.now
     ):

@@ -14,6 +14,7 @@ from leasehold.api.names import (
     RELEASE_FINALIZER,
     REVOKE_ANNOTATION,
     LeaseMode,
+    PodCompletionAction,
 )
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.quantity import QuantityError, amount
@@ -84,6 +85,7 @@ class Lease:
     deferral: int
     renew_time: str
     wants_release: bool
+    releases_when_done: bool
     ttl: int
     revoke: str
     force_release: bool
@@ -209,6 +211,7 @@ def lease_of(document: Json) -> Lease:
         deferral=spec.get("deferSeconds", 0) * SECOND,
         renew_time=spec.get("renewTime", ""),
         wants_release=spec.get("desiredState", "Held") == "Released",
+        releases_when_done=spec.get("podCompletionAction") == PodCompletionAction.RELEASE,
         ttl=spec.get("ttlSecondsAfterFinished", 3600) * SECOND,
         revoke=annotations.get(REVOKE_ANNOTATION, ""),
         force_release=annotations.get(FORCE_RELEASE_ANNOTATION, "") == FORCE_RELEASE_VALUE,

@@ -166,6 +166,20 @@ def _node_lost(course: Course) -> R | None:
     return None
 
 
+def _pods_complete(course: Course) -> R | None:
+    if not (course.policy.enforces and course.lease.releases_when_done):
+        return None
+    since = course.world.pods(course.lease).done_since
+    if since is None:
+        return None
+    due = since + course.policy.grace
+    if course.now < due:
+        course.wake(due)  # until then another pod may come: of a Job with more to do, say
+        return None
+    course.due = due
+    return R.PODS_COMPLETE
+
+
 def _term_over(course: Course) -> R | None:
     end = course.lease.deadline("expirationTime")
     if end is None or not course.policy.ends_leases or course.now < end + course.policy.grace:
@@ -183,6 +197,7 @@ _AT_ONCE: tuple[_Rule, ...] = (
     _node_lost,
     unclaimed,
     heartbeat_lost,
+    _pods_complete,
     _term_over,
 )
 
@@ -311,6 +326,8 @@ def _trouble(course: Course, name: str) -> tuple[R, str] | None:
         return R.NODE_NOT_READY, f"Node {name} is not ready; the lease is revoked at {format_time(lost_at)}."
     if name in course.world.over_nodes:
         return R.OVER_ALLOCATED, f"Node {name} holds more than it now has."
+    if course.policy.enforces and name in course.world.pods(course.lease).over_on:
+        return R.PODS_ABOVE_GRANT, f"Its pods request more on node {name} than the lease holds there."
     if report is not None and course.lease.uid in report.leases:
         used = report.leases[course.lease.uid].amounts.get("memory", 0)
         granted = sum(part.amounts.get("memory", 0) for part in course.lease.slices if part.node == name)

@@ -18,6 +18,8 @@ FUTURE_TOLERANCE = 60_000
 """How far ahead of the operator's clock a report's time may lie before the report is not believed (ms)."""
 
 
+_NOTHING: Mapping[str, int] = {}
+
 NOT_FRESH = (
     RejectionReason.REPORT_MISSING,
     RejectionReason.REPORT_STALE,
@@ -151,6 +153,7 @@ def judge(
     now: int,
     *,
     was_pressured: Set[str] = frozenset(),
+    requested: Mapping[str, int] = _NOTHING,
 ) -> Verdict:
     """Decide what a node may lend.
 
@@ -158,7 +161,8 @@ def judge(
     allocates and what was measured (`Measured`), the node's allocatable, or a fixed quantity. Measured use is
     kept apart, because how much of it is explained by leases depends on what they hold. A report that is too old
     bars new grants (`onStale: Hold`), yet its figures are the best there are: without them a silent node would seem
-    to have grown.
+    to have grown. What pods without a lease have `requested` counts as used by others, or what was measured of
+    that, if it is more.
     """
     total = tuple(_total(rule, node, report) for rule in policy.resources)
     usage = {} if report is None else report.usage
@@ -176,7 +180,10 @@ def judge(
         total=total,
         limit=tuple(rule.lendable(amount) for rule, amount in zip(policy.resources, total, strict=True)),
         used=tuple(measured[n].used if n in measured else 0 for n in policy.names),
-        unmanaged=tuple((measured[n].unmanaged or 0) if n in measured else 0 for n in policy.names),
+        unmanaged=tuple(
+            max((measured[n].unmanaged or 0) if n in measured else 0, requested.get(n, 0))
+            for n in policy.names
+        ),
         use_permille=max((p * 10 for p in percents.values()), default=0),
         reason=reason,
         pressured=pressured,

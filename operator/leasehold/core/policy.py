@@ -10,9 +10,11 @@ from leasehold.api.names import (
     AccountingPolicy,
     Borrowers,
     CapacityLossAction,
+    EnforcementMode,
     ExpirationAction,
     Fairness,
     IdlePolicy,
+    NodeTaintPolicy,
     PromiseConflictAction,
     StalePolicy,
     Verification,
@@ -111,6 +113,10 @@ class PoolPolicy:
     max_report_age: int
     holds_on_stale: bool
     stop: str
+    enforces: bool
+    eviction_timeout: int
+    stray_pods: str
+    taints_nodes: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,6 +143,7 @@ class PoolPolicy:
         """Tell whether reporters must say what each lease uses, or whether it is gone from the node."""
         return (
             self.verifies_release
+            or self.enforces
             or self.accounts_use
             or self.idle_policy != IdlePolicy.OFF
             or self.fairness == Fairness.DOMINANT_SHARE_AND_WASTE
@@ -182,6 +189,10 @@ def policy_of(spec: PoolSpec) -> PoolPolicy:
         max_report_age=spec.freshness.max_age_seconds * SECOND,
         holds_on_stale=spec.freshness.on_stale == StalePolicy.HOLD,
         stop=str(spec.stop_policy),
+        enforces=spec.enforcement.mode != EnforcementMode.ADVISORY,
+        eviction_timeout=spec.enforcement.eviction_timeout_seconds * SECOND,
+        stray_pods=str(spec.enforcement.stray_pod_action),
+        taints_nodes=spec.enforcement.node_taint == NodeTaintPolicy.DEDICATED,
     )
 
 

@@ -34,6 +34,7 @@ class Facts(NamedTuple):
     deleting: bool
     mismatches: Sequence[str] | None
     invalid: str = ""
+    unenforced: bool = False
 
 
 class Figures(NamedTuple):
@@ -281,6 +282,8 @@ def _tenants(state: PoolState) -> _Judgement:
 def _ready(state: PoolState, facts: Facts, counts: Counter[str]) -> _Judgement:
     if facts.invalid:
         return P.READY, False, R.INVALID_SPEC, facts.invalid
+    if facts.unenforced:
+        return P.READY, False, R.ENFORCEMENT_OFF, R.ENFORCEMENT_OFF.meaning
     if facts.mismatches:
         return P.READY, False, R.LEDGER_INCONSISTENT, R.LEDGER_INCONSISTENT.meaning
     if facts.deleting or state.policy.stop == StopPolicy.HOLD_AND_DRAIN:

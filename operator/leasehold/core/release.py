@@ -13,6 +13,7 @@ from leasehold.core.times import format_time
 _EXPIRED = frozenset({R.TERM_ENDED, R.MAXIMUM_REACHED, R.HEARTBEAT_LOST, R.IDLE, R.CLAIM_TIMEOUT})
 
 
+_BY_HOLDER = frozenset({R.RELEASE_REQUESTED, R.PODS_COMPLETE})
 _OTHERWISE: dict[str, R] = {R.START_DEADLINE_EXCEEDED: R.FAILED, R.DRY_RUN: R.DRY_RUN_COMPLETE}
 
 
@@ -24,11 +25,11 @@ def begin(course: Course, reason: R) -> None:
     course.wakes.clear()
     if course.lease.force_release:
         finish(course.draft, R.FORCED)
-    elif not course.policy.verifies_release or _all_nodes_gone(course):
+    elif not (course.policy.verifies_release or _left_on(course)) or _all_nodes_gone(course):
         _rest(course)
     else:
-        due = course.now + course.policy.verification_timeout
-        course.draft.say(C.RELEASED, False, R.VERIFICATION_PENDING, R.VERIFICATION_PENDING.meaning)
+        due = course.now + _patience(course)
+        _say_waiting(course)
         course.draft.set_time("deadlines", verificationTime=due)
         course.draft.next_deadline(due, DeadlineCause.VERIFICATION)
         course.wake(due)
@@ -43,7 +44,7 @@ def progress(course: Course) -> None:
         if course.now >= cooled_at:
             finish(course.draft, _word_of(course))
         course.wake(cooled_at)
-    elif not course.policy.verifies_release or not (silent := _silent_nodes(course)):
+    elif not (silent := _silent_nodes(course)):
         _rest(course)
     else:
         _await_verification(course, silent)
@@ -52,7 +53,7 @@ def progress(course: Course) -> None:
 def mark_end(draft: Draft, reason: R) -> None:
     """Say why the lease ends, and drop what mattered only while it was held."""
     draft.put("release", cause=str(reason), startTime=format_time(draft.now))
-    if reason == R.RELEASE_REQUESTED:
+    if reason in _BY_HOLDER:
         draft.unsay(C.DISRUPTION_TARGET)
     else:
         draft.say(C.DISRUPTION_TARGET, True, reason, reason.meaning)
@@ -77,7 +78,7 @@ def finish(draft: Draft, released: R) -> None:
 
 def final_reason(cause: str) -> R:
     """Return the last word on a lease that ended for this cause."""
-    if cause == R.RELEASE_REQUESTED:
+    if cause in _BY_HOLDER:
         return R.RELEASED
     if cause in _OTHERWISE:
         return _OTHERWISE[cause]
@@ -100,9 +101,10 @@ def _rest(course: Course) -> None:
 def _await_verification(course: Course, silent: list[str]) -> None:
     due = course.lease.deadline("verificationTime")
     if due is None:
-        due = course.now + course.policy.verification_timeout
+        due = course.now + _patience(course)
         course.draft.set_time("deadlines", verificationTime=due)
     if course.now < due:
+        _say_waiting(course)
         course.wake(due)
         return
     error = f"No word that the workload is gone from {', '.join(silent)}"[:240]
@@ -111,6 +113,19 @@ def _await_verification(course: Course, silent: list[str]) -> None:
     course.draft.say(C.RELEASED, False, R.QUARANTINED, R.QUARANTINED.meaning)
     course.draft.put("release", lastError=error)
     course.draft.next_deadline(None, "")
+
+
+def _patience(course: Course) -> int:
+    """Return how long nodes have to confirm: where pods are evicted, budgets may hold those up first."""
+    policy = course.policy
+    return policy.verification_timeout + (policy.eviction_timeout if policy.enforces else 0)
+
+
+def _say_waiting(course: Course) -> None:
+    """Say what a lease that is over waits for. One that is quarantined stays so until that is there."""
+    if course.lease.reason(C.RELEASED) != R.QUARANTINED:
+        reason = R.PODS_LEAVING if _left_on(course) else R.VERIFICATION_PENDING
+        course.draft.say(C.RELEASED, False, reason, reason.meaning)
 
 
 def _word_of(course: Course) -> R:
@@ -125,10 +140,22 @@ def _all_nodes_gone(course: Course) -> bool:
 
 
 def _silent_nodes(course: Course) -> list[str]:
-    """Return the nodes that exist and did not say, since the release began, that the workload is gone."""
+    """Return the nodes that exist and where pods of the lease are left, or which did not say, since the release began,
+    that its workload is gone.
+    """
+    left = _left_on(course)
+    if not course.policy.verifies_release:
+        return sorted(left)
     since = course.lease.instant("release", "startTime") or course.now
     nodes = {part.node for part in course.lease.slices if part.node in course.world.nodes}
-    return sorted(node for node in nodes if not _confirmed(course, node, since))
+    return sorted(node for node in nodes if node in left or not _confirmed(course, node, since))
+
+
+def _left_on(course: Course) -> frozenset[str]:
+    """Return the nodes that exist and where the API server still knows of pods of the lease."""
+    if not course.policy.enforces:
+        return frozenset()
+    return course.world.pods(course.lease).left_on & course.world.nodes.keys()
 
 
 def _confirmed(course: Course, node: str, since: int) -> bool:

@@ -16,6 +16,7 @@ from leasehold.adapters.kube.errors import Busy, Unknown, error_of
 Json = dict[str, Any]
 
 MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 FIELD_MANAGER: Final = "leasehold-operator"
@@ -109,6 +110,23 @@ class KubeClient:
         return await self.request(
             "PATCH", path, patch, content_type=MERGE_PATCH, query={"fieldManager": FIELD_MANAGER}
         )
+
+    async def merge(self, path: str, patch: Json) -> Json:
+        """Apply a strategic merge patch, in which lists of built-in kinds are merged by their keys."""
+        return await self.request(
+            "PATCH", path, patch, content_type=STRATEGIC_PATCH, query={"fieldManager": FIELD_MANAGER}
+        )
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Ask for the eviction of a pod, once. Raises Busy when a PodDisruptionBudget does not allow it now."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+        await self._once("POST", path, body, None, "application/json", "application/json")
 
     async def replace_status(self, path: str, document: Json) -> str:
         """Write an object's whole status, if it is still the version and the uid that the document names.

@@ -55,6 +55,7 @@ class Informer:
         audience: Audience,
         now: Callable[[], int],
         label_selector: str = "",
+        field_selector: str = "",
         *,
         metadata_only: bool = False,
         resync: int | None = None,
@@ -64,7 +65,8 @@ class Informer:
         self.path = path
         self.audience = audience
         self.now = now
-        self.query = {"labelSelector": label_selector} if label_selector else {}
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        self.query = {name: selector for name, selector in query.items() if selector}
         self.metadata_only = metadata_only
         self.resync = resync
         self.read = read

@@ -9,6 +9,7 @@ LEASES = f"/apis/{API_VERSION}/{LEASE_PLURAL}"
 REPORTS = f"/apis/{API_VERSION}/{REPORT_PLURAL}"
 NODES = "/api/v1/nodes"
 NAMESPACES = "/api/v1/namespaces"
+PODS = "/api/v1/pods"
 SESSIONS = "/apis/coordination.k8s.io/v1/leases"
 
 
@@ -41,6 +42,11 @@ def coordination(namespace: str, name: str = "") -> str:
     """Return the path of a coordination Lease, or of all of a namespace."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
     return f"{path}/{name}" if name else path
+
+
+def pod(namespace: str, name: str) -> str:
+    """Return the path of a Pod."""
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"
 
 
 def node(name: str) -> str:

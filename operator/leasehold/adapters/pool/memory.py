@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 
 from leasehold.adapters.pauses import Pauses
+from leasehold.adapters.pods import Pods
 from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.pool.tools import Tools
 from leasehold.api.names import LeaseReason, RejectionReason, StopPolicy
@@ -17,11 +19,14 @@ from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.fairness import MILLION
+from leasehold.core.gating import Workload, workload_of
 from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
+from leasehold.core.lease import Lease
 from leasehold.core.loss import loss_plan
 from leasehold.core.membership import Membership
 from leasehold.core.nodes import judge
 from leasehold.core.planning import hold_of
+from leasehold.core.pods import SliceRef, unleased
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.queueing import Wait
 from leasehold.core.state import PoolState
@@ -144,6 +149,7 @@ class Memory:
             bill=state.bill,
             in_touch=self._pool.right.in_touch(),
             outages=self._pool.outages,
+            pods=_Workloads(cluster.pods).of,
         )
 
     def judge_all(self) -> None:
@@ -169,6 +175,7 @@ class Memory:
             self.state.policy,
             now,
             was_pressured=self._pressured.get(name, frozenset()),
+            requested=self._requested(name),
         )
         self._pressured[name] = verdict.pressured
         if membership.conflicting or cluster.held_elsewhere(name, pool):
@@ -179,6 +186,19 @@ class Memory:
             verdict = verdict._replace(reason=RejectionReason.NODE_JOINING)
         self.state.put_node(name, node.labels, verdict)
         self._node_deadlines.put(name, verdict.revisit_at)
+
+    def _requested(self, node: str) -> Mapping[str, int]:
+        """Return what pods request on a node beyond what leases of this pool hold there for them."""
+        if not self.state.policy.enforces:
+            return {}
+
+        def held(ref: SliceRef) -> Mapping[str, int] | None:
+            lease = self.state.leases.get(ref.lease)
+            if lease is None or ref.position >= len(lease.slices) or lease.slices[ref.position].node != node:
+                return None
+            return lease.slices[ref.position].amounts
+
+        return unleased(self._tools.cluster.pods.on(node), held)
 
     def _find_ends(self) -> None:
         """Name the leases the pool itself must end: all when it drains, the least wanted when capacity was lost."""
@@ -193,9 +213,14 @@ class Memory:
             state.attention |= ends.keys() ^ self._ends.keys()
             self._ends = ends
 
+    @property
+    def unenforced(self) -> bool:
+        """The pool wants pods held to their leases, and the operator may not touch pods."""
+        return self.state.policy.enforces and not self._tools.cluster.pods.watched
+
     def hold(self) -> Wait | None:
         """Say why the pool grants nothing at all, or None."""
-        if self.invalid:
+        if self.invalid or self.unenforced:
             return Wait(LeaseReason.POOL_NOT_READY, LeaseReason.POOL_NOT_READY.meaning)
         return hold_of(
             self.state.policy,
@@ -203,3 +228,17 @@ class Memory:
             consistent=not self.mismatches,
             nodes=len(self.state.table.rows),
         )
+
+
+class _Workloads:
+    """What the pods of each lease mean for it, worked out once for a pass."""
+
+    def __init__(self, pods: Pods) -> None:
+        self._pods = pods
+        self._found: dict[str, Workload] = {}
+
+    def of(self, lease: Lease) -> Workload:
+        found = self._found.get(lease.uid)
+        if found is None:
+            found = self._found[lease.uid] = workload_of(lease, self._pods.of(lease))
+        return found

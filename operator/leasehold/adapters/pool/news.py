@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from leasehold.adapters.keeper import Keeper
 from leasehold.adapters.pauses import Pauses
+from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints, subject_of
 from leasehold.adapters.pool.fence import Fence
 from leasehold.adapters.pool.memory import Memory
@@ -26,6 +28,7 @@ class News:
         complaints: Complaints,
         pauses: Pauses,
         dirty: asyncio.Event,
+        keeper: Keeper,
     ) -> None:
         self.inherited: frozenset[str] = frozenset()
         self._tools = tools
@@ -35,6 +38,7 @@ class News:
         self._complaints = complaints
         self._pauses = pauses
         self._dirty = dirty
+        self._keeper = keeper
 
     # --- leases ---
 
@@ -52,6 +56,15 @@ class News:
             self._foreign_write(lease)
         if state.observe(lease):
             self._dirty.set()
+            self._tell_pods(known, lease)
+
+    def _tell_pods(self, before: Lease | None, lease: Lease) -> None:
+        """Let the pods of a lease hear of it, and the nodes it left: what its pods request there is others' now."""
+        pods = self._tools.cluster.pods
+        if pods.watched and pods.of(lease):
+            self._keeper.mark([(lease.namespace, lease.name)])
+            if before is not None and before.slices != lease.slices:
+                self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
 
     def _foreign_write(self, lease: Lease) -> None:
         """Somebody else wrote a status that is ours alone to write: leave it alone for a while, then correct it."""
@@ -96,6 +109,14 @@ class News:
             if waits or key not in self._tools.cluster.sessions:
                 state.attention.add(uid)
                 self._dirty.set()
+
+    def pods_changed(self, key: Key) -> None:
+        """Take in that pods that name a lease of this pool changed."""
+        self._keeper.mark([key])
+        lease = self._tools.cluster.named(key)
+        if lease is not None and self._memory.state.policy.enforces:
+            self._memory.state.attention.add(lease.uid)
+            self._dirty.set()
 
     def namespace_changed(self, name: str) -> None:
         """Take in that a namespace came, went, or has other labels: its leases look up."""

@@ -46,6 +46,7 @@ class Publisher:
             pool.deleting,
             self._memory.mismatches,
             self._memory.invalid,
+            self._memory.unenforced,
         )
         draft = status_of(state, facts, before, now)
         patch = merge_patch(before, {**before, **draft})

@@ -17,7 +17,9 @@ import logging
 import time
 
 from leasehold.adapters.foresight import Foresight
+from leasehold.adapters.keeper import Keeper
 from leasehold.adapters.pauses import Pauses
+from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints
 from leasehold.adapters.pool.fence import Fence
 from leasehold.adapters.pool.leases import Leases
@@ -65,7 +67,8 @@ class PoolWorker:
         self.memory = memory = Memory(tools, pool, pauses)
         self.leases = Leases(tools, pool)
         self.fence = Fence(memory)
-        self.news = News(tools, pool, memory, self.fence, complaints, pauses, dirty)
+        self.keeper = keeper = Keeper(tools, self._named, self._may_write)
+        self.news = News(tools, pool, memory, self.fence, complaints, pauses, dirty, keeper)
         self.writing = Writing(tools, pool, memory, self.leases, self.fence, complaints, pauses, dirty)
         self._publisher = Publisher(tools, pool, memory)
         self._foresight = Foresight()
@@ -121,8 +124,12 @@ class PoolWorker:
 
     async def run(self) -> None:
         """Lead the pool until cancelled. Raises Deposed when another operator took it over."""
+        keeping: asyncio.Task[None] | None = None
         try:
             await self.pool.until_done(self._take_over, "take-over")
+            self.keeper.mark(self._tools.cluster.pods.keys())
+            keeping = asyncio.create_task(self.keeper.run(), name=f"pods of pool {self.name}")
+            keeping.add_done_callback(self._pods_left)
             while True:
                 if self.pool.failure is not None:
                     raise self.pool.failure
@@ -131,7 +138,23 @@ class PoolWorker:
                 await self._look_ahead()
                 await self._sleep()
         finally:
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
             await self.writing.finish()
+
+    def _pods_left(self, keeping: asyncio.Task[None]) -> None:
+        """Nobody looks after the pods any more: neither can the pool be led."""
+        if not keeping.cancelled() and (error := keeping.exception()) is not None:
+            self.pool.fail(error)
+
+    def _may_write(self) -> bool:
+        return self.pool.failure is None and self.pool.right.valid()
+
+    def _named(self, key: Key) -> tuple[Lease, PoolPolicy] | None:
+        """Return a lease of this pool by its name, with the pool's policy."""
+        lease = self._tools.cluster.named(key)
+        return None if lease is None or lease.pool != self.name else (lease, self.state.policy)
 
     async def _sleep(self) -> None:
         now = self._tools.clock.now()

@@ -1,0 +1,233 @@
+"""The cluster's pods as last heard: those that name a lease by that lease, and all of them by the node they are on.
+
+Little is kept of each, because there are many: of a pod without a lease its node and what it requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from leasehold.core.errors import LeaseholdError
+from leasehold.core.lease import Lease
+from leasehold.core.pods import Pod, Resident, pod_of, resident_of
+
+Json = Mapping[str, Any]
+
+Key = tuple[str, str]
+"""A namespace, and the name of a lease there."""
+
+log = logging.getLogger(__name__)
+
+
+class Seen(NamedTuple):
+    """What is kept of a listed pod; `pod` is None where it names no lease, or cannot be read."""
+
+    uid: str
+    pod: Pod | None
+    resident: Resident | None
+
+
+class Residents:
+    """Pods of one kind by node. `changed` is told of each node where something did."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._by_uid: dict[str, Resident] = {}
+        self._on: dict[str, set[str]] = {}
+
+    def put(self, uid: str, resident: Resident | None) -> None:
+        """Take in a pod; None where it takes nothing any more, or not yet."""
+        known = self._by_uid.get(uid)
+        if known == resident:
+            return
+        if known is not None:
+            del self._by_uid[uid]
+            there = self._on[known.node]
+            there.discard(uid)
+            if not there:
+                del self._on[known.node]
+            self._changed(known.node)
+        if resident is not None:
+            self._by_uid[uid] = resident
+            self._on.setdefault(resident.node, set()).add(uid)
+            self._changed(resident.node)
+
+    def on(self, node: str) -> Iterator[Resident]:
+        """Return the pods of a node."""
+        return (self._by_uid[uid] for uid in self._on.get(node, ()))
+
+    def uids_on(self, node: str) -> Iterator[tuple[str, Resident]]:
+        """Return the pods of a node with their uids."""
+        return ((uid, self._by_uid[uid]) for uid in self._on.get(node, ()))
+
+    def nodes(self) -> Iterable[str]:
+        """Return the nodes that have any."""
+        return self._on.keys()
+
+    def uids(self) -> Iterable[str]:
+        """Return the pods there are."""
+        return self._by_uid.keys()
+
+    def __len__(self) -> int:
+        return len(self._by_uid)
+
+
+class Pods:
+    """Shared memory of pods. It records and tells; it does not decide.
+
+    `watched` tells whether pods are heard of at all. `node_changed` and `lease_changed` are told what concerns them.
+    """
+
+    def __init__(self, node_changed: Callable[[str], None], lease_changed: Callable[[Key], None]) -> None:
+        self.watched = False
+        self.leased = Residents(node_changed)
+        self.others = Residents(node_changed)
+        self._lease_changed = lease_changed
+        self._by_lease: dict[Key, dict[str, Pod]] = {}
+        self._key_of: dict[str, Key] = {}
+        self._last_done: dict[Key, Pod] = {}
+
+    # --- what is asked ---
+
+    def of(self, lease: Lease) -> list[Pod]:
+        """Return the pods that name a lease, and the last of those that finished and were removed since."""
+        return self.named((lease.namespace, lease.name))
+
+    def named(self, key: Key) -> list[Pod]:
+        """Return the pods that name a lease by its name; see `of`."""
+        found = list(self._by_lease.get(key, {}).values())
+        last = self._last_done.get(key)
+        return found if last is None or last.uid in self._by_lease.get(key, {}) else [*found, last]
+
+    def keys(self) -> list[Key]:
+        """Return the names of leases that pods name."""
+        return list(self._by_lease)
+
+    def on(self, node: str) -> list[Resident]:
+        """Return all pods that take something on a node."""
+        return [*self.leased.on(node), *self.others.on(node)]
+
+    # --- what is heard ---
+
+    def seen(self, document: Json) -> None:
+        """Take in a pod that names a lease, from the watch or from an answer to our own write."""
+        self._take(self.note(document))
+
+    def note(self, document: Json) -> Seen:
+        """Read a pod that names a lease."""
+        uid = document["metadata"]["uid"]
+        try:
+            return Seen(uid, pod_of(document), resident_of(document))
+        except (LeaseholdError, KeyError, TypeError, ValueError) as error:
+            meta = document["metadata"]
+            log.error("Pod %s/%s cannot be read: %s", meta.get("namespace"), meta.get("name"), error)
+            return Seen(uid, None, None)
+
+    def _take(self, seen: Seen) -> None:
+        pod = seen.pod
+        if pod is None:
+            return
+        key = (pod.namespace, pod.lease)
+        before = self._key_of.get(pod.uid)
+        known = None if before is None else self._by_lease[before][pod.uid]
+        if known is not None and pod.version < known.version:
+            return
+        if before is not None and before != key:
+            self._drop(pod.uid)
+        if known is not None and pod.leaving:
+            self._remember_done(key, known)
+        self._key_of[pod.uid] = key
+        self._by_lease.setdefault(key, {})[pod.uid] = pod
+        self.leased.put(pod.uid, seen.resident)
+        if known != pod:
+            self._lease_changed(key)
+
+    def gone(self, uid: str) -> None:
+        """Take in that a pod that named a lease no longer exists."""
+        self.leased.put(uid, None)
+        key = self._key_of.get(uid)
+        if key is not None:
+            self._remember_done(key, self._by_lease[key][uid])
+            self._drop(uid)
+            self._lease_changed(key)
+
+    def forget_lease(self, key: Key) -> None:
+        """Take in that a lease no longer exists: that pods of it had finished matters no more."""
+        self._last_done.pop(key, None)
+
+    def _remember_done(self, key: Key, pod: Pod) -> None:
+        """Keep a pod that finished by itself: it may be removed before its lease has heard."""
+        last = self._last_done.get(key)
+        if pod.over and not pod.leaving and (last is None or last.since <= pod.since):
+            self._last_done[key] = pod
+
+    def _drop(self, uid: str) -> None:
+        key = self._key_of.pop(uid)
+        del self._by_lease[key][uid]
+        if not self._by_lease[key]:
+            del self._by_lease[key]
+
+    def listed(self, found: Iterable[Seen], version: int) -> None:
+        """Take in a complete list of pods that name a lease: what is not in it is gone, unless it was seen later."""
+        here = set()
+        for seen in found:
+            here.add(seen.uid)
+            self._take(seen)
+        for uid in self._key_of.keys() - here:
+            if self._by_lease[self._key_of[uid]][uid].version <= version:
+                self.gone(uid)
+
+
+class LeasedPods:
+    """The audience of the informer for pods that name a lease."""
+
+    def __init__(self, pods: Pods, heard: Callable[[], None]) -> None:
+        self._pods = pods
+        self._heard = heard
+
+    def listed(self, items: list[Seen], version: int) -> None:
+        """Take in a complete list."""
+        self._heard()
+        self._pods.listed(items, version)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a pod."""
+        self._heard()
+        if kind == "DELETED":
+            self._pods.gone(item["metadata"]["uid"])
+        else:
+            self._pods.seen(item)
+
+
+class OtherPods:
+    """The audience of the informer for pods that name no lease. One that is over leaves its selection."""
+
+    def __init__(self, pods: Pods, heard: Callable[[], None]) -> None:
+        self._pods = pods
+        self._heard = heard
+
+    def note(self, item: Json) -> Seen:
+        """Read a pod; one that cannot be read takes nothing."""
+        meta = item["metadata"]
+        try:
+            return Seen(meta["uid"], None, resident_of(item))
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("Pod %s/%s cannot be read: %s", meta.get("namespace"), meta.get("name"), error)
+            return Seen(meta["uid"], None, None)
+
+    def listed(self, items: list[Seen], version: int) -> None:
+        """Take in a complete list: what is not in it takes nothing any more."""
+        self._heard()
+        others = self._pods.others
+        for uid in set(others.uids()) - {seen.uid for seen in items}:
+            others.put(uid, None)
+        for seen in items:
+            others.put(seen.uid, seen.resident)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a pod."""
+        self._heard()
+        seen = self.note(item)
+        self._pods.others.put(seen.uid, None if kind == "DELETED" else seen.resident)

@@ -1,0 +1,301 @@
+"""What is to be done about the pods that name one lease: let them go, tell them why not, warn them, end them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from leasehold.api.names import LeaseCondition as C
+from leasehold.api.names import PodReason as R
+from leasehold.api.names import StrayPodAction
+from leasehold.api.quantity import format_amount
+from leasehold.core.lease import Lease, Slice
+from leasehold.core.nodes import Node
+from leasehold.core.pods import Pod, SliceRef, admits
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.times import SECOND, earliest, format_time
+
+RETRY: Final = 5 * SECOND
+"""How long after an eviction was refused it is tried again (ms); the eviction API's own clients wait as long."""
+
+REPLACING: Final = frozenset({"ReplicaSet", "StatefulSet", "DaemonSet", "ReplicationController"})
+"""Controllers that make a failed pod anew at once, without end."""
+
+RETRIES_WITHIN: Final = 360 * SECOND
+"""How long after a pod failed, or was deleted, its controller may make another: a Job's longest back-off (ms).
+
+https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backoff-failure-policy
+"""
+
+
+class Let(NamedTuple):
+    """Lift a pod's gate. `node` is where it must run, "" where anywhere, and `slice` what it may use there."""
+
+    pod: Pod
+    reason: R
+    node: str = ""
+    slice: SliceRef | None = None
+
+
+class Tell(NamedTuple):
+    """Say in a pod's condition, and by an Event, how it stands."""
+
+    pod: Pod
+    reason: R
+    message: str
+
+
+class Warn(NamedTuple):
+    """Write onto a pod when its lease will end and why; "" takes that back."""
+
+    pod: Pod
+    text: str
+
+
+class Fail(NamedTuple):
+    """End a pod that has never run."""
+
+    pod: Pod
+    reason: R
+    message: str
+
+
+class Evict(NamedTuple):
+    """Ask the Eviction API to end a pod; `since` is when its lease's end began (ms)."""
+
+    pod: Pod
+
+
+class Delete(NamedTuple):
+    """Delete a pod that PodDisruptionBudgets held up for too long."""
+
+    pod: Pod
+
+
+Action = Let | Tell | Warn | Fail | Evict | Delete
+
+
+class PodPlan(NamedTuple):
+    """What to do now, and when to look again (ms, or None for "when something changes")."""
+
+    actions: tuple[Action, ...]
+    wake_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the pods of one lease mean for it.
+
+    `claimed` tells that one of them was bound. `left_on` are the nodes where some that were let go still are, and
+    `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good.
+    """
+
+    claimed: bool = False
+    left_on: frozenset[str] = frozenset()
+    over_on: frozenset[str] = frozenset()
+    done_since: int | None = None
+
+
+NO_PODS: Final = Workload()
+
+
+def workload_of(lease: Lease, pods: Sequence[Pod]) -> Workload:
+    """Return what these pods, all that name a lease, mean for it."""
+    mine = [pod for pod in pods if _is_of(pod, lease)]
+    if not mine:
+        return NO_PODS
+    # One that is over and being deleted may have been ended by whoever deletes it.
+    ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
+    places = {i: part.node for i, part in enumerate(lease.slices)}
+    here = [pod for pod in mine if not pod.over]
+    used = _Use(lease, pods)
+    return Workload(
+        claimed=any(pod.node for pod in mine),
+        left_on=frozenset(pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice),
+        over_on=frozenset(part.node for i, part in enumerate(lease.slices) if used.exceeds(i, part)),
+        done_since=None if here else max(ended, default=None),
+    )
+
+
+def plan_pods(
+    lease: Lease | None,
+    pods: Sequence[Pod],
+    policy: PoolPolicy | None,
+    nodes: Mapping[str, Node],
+    refused: Mapping[str, int],
+    now: int,
+) -> PodPlan:
+    """Decide about all pods that name a lease, by its name.
+
+    `lease` is None where there is none, and `policy` where its pool does not exist. `refused` says, by a pod's uid,
+    when its eviction was last refused.
+    """
+    plan = _Plan(lease, pods, policy, nodes, refused, now)
+    for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
+        if not pod.over and not pod.leaving:
+            plan.decide(pod)
+    return PodPlan(tuple(plan.actions), earliest(*plan.wakes))
+
+
+class _Use:
+    """What the pods of a lease use of each slice."""
+
+    def __init__(self, lease: Lease, pods: Sequence[Pod]) -> None:
+        self.amounts: dict[int, dict[str, int]] = {}
+        self.counts: dict[int, int] = {}
+        for pod in pods:
+            if pod.slice is not None and _is_of(pod, lease) and not pod.over:
+                self.take(pod, pod.slice.position)
+
+    def take(self, pod: Pod, index: int) -> None:
+        """Count a pod in a slice."""
+        self.counts[index] = self.counts.get(index, 0) + 1
+        used = self.amounts.setdefault(index, {})
+        for name, units in pod.requests.items():
+            used[name] = used.get(name, 0) + units
+
+    def lacks(self, pod: Pod, index: int, part: Slice, names: Sequence[str]) -> str:
+        """Return the first resource of the pool of which a slice has too little left for a pod, or ""."""
+        used = self.amounts.get(index, {})
+        return next(
+            (
+                name
+                for name in names
+                if pod.requests.get(name, 0)
+                and used.get(name, 0) + pod.requests[name] > part.amounts.get(name, 0)
+            ),
+            "",
+        )
+
+    def left(self, index: int, part: Slice, name: str) -> int:
+        """Return how much of a resource a slice has left."""
+        return max(0, part.amounts.get(name, 0) - self.amounts.get(index, {}).get(name, 0))
+
+    def exceeds(self, index: int, part: Slice) -> bool:
+        """Tell whether pods request more than a slice holds of what it holds."""
+        used = self.amounts.get(index, {})
+        return any(used.get(name, 0) > units for name, units in part.amounts.items())
+
+
+@dataclass
+class _Plan:
+    lease: Lease | None
+    pods: Sequence[Pod]
+    policy: PoolPolicy | None
+    nodes: Mapping[str, Node]
+    refused: Mapping[str, int]
+    now: int
+    actions: list[Action] = field(default_factory=list)
+    wakes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.use = None if self.lease is None else _Use(self.lease, self.pods)
+
+    def decide(self, pod: Pod) -> None:
+        lease, policy = self.lease, self.policy
+        if lease is None:
+            self._without_lease(pod)
+        elif policy is None or lease.pending:
+            if pod.gated:
+                why = lease.reason(C.ALLOCATED) or lease.reason(C.ACCEPTED) or R.LEASE_PENDING
+                self._tell(pod, R.LEASE_PENDING, f"Lease {lease.name} is not granted yet ({why}).")
+        elif not policy.enforces:
+            if pod.gated:
+                self.actions.append(Let(pod, R.NOT_ENFORCED))
+        elif pod.gated:
+            self._gated(pod, lease, policy)
+        elif not _is_of(pod, lease):
+            self._tell(pod, R.OUTSIDE_LEASE, R.OUTSIDE_LEASE.meaning)
+        elif not lease.allocated or lease.releasing:
+            self._end(pod, lease, policy)
+        else:
+            self._while_it_runs(pod, lease)
+
+    def _without_lease(self, pod: Pod) -> None:
+        if pod.gated:
+            text = f"There is no CapacityLease {pod.lease!r} in this namespace."
+            self._tell(pod, R.LEASE_NOT_FOUND, f"{text} Create it, or correct the label leasehold.dev/lease.")
+        else:
+            self._tell(pod, R.OUTSIDE_LEASE, R.OUTSIDE_LEASE.meaning)
+
+    def _gated(self, pod: Pod, lease: Lease, policy: PoolPolicy) -> None:
+        if lease.allocated and not lease.releasing:
+            self._let(pod, lease, policy)
+            return
+        message = f"Lease {lease.name} is over. Name one that is held."
+        if policy.stray_pods == StrayPodAction.FAIL and pod.controller not in REPLACING:
+            self.actions.append(Fail(pod, R.LEASE_ENDED, message))
+        else:
+            self._tell(pod, R.LEASE_ENDED, message)
+
+    def _let(self, pod: Pod, lease: Lease, policy: PoolPolicy) -> None:
+        """Give a pod the least used slice that has room for it, an empty one first; or say what is missing."""
+        assert self.use is not None
+        fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]
+        if not fitting:
+            self._tell(pod, R.NODES_EXCLUDED, R.NODES_EXCLUDED.meaning)
+            return
+        lacking: dict[int, str] = {}
+        for i in sorted(fitting, key=lambda i: (self.use.counts.get(i, 0) if self.use else 0, i)):
+            lacking[i] = self.use.lacks(pod, i, lease.slices[i], policy.names)
+            if not lacking[i]:
+                self.use.take(pod, i)
+                ref = SliceRef(lease.uid, i)
+                self.actions.append(Let(pod, R.ADMITTED, lease.slices[i].node, ref))
+                return
+        name = lacking[fitting[0]]
+        most = max(self.use.left(i, lease.slices[i], name) for i in fitting)
+        text = (
+            f"It requests {format_amount(name, pod.requests[name])} {name}; the lease has at most"
+            f" {format_amount(name, most)} left on one node."
+        )
+        self._tell(pod, R.EXCEEDS_LEASE, text)
+
+    def _may_run(self, pod: Pod, name: str) -> bool:
+        node = self.nodes.get(name)
+        return node is not None and admits(pod, name, node.labels)
+
+    def _while_it_runs(self, pod: Pod, lease: Lease) -> None:
+        text = ending_text(lease)
+        if text != pod.warned:
+            self.actions.append(Warn(pod, text))
+
+    def _end(self, pod: Pod, lease: Lease, policy: PoolPolicy) -> None:
+        since = lease.instant("release", "startTime") or self.now
+        limit = since + policy.eviction_timeout
+        last = self.refused.get(pod.uid)
+        if last is None:
+            self.actions.append(Evict(pod))
+        elif self.now >= limit:
+            self.actions.append(Delete(pod))
+        elif self.now >= last + RETRY:
+            self.actions.append(Evict(pod))
+        else:
+            self.wakes.append(min(limit, last + RETRY))
+
+    def _tell(self, pod: Pod, reason: R, message: str) -> None:
+        if pod.told != (reason, message):
+            self.actions.append(Tell(pod, reason, message))
+
+
+def ending_text(lease: Lease) -> str:
+    """Return what pods of a held lease are told of its end: when and why, or "" while none is near."""
+    for condition in (C.DISRUPTION_TARGET, C.EXPIRING_SOON):
+        if lease.is_true(condition):
+            at = lease.deadline("revocationTime") or lease.deadline("expirationTime")
+            when = "" if at is None else f"{format_time(at)} "
+            return f"{when}{lease.reason(condition)}"
+    return ""
+
+
+def _is_of(pod: Pod, lease: Lease) -> bool:
+    """Tell whether a pod was let go under a lease, and not under an earlier one of its name."""
+    return pod.slice is not None and pod.slice.lease == lease.uid and not pod.gated
+
+
+def _done(pod: Pod) -> int:
+    """Return from when on a pod that is over counts as finished: its controller may make another in place of a failed
+    one.
+    """
+    return pod.since + RETRIES_WITHIN if pod.failed and pod.controller else pod.since
