@@ -14,10 +14,14 @@ from typing import Any
 from leasehold.api.lease import LeaseStatus
 from leasehold.api.names import (
     FORCE_RELEASE_ANNOTATION,
+    LEASE_GATE,
+    LEASE_LABEL,
     LEASE_REASONS,
+    POD_CONDITION,
     POOL_REASONS,
     RELEASE_FINALIZER,
     REVOKE_ANNOTATION,
+    SLICE_ANNOTATION,
     ConditionStatus,
     LeaseCondition,
     LeaseReason,
@@ -31,6 +35,7 @@ from leasehold.core.course import Session, Step, World
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.nodes import Node, Report, judge, node_of, report_of
 from leasehold.core.planning import grant_step
+from leasehold.core.pods import Pod, pod_of
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.request import NEVER, Request, Shape
@@ -83,6 +88,7 @@ def make_pool(
     on_stale: str = "Hold",
     max_age: int = 660,
     stop: str = "None",
+    enforcement: Json | None = None,
     **terms: Any,
 ) -> PoolPolicy:
     """A pool of cpu and memory as the Node objects tell them, with terms of one hour and 30 s of grace.
@@ -109,6 +115,7 @@ def make_pool(
         },
         "freshness": {"maxAgeSeconds": max_age, "onStale": on_stale},
         "stopPolicy": stop,
+        "enforcement": dict(enforcement or {}),
     }
     return policy_of(PoolSpec.model_validate(spec, extra="forbid"))
 
@@ -204,6 +211,7 @@ def document_of(lease: Lease) -> dict[str, Any]:
         "holder": holder,
         "liveness": lease.liveness,
         "desiredState": "Released" if lease.wants_release else "Held",
+        "podCompletionAction": "Release" if lease.releases_when_done else "Keep",
         "ttlSecondsAfterFinished": lease.ttl // 1000,
         "mode": "DryRun" if lease.is_dry_run else "Reserve",
         "deferSeconds": lease.deferral // 1000,
@@ -302,6 +310,68 @@ def make_session(
 ) -> Session:
     """A holder's session, last seen to change at an instant."""
     return Session(namespace, name, 1, at(renewed), None if timeout is None else span(timeout))
+
+
+# --- pods ---
+
+
+def pod_document(
+    name: str = "worker",
+    *,
+    lease: str | None = "build",
+    cpu: str | None = "1",
+    memory: str | None = "1Gi",
+    node: str = "",
+    gated: bool | None = None,
+    given: tuple[Lease, int] | None = None,
+    phase: str = "",
+    ended: str | None = None,
+    deleted: bool = False,
+    age: str = "1m",
+    owner: str = "",
+    version: int = 1,
+    annotations: Mapping[str, str] | None = None,
+    told: tuple[str, str] | None = None,
+    requests: Json | None = None,
+    namespace: str = "team-a",
+    status: Json | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A Pod as the API server sends it: gated until it has a node or a slice, with one container that requests this."""
+    asked = requests or {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
+    meta: dict[str, Any] = {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "creationTimestamp": clock(f"-{age}"),
+        "labels": {} if lease is None else {LEASE_LABEL: lease},
+        "annotations": dict(annotations or {}),
+    }
+    if given is not None:
+        meta["annotations"][SLICE_ANNOTATION] = f"{given[0].uid}/{given[1]}"
+    if deleted:
+        meta["deletionTimestamp"] = clock()
+    if owner:
+        meta["ownerReferences"] = [{"kind": owner, "name": "owner", "controller": True}]
+    told_status: dict[str, Any] = {"phase": phase or ("Running" if node else "Pending")}
+    if ended is not None:
+        terminated = {"exitCode": 0, "finishedAt": clock(ended)}
+        told_status["containerStatuses"] = [{"name": "main", "state": {"terminated": terminated}}]
+    if told is not None:
+        row = {"type": POD_CONDITION, "status": "False", "reason": told[0], "message": told[1]}
+        told_status["conditions"] = [row]
+    body: dict[str, Any] = {"containers": [{"name": "main", "resources": {"requests": asked}}], **spec}
+    if node:
+        body["nodeName"] = node
+    if gated if gated is not None else not (node or given) and lease is not None:
+        body["schedulingGates"] = [{"name": LEASE_GATE}]
+    return {"metadata": meta, "spec": body, "status": {**told_status, **(status or {})}}
+
+
+def make_pod(name: str = "worker", **how: Any) -> Pod:
+    """A pod of the lease `build` that requests 1 cpu and 1Gi; see `pod_document`."""
+    return pod_of(pod_document(name, **how))
 
 
 # --- nodes ---

@@ -26,7 +26,6 @@ from leasehold.adapters.election import Elector, Leadership
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
-from leasehold.adapters.keeper import StrayKeeper
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, NotFound
 from leasehold.adapters.kube.informer import Informer
@@ -38,6 +37,8 @@ from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
+from leasehold.adapters.strays import StrayKeeper
+from leasehold.adapters.taints import NodeTaints
 from leasehold.api.names import API_VERSION, LEASE_LABEL, SESSION_LABEL
 from leasehold.core.election import Terms
 from leasehold.core.errors import LeaseholdError
@@ -283,12 +284,12 @@ class Controller:
             leadership.valid,
         )
         specs = ReportSpecs(self.client, self.cluster, self.pools.asking, leadership.valid)
+        yield from (("homeless leases", homeless.run()), ("report specs", specs.run()))
+        if not self.cluster.pods.watched:
+            return
         strays = StrayKeeper(self.tools, lambda: set(self.pools.documents), leadership.valid)
-        return (
-            ("homeless leases", homeless.run()),
-            ("report specs", specs.run()),
-            ("stray pods", strays.run()),
-        )
+        taints = NodeTaints(self.client, self.cluster, self.pools.dedicated, leadership.valid)
+        yield from (("stray pods", strays.run()), ("node taints", taints.run()))
 
     async def _patiently(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         pause = 0.2

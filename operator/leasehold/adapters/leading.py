@@ -287,6 +287,20 @@ class Pools:
                     asked.setdefault(node, set()).update(uids)
         return {node: frozenset(uids) for node, uids in asked.items()}
 
+    def dedicated(self) -> dict[str, str]:
+        """Return the nodes that a pool wants for its leases' pods alone, with the pool, whoever leads it."""
+        policies = {name: worker.state.policy for name, (worker, _) in self.workers.items()}
+        policies |= {name: follower.policy for name, follower in self.followers.items() if follower.policy}
+        wanting = {name for name, policy in policies.items() if policy.enforces and policy.taints_nodes}
+        if not wanting:
+            return {}
+        rows = self.cluster.membership.items()
+        return {
+            node: found.pools[0]
+            for node, found in rows
+            if len(found.pools) == 1 and found.pools[0] in wanting
+        }
+
     def not_ready(self) -> list[str]:
         """Return the pools of our shards that are not taken over yet."""
         return sorted(name for name, (worker, _) in self.workers.items() if not worker.ready)

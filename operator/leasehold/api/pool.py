@@ -464,6 +464,17 @@ class Freshness(Model):
 class Enforcement(Model):
     """Whether and how pods are held to their leases."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "self.mode != 'Advisory' || self.nodeTaint != 'Dedicated'",
+                "nodeTaint Dedicated needs mode Gate: in a pool with mode Advisory nobody lets the pods of leases"
+                " tolerate the taint",
+                field_path=".nodeTaint",
+            )
+        )
+    )
+
     mode: EnforcementMode = Field(
         default=EnforcementMode.ADVISORY,
         description=choice(EnforcementMode, "Whether pods are held to their leases."),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from leasehold.api.names import CapacitySource, RejectionReason, ReportState
+from leasehold.api.names import POOL_TAINT, CapacitySource, RejectionReason, ReportState
 from leasehold.api.quantity import QuantityError, amount
 from leasehold.core.amounts import Vector
 from leasehold.core.policy import PoolPolicy, ResourceRule
@@ -30,7 +30,9 @@ NOT_FRESH = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A Kubernetes Node, as far as lending goes. `not_ready_since` is None while the node is ready."""
+    """A Kubernetes Node, as far as lending goes. `not_ready_since` is None while the node is ready, and `dedicated_to`
+    the pool that its taint keeps it for, "" where it has none.
+    """
 
     name: str
     uid: str
@@ -40,6 +42,7 @@ class Node:
     not_ready_since: int | None
     cordoned: bool
     allocatable: Mapping[str, int]
+    dedicated_to: str = ""
 
 
 class Usage(NamedTuple):
@@ -118,6 +121,9 @@ def node_of(document: Json) -> Node:
         not_ready_since=since,
         cordoned=bool(spec.get("unschedulable")),
         allocatable=_readable(status.get("allocatable") or {}),
+        dedicated_to=next(
+            (t.get("value", "") for t in spec.get("taints") or () if t["key"] == POOL_TAINT), ""
+        ),
     )
 
 

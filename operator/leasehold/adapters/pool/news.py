@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from leasehold.adapters.keeper import Keeper
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints, subject_of
 from leasehold.adapters.pool.fence import Fence
+from leasehold.adapters.pool.keeper import Keeper
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.pool.tools import Tools

@@ -17,11 +17,11 @@ import logging
 import time
 
 from leasehold.adapters.foresight import Foresight
-from leasehold.adapters.keeper import Keeper
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints
 from leasehold.adapters.pool.fence import Fence
+from leasehold.adapters.pool.keeper import Keeper
 from leasehold.adapters.pool.leases import Leases
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.news import News
