@@ -12,9 +12,9 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
+from leasehold.adapters.tools import Tools
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time

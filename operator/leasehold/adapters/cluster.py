@@ -403,8 +403,8 @@ class Cluster:
             del self._by_namespace[lease.namespace]
             self.gone_namespaces -= {lease.namespace}
         self._leave_pool(lease)
-        self.pods.forget_lease(key)
-        if self.pods.named(key):
+        self.pods.forget_lease(lease)
+        if self.pods.named(key) or self.pods.placeholders(key):
             self._pods_changed(key)
 
     # --- pods ---

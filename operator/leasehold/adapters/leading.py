@@ -15,8 +15,8 @@ from leasehold.adapters.follower import Follower
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
 from leasehold.adapters.pool.object import Deposed
-from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.pool.worker import PoolWorker
+from leasehold.adapters.tools import Tools
 from leasehold.core.election import shard_of
 from leasehold.core.neighbours import Heard, level_of
 from leasehold.core.outages import Outage

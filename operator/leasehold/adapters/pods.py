@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.pods import Pod, Resident, pod_of, resident_of
+from leasehold.core.pods import Placeholder, Pod, Resident, placeholder_of, pod_of, resident_of
 
 Json = Mapping[str, Any]
 
@@ -77,13 +77,18 @@ class Residents:
 class Pods:
     """Shared memory of pods. It records and tells; it does not decide.
 
-    `watched` tells whether pods are heard of at all. `node_changed` and `lease_changed` are told what concerns them.
+    `watched` tells whether pods are heard of at all, and `refusals` says, by a lease's uid, why it has no placeholder.
+    `node_changed` and `lease_changed` are told what concerns them.
     """
 
     def __init__(self, node_changed: Callable[[str], None], lease_changed: Callable[[Key], None]) -> None:
         self.watched = False
         self.leased = Residents(node_changed)
         self.others = Residents(node_changed)
+        self.holding = Residents(node_changed)
+        self.refusals: dict[str, str] = {}
+        self._placeholders: dict[Key, dict[str, Placeholder]] = {}
+        self._placeholder_key: dict[str, Key] = {}
         self._lease_changed = lease_changed
         self._by_lease: dict[Key, dict[str, Pod]] = {}
         self._key_of: dict[str, Key] = {}
@@ -102,12 +107,16 @@ class Pods:
         return found if last is None or last.uid in self._by_lease.get(key, {}) else [*found, last]
 
     def keys(self) -> list[Key]:
-        """Return the names of leases that pods name."""
-        return list(self._by_lease)
+        """Return the names of leases that pods or placeholders name."""
+        return [*self._by_lease.keys() | self._placeholders.keys()]
+
+    def placeholders(self, key: Key) -> list[Placeholder]:
+        """Return the placeholders of a lease, by its name."""
+        return list(self._placeholders.get(key, {}).values())
 
     def on(self, node: str) -> list[Resident]:
         """Return all pods that take something on a node."""
-        return [*self.leased.on(node), *self.others.on(node)]
+        return [*self.leased.on(node), *self.holding.on(node), *self.others.on(node)]
 
     # --- what is heard ---
 
@@ -153,9 +162,10 @@ class Pods:
             self._drop(uid)
             self._lease_changed(key)
 
-    def forget_lease(self, key: Key) -> None:
-        """Take in that a lease no longer exists: that pods of it had finished matters no more."""
-        self._last_done.pop(key, None)
+    def forget_lease(self, lease: Lease) -> None:
+        """Take in that a lease no longer exists: what was remembered for it matters no more."""
+        self._last_done.pop((lease.namespace, lease.name), None)
+        self.refusals.pop(lease.uid, None)
 
     def _remember_done(self, key: Key, pod: Pod) -> None:
         """Keep a pod that finished by itself: it may be removed before its lease has heard."""
@@ -178,6 +188,80 @@ class Pods:
         for uid in self._key_of.keys() - here:
             if self._by_lease[self._key_of[uid]][uid].version <= version:
                 self.gone(uid)
+
+    # --- placeholders ---
+
+    def refused(self, lease: Lease, why: str) -> None:
+        """Note why the API server refuses a lease's placeholder; "" where it does not."""
+        if self.refusals.get(lease.uid, "") != why:
+            self.refusals[lease.uid] = why
+            if not why:
+                del self.refusals[lease.uid]
+            self._lease_changed((lease.namespace, lease.name))
+
+    def placeholder_seen(self, document: Json) -> None:
+        """Take in a placeholder, from the watch or from an answer to our own write."""
+        self._take_placeholder(document["metadata"]["uid"], self.note_placeholder(document))
+
+    def note_placeholder(self, document: Json) -> Placeholder | None:
+        """Read a placeholder; one that cannot be read holds nothing for anybody."""
+        try:
+            return placeholder_of(document)
+        except (LeaseholdError, KeyError, TypeError, ValueError) as error:
+            log.error("placeholder %s cannot be read: %s", document["metadata"]["name"], error)
+            return None
+
+    def _take_placeholder(self, uid: str, found: Placeholder | None) -> None:
+        key = self._placeholder_key.get(uid)
+        known = None if key is None else self._placeholders[key][uid]
+        if found is None or (known is not None and found.version < known.version):
+            return
+        self._placeholder_key[uid] = found.key
+        self._placeholders.setdefault(found.key, {})[uid] = found
+        on_node = found.node and not found.over
+        self.holding.put(uid, Resident(found.node, found.requests, found.slice) if on_node else None)
+        if known != found:
+            self._lease_changed(found.key)
+
+    def placeholder_gone(self, uid: str) -> None:
+        """Take in that a placeholder no longer exists."""
+        self.holding.put(uid, None)
+        key = self._placeholder_key.pop(uid, None)
+        if key is not None:
+            del self._placeholders[key][uid]
+            if not self._placeholders[key]:
+                del self._placeholders[key]
+            self._lease_changed(key)
+
+    def placeholders_listed(self, found: Iterable[Placeholder | None], version: int) -> None:
+        """Take in a complete list: what is not in it is gone, unless it was seen later."""
+        here = {one.uid: one for one in found if one is not None}
+        for uid, one in here.items():
+            self._take_placeholder(uid, one)
+        for uid in self._placeholder_key.keys() - here.keys():
+            if self._placeholders[self._placeholder_key[uid]][uid].version <= version:
+                self.placeholder_gone(uid)
+
+
+class Placeholders:
+    """The audience of the informer for placeholders."""
+
+    def __init__(self, pods: Pods, heard: Callable[[], None]) -> None:
+        self._pods = pods
+        self._heard = heard
+
+    def listed(self, items: list[Placeholder | None], version: int) -> None:
+        """Take in a complete list."""
+        self._heard()
+        self._pods.placeholders_listed(items, version)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a placeholder."""
+        self._heard()
+        if kind == "DELETED":
+            self._pods.placeholder_gone(item["metadata"]["uid"])
+        else:
+            self._pods.placeholder_seen(item)
 
 
 class LeasedPods:

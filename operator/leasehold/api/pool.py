@@ -490,6 +490,13 @@ class Enforcement(Model):
         default=StrayPodAction.WAIT,
         description=choice(StrayPodAction, "What happens to a new pod whose lease is over."),
     )
+    placeholder_priority_class_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=NAME_LENGTH,
+        description="The PriorityClass of placeholders (mode Placeholder). Its value must be above that of the pods the"
+        " room is held against, and its preemptionPolicy Never. Unset: the one of the installation.",
+    )
     node_taint: NodeTaintPolicy = Field(
         default=NodeTaintPolicy.NONE,
         description=choice(NodeTaintPolicy, "Whether the pool's nodes are kept from other pods."),
