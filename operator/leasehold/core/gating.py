@@ -19,6 +19,9 @@ from leasehold.core.times import SECOND, earliest, format_time
 RETRY: Final = 5 * SECOND
 """How long after an eviction was refused it is tried again (ms); the eviction API's own clients wait as long."""
 
+LOOK_AGAIN: Final = 30 * SECOND
+"""How long after a pod excluded its lease's nodes they are looked at again (ms): nobody tells of their labels."""
+
 REPLACING: Final = frozenset({"ReplicaSet", "StatefulSet", "DaemonSet", "ReplicationController"})
 """Controllers that make a failed pod anew at once, without end."""
 
@@ -62,7 +65,7 @@ class Fail(NamedTuple):
 
 
 class Evict(NamedTuple):
-    """Ask the Eviction API to end a pod; `since` is when its lease's end began (ms)."""
+    """Ask the Eviction API to end a pod."""
 
     pod: Pod
 
@@ -88,7 +91,8 @@ class Workload:
     """What the pods of one lease mean for it.
 
     `claimed` tells that one of them was bound. `left_on` are the nodes where some that were let go still are, and
-    `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good.
+    `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good,
+    and none waits to be let go.
     """
 
     claimed: bool = False
@@ -109,12 +113,13 @@ def workload_of(lease: Lease, pods: Sequence[Pod]) -> Workload:
     ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
     places = {i: part.node for i, part in enumerate(lease.slices)}
     here = [pod for pod in mine if not pod.over]
+    more = here or any(pod.gated and not (pod.over or pod.leaving) for pod in pods)
     used = _Use(lease, pods)
     return Workload(
         claimed=any(pod.node for pod in mine),
         left_on=frozenset(pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice),
         over_on=frozenset(part.node for i, part in enumerate(lease.slices) if used.exceeds(i, part)),
-        done_since=None if here else max(ended, default=None),
+        done_since=None if more else max(ended, default=None),
     )
 
 
@@ -129,7 +134,7 @@ def plan_pods(
     """Decide about all pods that name a lease, by its name.
 
     `lease` is None where there is none, and `policy` where its pool does not exist. `refused` says, by a pod's uid,
-    when its eviction was last refused.
+    when its end was last asked for (ms): if it is still there, that was refused, or is not heard of yet.
     """
     plan = _Plan(lease, pods, policy, nodes, refused, now)
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
@@ -196,6 +201,9 @@ class _Plan:
         lease, policy = self.lease, self.policy
         if lease is None:
             self._without_lease(pod)
+        elif policy is None and lease.finished:
+            if pod.gated:
+                self._tell(pod, R.LEASE_ENDED, _over(lease))
         elif policy is None or lease.pending:
             if pod.gated:
                 why = lease.reason(C.ALLOCATED) or lease.reason(C.ACCEPTED) or R.LEASE_PENDING
@@ -223,7 +231,7 @@ class _Plan:
         if lease.allocated and not lease.releasing:
             self._let(pod, lease, policy)
             return
-        message = f"Lease {lease.name} is over. Name one that is held."
+        message = _over(lease)
         if policy.stray_pods == StrayPodAction.FAIL and pod.controller not in REPLACING:
             self.actions.append(Fail(pod, R.LEASE_ENDED, message))
         else:
@@ -235,6 +243,7 @@ class _Plan:
         fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]
         if not fitting:
             self._tell(pod, R.NODES_EXCLUDED, R.NODES_EXCLUDED.meaning)
+            self.wakes.append(self.now + LOOK_AGAIN)
             return
         lacking: dict[int, str] = {}
         for i in sorted(fitting, key=lambda i: (self.use.counts.get(i, 0) if self.use else 0, i)):
@@ -257,6 +266,8 @@ class _Plan:
         return node is not None and admits(pod, name, node.labels)
 
     def _while_it_runs(self, pod: Pod, lease: Lease) -> None:
+        if pod.told[0] not in ("", R.ADMITTED):  # mostly it was told when its gate was lifted
+            self._tell(pod, R.ADMITTED, R.ADMITTED.meaning)
         text = ending_text(lease)
         if text != pod.warned:
             self.actions.append(Warn(pod, text))
@@ -267,12 +278,12 @@ class _Plan:
         last = self.refused.get(pod.uid)
         if last is None:
             self.actions.append(Evict(pod))
-        elif self.now >= limit:
-            self.actions.append(Delete(pod))
-        elif self.now >= last + RETRY:
-            self.actions.append(Evict(pod))
+            return
+        again = last + RETRY if last >= limit else min(limit, last + RETRY)
+        if self.now < again:
+            self.wakes.append(again)
         else:
-            self.wakes.append(min(limit, last + RETRY))
+            self.actions.append(Evict(pod) if self.now < limit else Delete(pod))
 
     def _tell(self, pod: Pod, reason: R, message: str) -> None:
         if pod.told != (reason, message):
@@ -287,6 +298,10 @@ def ending_text(lease: Lease) -> str:
             when = "" if at is None else f"{format_time(at)} "
             return f"{when}{lease.reason(condition)}"
     return ""
+
+
+def _over(lease: Lease) -> str:
+    return f"Lease {lease.name} is over. Name one that is held."
 
 
 def _is_of(pod: Pod, lease: Lease) -> bool:
