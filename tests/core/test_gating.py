@@ -8,10 +8,22 @@ from typing import Any
 
 from hypothesis import given as drawn
 from hypothesis import strategies as st
-from tests.builders import at, clock, edited, ending, granted, make_lease, make_node, make_pod, make_pool
+from tests.builders import (
+    at,
+    clock,
+    edited,
+    ending,
+    granted,
+    make_lease,
+    make_node,
+    make_pod,
+    make_pool,
+    written,
+)
 
 from leasehold.api.names import PodReason as R
 from leasehold.core.gating import (
+    LOOK_AGAIN,
     NO_PODS,
     RETRIES_WITHIN,
     RETRY,
@@ -28,6 +40,7 @@ from leasehold.core.gating import (
     workload_of,
 )
 from leasehold.core.lease import Lease
+from leasehold.core.lifecycle import end_without_pool
 from leasehold.core.nodes import Node
 from leasehold.core.pods import Pod, SliceRef
 from leasehold.core.policy import PoolPolicy
@@ -103,6 +116,21 @@ def test_nothing_is_told_twice() -> None:
     assert plan(None, make_pod(told=("LeaseNotFound", message))).actions == ()
 
 
+def test_a_pod_of_a_lease_without_a_pool_is_told_how_the_lease_stands() -> None:
+    nowhere = edited(
+        make_lease(pool="nowhere"),
+        status={"conditions": [{"type": "Accepted", "status": "False", "reason": "PoolNotFound"}]},
+    )
+    assert told(plan(nowhere, make_pod(), policy=None)) == (
+        R.LEASE_PENDING,
+        "Lease build is not granted yet (PoolNotFound).",
+    )
+    over = written(held(), end_without_pool(held(), at("1m")))
+    assert told(plan(over, make_pod(), policy=None))[0] == R.LEASE_ENDED
+    running = make_pod(given=(held(), 0), node="node-1")
+    assert plan(over, running, policy=None).actions == (), "no pool says how long its eviction may be held up"
+
+
 def test_in_an_advisory_pool_the_gate_is_lifted_and_nothing_else_is_done() -> None:
     assert only(plan(held(), make_pod(), policy=make_pool())) == Let(make_pod(), R.NOT_ENFORCED)
     running = make_pod(node="elsewhere")
@@ -176,7 +204,18 @@ def test_a_pod_goes_where_its_own_wishes_let_it() -> None:
     assert places(plan(lease, make_pod(nodeSelector={"disk": "ssd"}), nodes=nodes)) == {
         "worker": ("node-2", 1)
     }
-    assert told(plan(lease, make_pod(nodeSelector={"disk": "tape"}), nodes=nodes))[0] == R.NODES_EXCLUDED
+    excluded = plan(lease, make_pod(nodeSelector={"disk": "tape"}), nodes=nodes)
+    assert told(excluded)[0] == R.NODES_EXCLUDED
+    assert excluded.wake_at == at("1m") + LOOK_AGAIN, "nobody tells when nodes get other labels"
+
+
+def test_a_running_pod_that_was_not_told_that_it_was_let_go_is_told_late() -> None:
+    lease = held()
+    running = make_pod(given=(lease, 0), node="node-1", told=(R.LEASE_PENDING, "Not yet."))
+    assert told(plan(lease, running)) == (R.ADMITTED, R.ADMITTED.meaning)
+    told_all = make_pod(given=(lease, 0), node="node-1", told=(R.ADMITTED, R.ADMITTED.meaning))
+    assert plan(lease, told_all).actions == ()
+    assert plan(lease, make_pod(given=(lease, 0), node="node-1")).actions == (), "it never had to wait"
 
 
 @drawn(
@@ -258,6 +297,15 @@ def test_a_refused_eviction_is_tried_again_until_the_pools_limit_and_then_it_is_
     assert only(plan(lease, running, refused=late, now=at("60s"))) == Delete(running)
 
 
+def test_a_deletion_is_not_asked_for_again_while_its_word_is_on_the_way() -> None:
+    lease = ending(held())
+    running = make_pod(given=(lease, 0), node="node-1")
+    deleted = {running.uid: at("61s")}
+    waits = plan(lease, running, refused=deleted, now=at("61s100ms"))
+    assert (waits.actions, waits.wake_at) == ((), at("61s") + RETRY)
+    assert only(plan(lease, running, refused=deleted, now=at("66s"))) == Delete(running)
+
+
 def test_a_pod_that_comes_too_late_waits_or_fails_as_the_pool_says() -> None:
     lease = ending(held())
     assert told(plan(lease, make_pod()))[0] == R.LEASE_ENDED
@@ -301,6 +349,9 @@ def test_pods_are_done_when_the_last_has_finished_by_itself() -> None:
     later = pod("b", phase="Succeeded", ended="20s")
     found = workload_of(lease, [done, later])
     assert (found.claimed, found.left_on, found.done_since) == (True, frozenset(), at("20s"))
+    waiting = workload_of(lease, [done, later, make_pod("gated")])
+    assert waiting.done_since is None, "one that waits to be let go is not done"
+    assert workload_of(lease, [done, later, make_pod("gated", deleted=True)]).done_since == at("20s")
     removed = pod("c", phase="Succeeded", ended="20s", deleted=True)
     assert workload_of(lease, [removed]).done_since is None, "whoever deletes a pod may make another"
 

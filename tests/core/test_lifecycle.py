@@ -1,5 +1,6 @@
 """One lease's way through the state machine: each row of its table, and what tenants and clocks may do to it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.builders import (
     granted,
     make_lease,
     make_node,
+    make_pod,
     make_pool,
     make_report,
     make_session,
@@ -23,8 +25,10 @@ from tests.builders import (
 
 from leasehold.api.names import LeaseReason as R
 from leasehold.core.course import Step, World
+from leasehold.core.gating import RETRIES_WITHIN, Workload, workload_of
 from leasehold.core.lease import Lease
 from leasehold.core.lifecycle import advance, end_without_pool
+from leasehold.core.pods import Pod
 from leasehold.core.policy import PoolPolicy
 
 POOL = make_pool()
@@ -843,6 +847,300 @@ def test_a_node_that_goes_while_its_capacity_rests_is_named() -> None:
     story = release(make_pool(cooldownSeconds=60))
     story.at("6m", nodes=[make_node("other")])
     assert story.says("Released") == "True/NodeGone"
+
+
+# --- pods that are held to their leases ---
+
+GATE = make_pool(enforcement={"mode": "Gate"})
+
+
+def of(*pods: Pod) -> Callable[[Lease], Workload]:
+    """What these pods, all that name the lease, mean for it."""
+    return lambda lease: workload_of(lease, pods)
+
+
+def let_go(name: str = "worker", slice_: int = 0, **how: Any) -> Pod:
+    """A pod that was let go with a slice of the lease `build`; not bound yet unless a node is named."""
+    return make_pod(name, given=(make_lease(), slice_), **how)
+
+
+def running(name: str = "worker", slice_: int = 0, **how: Any) -> Pod:
+    return let_go(name, slice_, **{"node": f"node-{slice_ + 1}", **how})
+
+
+def test_a_granted_lease_waits_for_its_pods() -> None:
+    story = held(GATE)
+    assert story.says("Claimed") == "False/WaitingForPods"
+    assert story.lease.deadline("claimTime") == at("5m")
+    assert story.lease.status["deadlines"]["next"] == {"time": clock("5m"), "cause": "Claim"}
+    assert story.lease.status["phase"] == "Bound"
+    story.at("1m")
+    assert (story.step.patch, story.wakes_at) == ({}, at("5m"))
+
+
+def test_a_pod_that_is_bound_claims_the_lease_and_nobody_needs_to_renew_it() -> None:
+    story = held(GATE)
+    story.at("1m", pods=of(make_pod(), let_go("b")))
+    assert story.says("Claimed") == "False/WaitingForPods", "one waits, one is on no node yet"
+    story.at("2m", pods=of(running()))
+    assert story.says("Claimed") == "True/PodBound"
+    assert story.says("HolderLive") == "", "no heartbeat is asked for"
+    assert story.lease.deadline("claimTime") is None
+    assert story.lease.status["phase"] == "Active"
+    assert story.lease.status["deadlines"]["next"] == {"time": clock("1h"), "cause": "Expiration"}
+    story.at("59m", pods=of())
+    assert (story.says("Ready"), story.says("Claimed")) == ("True/Held", "True/PodBound"), (
+        "it may be used again"
+    )
+
+
+def test_a_lease_nobody_starts_a_pod_for_ends_at_its_claim_deadline() -> None:
+    story = held(GATE)
+    story.at("4m59s")
+    assert (story.ended, story.wakes_at) == ("", at("5m"))
+    story.at("5m")
+    assert story.ended == "Expired/ClaimTimeout"
+    assert story.says("Claimed") == "False/ClaimTimeout"
+
+
+def test_without_a_claim_deadline_pods_may_take_their_time() -> None:
+    story = held(make_pool(enforcement={"mode": "Gate"}, claimTimeoutSeconds=0))
+    story.at("59m")
+    assert (story.says("Claimed"), story.ended) == ("False/WaitingForPods", "")
+    assert story.lease.deadline("claimTime") is None
+
+
+def test_a_pod_that_finished_before_anybody_looked_has_claimed_all_the_same() -> None:
+    story = held(GATE)
+    story.at("10m", pods=of(running(phase="Succeeded", ended="2m")))
+    assert story.says("Claimed") == "True/PodBound"
+
+
+def test_a_pod_claims_for_a_holder_that_renews_who_must_renew_from_then_on() -> None:
+    story = held(GATE, **RENEWING)
+    assert story.says("Claimed") == "False/WaitingForHolder"
+    story.at("1m", pods=of(running()))
+    assert (story.says("Claimed"), story.says("HolderLive")) == ("True/PodBound", "True/Fresh")
+    assert (story.lease.deadline("claimTime"), story.lease.deadline("heartbeatTime")) == (None, at("2m"))
+    story.renew().at("1m50s", pods=of(running()))
+    assert story.lease.deadline("heartbeatTime") == at("2m50s")
+    story.at("2m50s", pods=of(running()))
+    assert story.says("HolderLive") == "False/Missed"
+    story.at("3m20s", pods=of(running()))
+    assert story.lease.status["release"]["cause"] == "HeartbeatLost"
+    assert story.says("Released") == "False/PodsLeaving"
+
+
+def test_a_renewal_claims_where_pods_are_held_too() -> None:
+    story = held(GATE, **RENEWING)
+    story.renew().at("1m")
+    assert story.says("Claimed") == "True/HolderRenewed"
+
+
+def test_no_pod_stands_in_for_a_session_that_was_promised() -> None:
+    story = held(GATE, **SESSION)
+    story.at("1m", pods=of(running()))
+    assert story.says("Claimed") == "False/WaitingForHolder"
+    story.at("5m", pods=of(running()))
+    assert story.lease.status["release"]["cause"] == "ClaimTimeout"
+
+
+def test_a_holder_that_changes_its_liveness_is_told_what_is_waited_for_now() -> None:
+    story = held(GATE, **RENEWING)
+    story.edit(liveness="None").at("1m")
+    assert story.says("Claimed") == "False/WaitingForPods"
+    assert story.lease.deadline("claimTime") == at("5m"), "the time to claim does not start anew"
+    story.edit(**SESSION).at("2m")
+    assert story.says("Claimed") == "False/WaitingForHolder"
+    assert story.lease.deadline("claimTime") == at("5m")
+    story.at("3m", sessions=live("3m"))
+    story.edit(liveness="None").at("4m")
+    assert (story.says("Claimed"), story.says("HolderLive")) == ("True/SessionLive", "")
+    story.at("30m")
+    assert story.says("Ready") == "True/Held", "nobody is missed any more"
+
+
+def test_a_pool_that_begins_to_hold_pods_gives_its_leases_time_for_them_and_takes_it_back() -> None:
+    story = held()
+    story.policy = GATE
+    story.at("10m")
+    assert (story.says("Claimed"), story.lease.deadline("claimTime")) == ("False/WaitingForPods", at("15m"))
+    story.policy = POOL
+    story.at("11m")
+    assert (story.says("Claimed"), story.lease.deadline("claimTime")) == ("", None)
+
+
+def test_an_advisory_pool_takes_no_notice_of_pods() -> None:
+    story = held(podCompletionAction="Release")
+    assert story.says("Claimed") == ""
+    story.at("5m", pods=of(running(cpu="9")))
+    assert story.step.patch == {}
+    story.at("50m", pods=of(running(phase="Succeeded", ended="2m")))
+    assert story.step.patch == {}
+    story.edit(desiredState="Released").at("51m", pods=of(running()))
+    assert (story.ended, story.says("Released")) == ("Released/ReleaseRequested", "True/NotRequired")
+
+
+def test_a_lease_is_given_back_once_its_pods_are_done_for_as_long_as_the_grace() -> None:
+    story = held(GATE, podCompletionAction="Release")
+    done = running(phase="Succeeded", ended="10m")
+    story.at("5m", pods=of(running()))
+    story.at("10m", pods=of(done))
+    assert (story.ended, story.wakes_at) == ("", at("10m30s"))
+    story.at("10m29s999ms", pods=of(done))
+    assert story.says("Ready") == "True/Held"
+    story.at("10m30s", pods=of(done))
+    assert story.ended == "Released/PodsComplete"
+    assert story.says("DisruptionTarget") == "", "nobody takes it away"
+    assert story.says("Released") == "True/NotRequired"
+    assert (story.notices(), story.step.notices[0].warning) == (["Released"], False)
+
+
+def test_another_pod_keeps_the_lease_even_one_that_is_not_let_go_yet() -> None:
+    story = held(GATE, podCompletionAction="Release")
+    done = running(phase="Succeeded", ended="10m")
+    story.at("10m", pods=of(done))
+    story.at("10m30s", pods=of(done, make_pod("next")))
+    assert story.says("Ready") == "True/Held"
+    story.at("11m", pods=of(done, running("next")))
+    assert story.says("Ready") == "True/Held"
+    story.at("20m30s", pods=of(done, running("next", phase="Succeeded", ended="20m")))
+    assert story.ended == "Released/PodsComplete"
+
+
+def test_a_pod_that_failed_has_its_job_try_again_first() -> None:
+    story = held(GATE, podCompletionAction="Release")
+    failed = running(phase="Failed", ended="10m", owner="Job")
+    story.at("11m", pods=of(failed))
+    assert (story.ended, story.wakes_at) == ("", at("10m") + RETRIES_WITHIN + GATE.grace)
+    story.at("17m", pods=of(failed))
+    assert story.ended == "Released/PodsComplete"
+
+
+def test_a_lease_is_kept_after_its_pods_unless_its_holder_wants_it_given_back() -> None:
+    story = held(GATE)
+    story.at("50m", pods=of(running(phase="Succeeded", ended="2m")))
+    assert story.says("Ready") == "True/Held"
+
+
+def test_a_lease_that_no_pod_was_started_for_is_not_done() -> None:
+    story = held(
+        make_pool(enforcement={"mode": "Gate"}, claimTimeoutSeconds=0), podCompletionAction="Release"
+    )
+    story.at("50m")
+    assert story.says("Ready") == "True/Held"
+
+
+def test_pods_that_request_more_than_the_lease_holds_degrade_it() -> None:
+    story = held(GATE)
+    story.at("5m", pods=of(running(cpu="2500m")))
+    assert story.says("Degraded") == "True/PodsAboveGrant"
+    assert "on node node-1" in story.lease.conditions["Degraded"]["message"]
+    story.at("6m", pods=of(running(cpu="2")))
+    assert story.says("Degraded") == "False/Healthy"
+
+
+def test_capacity_counts_until_the_last_pod_is_gone() -> None:
+    story = held(GATE)
+    story.at("1m", pods=of(running()))
+    story.edit(desiredState="Released").at("5m", pods=of(running(), let_go("unbound")))
+    assert story.says("Released") == "False/PodsLeaving"
+    assert (story.lease.allocated, story.lease.status["phase"]) == (True, "Releasing")
+    due = at("5m") + GATE.verification_timeout + GATE.eviction_timeout
+    assert (story.lease.deadline("verificationTime"), story.wakes_at) == (due, due)
+    assert story.lease.status["deadlines"]["next"]["cause"] == "Verification"
+    story.at("6m", pods=of(running(deleted=True)))
+    assert story.lease.allocated, "it may take its time to end"
+    story.at("7m", pods=of(running(phase="Failed", deleted=True)))
+    assert (story.ended, story.says("Released")) == ("Released/ReleaseRequested", "True/NotRequired")
+    assert story.lease.deadline("verificationTime") is None
+
+
+def test_pods_that_were_never_let_go_hold_up_no_release() -> None:
+    story = held(GATE)
+    earlier = make_pod("earlier", given=(make_lease("another"), 0), node="node-1")
+    story.edit(desiredState="Released")
+    story.at("1m", pods=of(make_pod(), make_pod("outside", node="node-1"), earlier))
+    assert story.ended == "Released/ReleaseRequested"
+
+
+BOTH = make_pool(enforcement={"mode": "Gate"}, verification="NodeReport")
+
+
+def test_pods_must_be_gone_and_their_nodes_must_say_so_where_the_pool_wants_both() -> None:
+    story = release(BOTH)
+    assert story.says("Released") == "False/VerificationPending", "no pod, but no word either"
+    word = [make_report(time="6m", gone=[story.lease])]
+    story.at("6m", pods=of(running()), reports=word)
+    assert story.says("Released") == "False/PodsLeaving"
+    story.at("6m30s", pods=of(), reports=[make_report(time="6m", present={"uid-build": {}})])
+    assert story.says("Released") == "False/VerificationPending"
+    story.at("7m", pods=of(), reports=word)
+    assert (story.ended, story.says("Released")) == ("Released/ReleaseRequested", "True/Verified")
+
+
+def test_patience_includes_the_time_that_budgets_may_hold_up_an_eviction() -> None:
+    policy = make_pool(enforcement={"mode": "Gate", "evictionTimeoutSeconds": 600}, verification="NodeReport")
+    story = release(policy)
+    assert story.lease.deadline("verificationTime") == at("17m")
+    story.at("16m59s", pods=of(running()))
+    assert story.says("Released") == "False/PodsLeaving"
+    story.at("17m", pods=of(running()))
+    assert story.says("Released") == "False/Quarantined"
+
+
+def test_pods_that_stay_have_their_capacity_put_aside_until_they_go() -> None:
+    nodes = [make_node("node-1"), make_node("node-2")]
+    story = held(GATE, nodes=("node-1", "node-2"), count=2, world=make_world(nodes=nodes))
+    stays = running("b", 1, deleted=True)
+    story.edit(desiredState="Released").at("5m", pods=of(running(), stays))
+    story.at("12m", pods=of(stays))
+    assert story.says("Released") == "False/Quarantined"
+    assert story.lease.status["release"]["lastError"] == "No word that the workload is gone from node-2"
+    assert (story.notices(), story.wakes_at, story.lease.allocated) == (["Quarantined"], None, True)
+    story.at("2h", pods=of(stays))
+    assert (story.notices(), story.says("Released")) == ([], "False/Quarantined")
+    story.at("3h", pods=of())
+    assert story.ended == "Released/ReleaseRequested"
+    assert "lastError" not in story.lease.status["release"]
+
+
+def test_an_administrator_may_force_the_release_of_pods_that_stay() -> None:
+    story = held(GATE)
+    story.edit(desiredState="Released").at("5m", pods=of(running()))
+    story.edit(annotations={"leasehold.dev/force-release": "true"}).at("6m", pods=of(running()))
+    assert (story.ended, story.says("Released")) == ("Released/ReleaseRequested", "True/Forced")
+
+
+def test_pods_on_a_node_that_no_longer_exists_hold_up_nothing() -> None:
+    nodes = [make_node("node-1"), make_node("node-2")]
+    story = held(GATE, nodes=("node-1", "node-2"), count=2, world=make_world(nodes=nodes))
+    pods = of(running(), running("b", 1))
+    story.at("5m", pods=pods, nodes=[make_node("node-1")])
+    assert story.lease.status["release"]["cause"] == "NodeLost"
+    assert story.says("Released") == "False/PodsLeaving", "those on the other node are still there"
+    story.at("6m", pods=of(running("b", 1)), nodes=[make_node("node-1")])
+    assert story.ended == "Revoked/NodeLost"
+    story = held(GATE)
+    story.at("5m", pods=of(running()), nodes=[make_node("other")])
+    assert (story.ended, story.says("Released")) == ("Revoked/NodeLost", "True/NodeGone")
+
+
+def test_capacity_rests_after_the_pods_are_gone() -> None:
+    story = held(make_pool(enforcement={"mode": "Gate"}, cooldownSeconds=60))
+    story.edit(desiredState="Released").at("5m", pods=of(running()))
+    story.at("6m", pods=of())
+    assert story.says("Released") == "False/CoolingDown"
+    story.at("7m", pods=of())
+    assert story.ended == "Released/ReleaseRequested"
+
+
+def test_a_pool_that_stops_holding_pods_lets_its_leases_go() -> None:
+    story = held(GATE)
+    story.edit(desiredState="Released").at("5m", pods=of(running()))
+    story.policy = POOL
+    story.at("6m", pods=of(running()))
+    assert story.says("Released") == "True/NotRequired"
 
 
 # --- afterwards ---

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ def judged(
     report: Report | None = None,
     now: str = "",
     was: set[str] | None = None,
+    requested: Mapping[str, int] | None = None,
     **pool: Any,
 ) -> Verdict:
     policy = make_pool(*pool.pop("resources", MEASURED), **pool)
-    return judge(node or make_node(), report, policy, at(now), was_pressured=was or set())
+    return judge(
+        node or make_node(), report, policy, at(now), was_pressured=was or set(), requested=requested or {}
+    )
 
 
 def node_document(**status: Any) -> dict[str, Any]:
@@ -104,6 +108,50 @@ def test_reservation_and_overcommit_make_the_limit() -> None:
 def test_use_that_no_lease_explains_is_told_apart() -> None:
     verdict = judged(report=make_report(unmanaged={"memory": "3Gi"}))
     assert verdict.unmanaged == (0, 3 * GIB)
+
+
+def test_what_pods_without_a_lease_request_is_used_by_others_or_what_was_measured_if_it_is_more() -> None:
+    report = make_report(unmanaged={"cpu": "2", "memory": "3Gi"})
+    asked = {"cpu": 5000, "memory": GIB, "ephemeral-storage": 7}
+    assert judged(report=report, requested=asked).unmanaged == (5000, 3 * GIB)
+    assert judged(report=make_report(), requested=asked).unmanaged == (5000, GIB), "nothing was told apart"
+    assert judged(report=None, requested=asked).unmanaged == (5000, GIB)
+
+
+def test_requests_count_where_nothing_is_measured() -> None:
+    resources = (
+        {"name": "cpu", "source": "Allocatable"},
+        {"name": "vendor.example/gpu", "source": "Fixed", "fixedQuantity": "4"},
+    )
+    asked = {"cpu": 3000, "vendor.example/gpu": 1}
+    report = make_report(unmanaged={"cpu": "9"})
+    verdict = judged(report=report, requested=asked, resources=resources)
+    assert verdict.unmanaged == (3000, 1)
+    assert verdict.limit == (16_000, 4), "what the node may lend at all does not move with it"
+
+
+# --- the taint of a dedicated pool ---
+
+
+@pytest.mark.parametrize(
+    ("taints", "pool"),
+    [
+        (None, ""),
+        ([{"key": "other", "value": "ci", "effect": "NoSchedule"}], ""),
+        (
+            [
+                {"key": "other", "effect": "NoExecute"},
+                {"key": "leasehold.dev/pool", "value": "ci", "effect": "NoSchedule"},
+            ],
+            "ci",
+        ),
+    ],
+)
+def test_a_nodes_taint_says_which_pool_it_is_kept_for(taints: Any, pool: str) -> None:
+    document = node_document()
+    document["spec"] = {"taints": taints}
+    assert node_of(document).dedicated_to == pool
+    assert make_node().dedicated_to == ""
 
 
 # --- reasons ---

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.builders import GIB, at, granted, make_lease, make_pod, pod_document
+from tests.builders import GIB, at, clock, granted, make_lease, make_pod, pod_document
 
 from leasehold.api.quantity import MAX_AMOUNT
 from leasehold.core.pods import (
@@ -152,6 +152,15 @@ def test_an_annotation_that_says_nothing_is_no_slice(text: str) -> None:
 def test_a_pod_that_is_over_tells_since_when() -> None:
     pod = make_pod(node="node-1", phase="Succeeded", ended="30s")
     assert (pod.over, pod.failed, pod.since) == (True, False, at("30s"))
+    ended = {"name": "init", "state": {"terminated": {"exitCode": 1, "finishedAt": clock("40s")}}}
+    waits = {"name": "main", "state": {"waiting": {"reason": "PodInitializing"}}}
+    states = {"initContainerStatuses": [ended], "containerStatuses": [waits]}
+    failed = make_pod(node="node-1", phase="Failed", status=states)
+    assert (failed.over, failed.failed, failed.since) == (True, True, at("40s")), (
+        "it never came to the others"
+    )
+    never_ran = make_pod(node="node-1", phase="Failed")
+    assert never_ran.since == never_ran.created
     assert resident_of(pod_document(node="node-1", phase="Failed")) is None
     assert resident_of(pod_document()) is None, "it is on no node"
 

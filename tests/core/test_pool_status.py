@@ -113,6 +113,9 @@ def test_leases_are_counted_by_where_they_stand() -> None:
         ([make_node()], "None", {"deleting": True}, "False/PoolDraining"),
         ([make_node()], "None", {"mismatches": ["a"]}, "False/LedgerInconsistent"),
         ([make_node()], "None", {"invalid": "spec.x"}, "False/InvalidSpec"),
+        ([make_node()], "None", {"unenforced": True}, "False/EnforcementOff"),
+        ([make_node()], "Hold", {"unenforced": True}, "False/EnforcementOff"),
+        ([make_node()], "None", {"unenforced": True, "invalid": "spec.x"}, "False/InvalidSpec"),
     ],
 )
 def test_ready_says_whether_leases_are_granted(nodes: Any, stop: str, facts: Any, ready: str) -> None:

@@ -19,6 +19,9 @@ from leasehold.core.times import SECOND, earliest, format_time
 RETRY: Final = 5 * SECOND
 """How long after an eviction was refused it is tried again (ms); the eviction API's own clients wait as long."""
 
+LOOK_AGAIN: Final = 30 * SECOND
+"""How long after a pod excluded its lease's nodes they are looked at again (ms): nobody tells of their labels."""
+
 REPLACING: Final = frozenset({"ReplicaSet", "StatefulSet", "DaemonSet", "ReplicationController"})
 """Controllers that make a failed pod anew at once, without end."""
 
@@ -76,7 +79,7 @@ class Fail(NamedTuple):
 
 
 class Evict(NamedTuple):
-    """Ask the Eviction API to end a pod; `since` is when its lease's end began (ms)."""
+    """Ask the Eviction API to end a pod."""
 
     pod: Pod
 
@@ -102,8 +105,9 @@ class Workload:
     """What the pods of one lease mean for it.
 
     `claimed` tells that one of them was bound. `left_on` are the nodes where some that were let go still are, and
-    `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good.
-    `unheld_since` is since when a placeholder of the lease waits to be bound, and `refusal` why none could be made.
+    `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good,
+    and none waits to be let go. `unheld_since` is since when a placeholder of the lease waits to be bound, and
+    `refusal` why none could be made.
     """
 
     claimed: bool = False
@@ -130,12 +134,13 @@ def workload_of(
     ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
     places = {i: part.node for i, part in enumerate(lease.slices)}
     here = [pod for pod in mine if not pod.over]
+    more = here or any(pod.gated and not (pod.over or pod.leaving) for pod in pods)
     used = Use(lease, pods)
     return Workload(
         claimed=any(pod.node for pod in mine),
         left_on=frozenset(pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice),
         over_on=frozenset(part.node for i, part in enumerate(lease.slices) if used.exceeds(i, part)),
-        done_since=None if here else max(ended, default=None),
+        done_since=None if more else max(ended, default=None),
         unheld_since=unheld,
         refusal=refusal,
     )
@@ -153,7 +158,8 @@ def plan_pods(
     """Decide about all pods that name a lease, by its name.
 
     `lease` is None where there is none, and `policy` where its pool does not exist. `refused` says, by a pod's uid,
-    when its eviction was last refused. `placeholders` are those that hold room for the lease.
+    when its end was last asked for (ms): if it is still there, that was refused, or is not heard of yet.
+    `placeholders` are those that hold room for the lease.
     """
     plan = _Plan(lease, pods, policy, nodes, refused, now, placeholders)
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
@@ -221,6 +227,9 @@ class _Plan:
         lease, policy = self.lease, self.policy
         if lease is None:
             self._without_lease(pod)
+        elif policy is None and lease.finished:
+            if pod.gated:
+                self._tell(pod, R.LEASE_ENDED, _over(lease))
         elif policy is None or lease.pending:
             if pod.gated:
                 why = lease.reason(C.ALLOCATED) or lease.reason(C.ACCEPTED) or R.LEASE_PENDING
@@ -250,7 +259,7 @@ class _Plan:
         if lease.allocated and not lease.releasing:
             self._let(pod, lease, policy)
             return
-        message = f"Lease {lease.name} is over. Name one that is held."
+        message = _over(lease)
         if pod.nominated:
             self.actions.append(Unassign(pod))
         elif policy.stray_pods == StrayPodAction.FAIL and pod.controller not in REPLACING:
@@ -270,6 +279,7 @@ class _Plan:
         fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]
         if not fitting:
             self._tell(pod, R.NODES_EXCLUDED, R.NODES_EXCLUDED.meaning)
+            self.wakes.append(self.now + LOOK_AGAIN)
             return
         lacking: dict[int, str] = {}
         for i in sorted(fitting, key=lambda i: (self.use.counts.get(i, 0) if self.use else 0, i)):
@@ -306,6 +316,8 @@ class _Plan:
         return node is not None and admits(pod, name, node.labels)
 
     def _while_it_runs(self, pod: Pod, lease: Lease) -> None:
+        if pod.told[0] not in ("", R.ADMITTED):  # mostly it was told when its gate was lifted
+            self._tell(pod, R.ADMITTED, R.ADMITTED.meaning)
         text = ending_text(lease)
         if text != pod.warned:
             self.actions.append(Warn(pod, text))
@@ -316,12 +328,12 @@ class _Plan:
         last = self.refused.get(pod.uid)
         if last is None:
             self.actions.append(Evict(pod))
-        elif self.now >= limit:
-            self.actions.append(Delete(pod))
-        elif self.now >= last + RETRY:
-            self.actions.append(Evict(pod))
+            return
+        again = last + RETRY if last >= limit else min(limit, last + RETRY)
+        if self.now < again:
+            self.wakes.append(again)
         else:
-            self.wakes.append(min(limit, last + RETRY))
+            self.actions.append(Evict(pod) if self.now < limit else Delete(pod))
 
     def _tell(self, pod: Pod, reason: R, message: str) -> None:
         if pod.told != (reason, message):
@@ -336,6 +348,10 @@ def ending_text(lease: Lease) -> str:
             when = "" if at is None else f"{format_time(at)} "
             return f"{when}{lease.reason(condition)}"
     return ""
+
+
+def _over(lease: Lease) -> str:
+    return f"Lease {lease.name} is over. Name one that is held."
 
 
 def _is_of(pod: Pod, lease: Lease) -> bool:

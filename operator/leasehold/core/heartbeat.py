@@ -20,23 +20,22 @@ from leasehold.core.times import SECOND, format_time
 
 def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
     """Begin to watch over the holder of a lease that is granted, or whose liveness was just turned on."""
-    if lease.liveness == Liveness.NONE:
-        if policy.enforces:
-            _expect_pods(draft, policy, now)
+    if lease.liveness == Liveness.NONE and not policy.enforces:
         return
     if lease.liveness == Liveness.SESSION and session_is_live(lease, policy, world, now):
         draft.say(C.CLAIMED, True, R.SESSION_LIVE)
         draft.say(C.HOLDER_LIVE, True, R.FRESH)
         return
-    draft.say(C.CLAIMED, False, R.WAITING_FOR_HOLDER)
+    _say_awaited(draft, lease)
     if policy.claim_timeout is not None:
         draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
 
 
-def _expect_pods(draft: Draft, policy: PoolPolicy, now: int) -> None:
-    draft.say(C.CLAIMED, False, R.WAITING_FOR_PODS, R.WAITING_FOR_PODS.meaning)
-    if policy.claim_timeout is not None:
-        draft.set_time("deadlines", claimTime=now + policy.claim_timeout)
+def _say_awaited(draft: Draft, lease: Lease) -> None:
+    if lease.liveness == Liveness.NONE:
+        draft.say(C.CLAIMED, False, R.WAITING_FOR_PODS, R.WAITING_FOR_PODS.meaning)
+    else:
+        draft.say(C.CLAIMED, False, R.WAITING_FOR_HOLDER)
 
 
 def follow_liveness(course: Course) -> None:
@@ -48,10 +47,11 @@ def follow_liveness(course: Course) -> None:
         if not course.policy.enforces:
             draft.unsay(C.CLAIMED)
             draft.set_time("deadlines", claimTime=None)
-        elif C.CLAIMED not in draft.conditions:
-            _expect_pods(draft, course.policy, now)
-    elif C.CLAIMED not in draft.conditions:
+            return
+    if C.CLAIMED not in draft.conditions:
         expect_holder(draft, lease, course.policy, course.world, now)
+    elif draft.holds(C.CLAIMED, "False"):
+        _say_awaited(draft, lease)
     elif (
         lease.liveness == Liveness.RENEW
         and draft.holds(C.CLAIMED)
@@ -69,6 +69,8 @@ def claim(course: Course) -> None:
         draft.say(C.CLAIMED, True, R.HOLDER_RENEWED)
     elif lease.liveness != Liveness.SESSION and course.policy.enforces and course.world.pods(lease).claimed:
         draft.say(C.CLAIMED, True, R.POD_BOUND)
+        if lease.liveness == Liveness.RENEW:
+            draft.set_time("deadlines", heartbeatTime=course.now + course.policy.heartbeat_timeout)
     elif lease.liveness == Liveness.SESSION and session_is_live(
         lease, course.policy, course.world, course.now
     ):
@@ -97,7 +99,7 @@ def unclaimed(course: Course) -> R | None:
 
 def heartbeat_lost(course: Course) -> R | None:
     """End a lease whose holder has been silent beyond its time-out and the pool's grace."""
-    if not course.draft.holds(C.CLAIMED):
+    if course.lease.liveness == Liveness.NONE or not course.draft.holds(C.CLAIMED):
         return None
     missed = _missed_heartbeat(course)
     if missed is None:
@@ -166,6 +168,8 @@ def _missed_heartbeat(course: Course) -> tuple[R, int] | None:
 
 def say_live(course: Course) -> None:
     """Say that the holder is alive, where it has shown up and its heartbeat is not missing."""
+    if course.lease.liveness == Liveness.NONE:
+        return  # a pod claimed the lease, and nobody is asked for a heartbeat
     if course.draft.holds(C.CLAIMED) and not course.heartbeat_missed:
         course.draft.say(C.HOLDER_LIVE, True, R.FRESH)
 

@@ -191,7 +191,8 @@ def _slice_of(annotations: Json) -> SliceRef | None:
 def _over_since(status: Json, created: int) -> int:
     ends = [
         parse_time(ended["finishedAt"])
-        for row in status.get("containerStatuses") or ()
+        for name in ("containerStatuses", "initContainerStatuses")
+        for row in status.get(name) or ()
         if (ended := (row.get("state") or {}).get("terminated")) and ended.get("finishedAt")
     ]
     return max(ends, default=created)
