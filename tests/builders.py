@@ -17,6 +17,7 @@ from leasehold.api.names import (
     LEASE_GATE,
     LEASE_LABEL,
     LEASE_REASONS,
+    PLACEHOLDER_ANNOTATION,
     POD_CONDITION,
     POOL_REASONS,
     RELEASE_FINALIZER,
@@ -35,7 +36,7 @@ from leasehold.core.course import Session, Step, World
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.nodes import Node, Report, judge, node_of, report_of
 from leasehold.core.planning import grant_step
-from leasehold.core.pods import Pod, pod_of
+from leasehold.core.pods import Placeholder, Pod, placeholder_of, pod_of
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.request import NEVER, Request, Shape
@@ -367,6 +368,40 @@ def pod_document(
     if gated if gated is not None else not (node or given) and lease is not None:
         body["schedulingGates"] = [{"name": LEASE_GATE}]
     return {"metadata": meta, "spec": body, "status": {**told_status, **(status or {})}}
+
+
+def make_placeholder(
+    lease: Lease,
+    position: int = 0,
+    *,
+    number: int = 0,
+    cpu: str | None = "2",
+    memory: str | None = "4Gi",
+    node: str = "node-1",
+    nominated: str = "",
+    phase: str = "Running",
+    deleted: bool = False,
+    age: str = "1m",
+) -> Placeholder:
+    """A placeholder that holds all of a slice of 2 cpu and 4Gi, bound to node-1."""
+    asked = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
+    name = f"hold-{lease.uid}-{position}-{number}"
+    annotations = {SLICE_ANNOTATION: f"{lease.uid}/{position}", PLACEHOLDER_ANNOTATION: lease.key}
+    document = pod_document(
+        name,
+        lease=None,
+        requests=asked,
+        node=node,
+        phase=phase,
+        deleted=deleted,
+        age=age,
+        annotations=annotations,
+        namespace="leasehold-system",
+        status={"nominatedNodeName": nominated} if nominated else None,
+    )
+    found = placeholder_of(document)
+    assert found is not None
+    return found
 
 
 def make_pod(name: str = "worker", **how: Any) -> Pod:
