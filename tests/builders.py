@@ -456,8 +456,14 @@ def make_report(
     gone: Iterable[Lease] = (),
     present: Mapping[str, Json] | None = None,
     state: str = "Active",
+    pods: Mapping[str, str] | None = None,
+    generation: int = 1,
+    observed: int | None = None,
 ) -> Report:
-    """A report of a node that uses 1 cpu and 4Gi; `present` is what leases use there, by uid."""
+    """A report of a node that uses 1 cpu and 4Gi; `present` is what leases use there, by uid.
+
+    `pods` is the lease of each pod asked about, by uids. It answers the spec it has, if not the one of `observed`.
+    """
     spare = unmanaged or {}
     usage = [
         {"name": name, "current": "0", "p90": used, **({"unmanaged": spare[name]} if name in spare else {})}
@@ -467,9 +473,19 @@ def make_report(
     leases += [{"uid": uid, "state": "Present", **use} for uid, use in (present or {}).items()]
     report = report_of(
         {
-            "metadata": {"name": node, "resourceVersion": "1", "ownerReferences": [{"name": node}]},
-            "spec": {"state": state, "leaseUIDs": [row["uid"] for row in leases]},
+            "metadata": {
+                "name": node,
+                "resourceVersion": "1",
+                "generation": generation,
+                "ownerReferences": [{"name": node}],
+            },
+            "spec": {
+                "state": state,
+                "leaseUIDs": [row["uid"] for row in leases],
+                "pods": [{"uid": uid, "leaseUID": lease} for uid, lease in (pods or {}).items()],
+            },
             "status": {
+                "observedGeneration": generation if observed is None else observed,
                 "reportTime": clock(time),
                 "bootID": "boot-1",
                 "sequence": 7,

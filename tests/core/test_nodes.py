@@ -2,7 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.builders import GIB, NOON, at, clock, make_node, make_pool, make_report
+from tests.builders import GIB, NOON, at, clock, make_lease, make_node, make_pool, make_report
 
 from leasehold.core.nodes import Node, Report, Verdict, judge, node_of, report_of
 
@@ -69,6 +69,34 @@ def test_a_report_without_a_percentile_counts_with_its_current_use() -> None:
     assert report is not None
     assert (report.version, report.usage["cpu"]) == (4, (700, None))
     assert (report.excluded, report.has_owner, report.asked) == (False, False, frozenset())
+    assert (report.generation, report.observed_generation, report.pods) == (0, 0, {})
+
+
+def test_a_report_says_what_is_asked_now_and_which_spec_it_answers() -> None:
+    build = make_lease("build")
+    report = make_report(gone=[build], pods={"p1": build.uid, "p2": build.uid}, generation=5, observed=4)
+    assert (report.generation, report.observed_generation) == (5, 4)
+    assert report.pods == {"p1": build.uid, "p2": build.uid}
+    assert report.asked == {build.uid}
+
+
+def test_a_generation_ahead_of_the_objects_own_was_an_earlier_objects_and_counts_as_none() -> None:
+    assert make_report(generation=1, observed=7).observed_generation == 0
+    assert make_report(generation=7, observed=7).observed_generation == 7
+
+
+def test_a_leases_uid_is_kept_once_however_many_pods_it_has() -> None:
+    asked = "".join(["the-uid-", "of-a-lease"])
+    rows = [{"uid": f"p{n}", "leaseUID": "".join(["the-uid-", "of-a-lease"])} for n in range(3)]
+    report = report_of(
+        {
+            "metadata": {"name": "n", "generation": 2},
+            "spec": {"leaseUIDs": [asked], "pods": rows},
+            "status": {"reportTime": clock()},
+        }
+    )
+    assert report is not None
+    assert {id(lease) for lease in report.pods.values()} == {id(asked)}
 
 
 # --- amounts ---
