@@ -297,7 +297,9 @@ class Controller:
             self.recorder,
             leadership.valid,
         )
-        specs = ReportSpecs(self.client, self.cluster, self.pools.asking, leadership.valid)
+        specs = ReportSpecs(
+            self.client, self.cluster, self.pools.asking, leadership.valid, self.cluster.pods.running
+        )
         yield from (("homeless leases", homeless.run()), ("report specs", specs.run()))
         if not self.cluster.pods.watched:
             return

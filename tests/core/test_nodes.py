@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from tests.builders import GIB, NOON, at, clock, make_lease, make_node, make_pool, make_report
 
-from leasehold.core.nodes import Node, Report, Verdict, judge, node_of, report_of
+from leasehold.core.nodes import Node, Report, Verdict, judge, node_of, report_of, with_history
 
 MEASURED = ({"name": "cpu"}, {"name": "memory"})
 
@@ -294,3 +294,18 @@ def test_a_node_that_has_none_of_a_resource_uses_no_share_of_it() -> None:
 def test_use_of_what_the_pool_does_not_lend_does_not_matter() -> None:
     report = make_report(cpu="16", memory="1Gi")
     assert judge(make_node(), report, make_pool({"name": "memory"}), NOON).use_permille == 20
+
+
+# --- since when a report knows of a lease's pods ---
+
+
+def test_a_report_knows_as_of_which_question_a_leases_pods_are_all_asked_about() -> None:
+    first = with_history(make_report(pods={"a1": "a", "b1": "b"}, generation=3), None)
+    assert first.asked_since == {"a": 3, "b": 3}
+    same = with_history(make_report(pods={"a1": "a", "b1": "b"}, generation=4), first)
+    assert same.asked_since == {"a": 3, "b": 3}, "something else was asked"
+    more = with_history(make_report(pods={"a1": "a", "b1": "b", "b2": "b", "c1": "c"}, generation=5), same)
+    assert more.asked_since == {"a": 3, "b": 5, "c": 5}
+    less = with_history(make_report(pods={"b2": "b"}, generation=6), more)
+    assert less.asked_since == {"b": 6}
+    assert with_history(make_report(generation=7), less).asked_since == {}

@@ -17,7 +17,7 @@ from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership, pools_of
 from leasehold.core.neighbours import Heard, digest
-from leasehold.core.nodes import Node, Report, node_of, report_of
+from leasehold.core.nodes import Node, Report, node_of, report_of, with_history
 from leasehold.core.selectors import Selector
 from leasehold.core.times import SECOND
 
@@ -151,7 +151,7 @@ class Cluster:
         known = self.reports.get(report.node)
         if known is not None and report.version < known.version:
             return
-        self.reports[report.node] = report
+        self.reports[report.node] = report = with_history(report, known)
         for worker in self._workers_of(report.node):
             worker.report_changed(report)
 

@@ -93,6 +93,7 @@ class Pods:
         self._by_lease: dict[Key, dict[str, Pod]] = {}
         self._key_of: dict[str, Key] = {}
         self._last_done: dict[Key, Pod] = {}
+        self._running: Mapping[str, Mapping[str, str]] | None = None
 
     # --- what is asked ---
 
@@ -113,6 +114,21 @@ class Pods:
     def placeholders(self, key: Key) -> list[Placeholder]:
         """Return the placeholders of a lease, by its name."""
         return list(self._placeholders.get(key, {}).values())
+
+    def running(self) -> Mapping[str, Mapping[str, str]]:
+        """Return, by node, the pods that run there with a slice: the lease of each, by uids, the newest pod last."""
+        if self._running is None:
+            found: dict[str, list[Pod]] = {}
+            for pods in self._by_lease.values():
+                for pod in pods.values():
+                    if pod.node and pod.slice is not None and not pod.over:
+                        found.setdefault(pod.node, []).append(pod)
+            for rows in found.values():
+                rows.sort(key=lambda pod: (pod.created, pod.uid))
+            self._running = {
+                node: {pod.uid: pod.slice.lease for pod in rows if pod.slice} for node, rows in found.items()
+            }
+        return self._running
 
     def on(self, node: str) -> list[Resident]:
         """Return all pods that take something on a node."""
@@ -151,6 +167,7 @@ class Pods:
         self._by_lease.setdefault(key, {})[pod.uid] = pod
         self.leased.put(pod.uid, seen.resident)
         if known != pod:
+            self._running = None
             self._lease_changed(key)
 
     def gone(self, uid: str) -> None:
@@ -174,6 +191,7 @@ class Pods:
             self._last_done[key] = pod
 
     def _drop(self, uid: str) -> None:
+        self._running = None
         key = self._key_of.pop(uid)
         del self._by_lease[key][uid]
         if not self._by_lease[key]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from leasehold.api.names import POOL_TAINT, CapacitySource, RejectionReason, ReportState
@@ -59,7 +59,8 @@ class Report:
     """A NodeReport's status. `leases` says, for each lease the reporter was asked about, whether it is gone.
 
     `asked` and `pods` (the lease of each pod, by uids) are what the reporter is asked now, in `generation`; the status
-    answers what it was asked in `observed_generation`. Both are 0 where they are not known.
+    answers what it was asked in `observed_generation`. Both are 0 where they are not known. `asked_since` says, by
+    lease, in which generation its pods were asked about for the first time as they are now.
     """
 
     node: str
@@ -76,6 +77,7 @@ class Report:
     generation: int
     observed_generation: int
     pods: Mapping[str, str]
+    asked_since: Mapping[str, int] = field(default_factory=dict)
 
 
 class LeaseUse(NamedTuple):
@@ -165,6 +167,24 @@ def report_of(document: Json) -> Report | None:
         observed_generation=observed if observed <= generation else 0,
         pods=_pods(spec.get("pods") or (), asked),
     )
+
+
+def with_history(report: Report, before: Report | None) -> Report:
+    """Return a report that knows as of which generation of its spec each lease's pods are asked about, all of them.
+
+    `before` is the report known until now. What was asked before anybody here knew the report counts as asked now.
+    """
+    if not report.pods:
+        return report
+    old, since = (before.pods, before.asked_since) if before is not None else ({}, _NOTHING)
+    if old == report.pods:
+        return replace(report, asked_since=since)
+    changed = {lease for _, lease in old.items() ^ report.pods.items()}
+    found = {
+        lease: report.generation if lease in changed else since.get(lease, report.generation)
+        for lease in report.pods.values()
+    }
+    return replace(report, asked_since=found)
 
 
 def judge(
