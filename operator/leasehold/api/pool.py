@@ -467,7 +467,8 @@ class Enforcement(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "self.mode != 'Advisory' || self.nodeTaint != 'Dedicated'",
+                "!has(self.nodeTaint) || self.nodeTaint != 'Dedicated'"
+                " || (has(self.mode) && self.mode != 'Advisory')",
                 "nodeTaint Dedicated needs mode Gate: in a pool with mode Advisory nobody lets the pods of leases"
                 " tolerate the taint",
                 field_path=".nodeTaint",

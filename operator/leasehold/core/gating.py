@@ -273,7 +273,9 @@ class _Plan:
         given = pod.slice
         if given is not None and given.lease == lease.uid and given.position < len(lease.slices):
             node = lease.slices[given.position].node
-            if self._room_is_left(lease, given):
+            if policy.holds_room and pod.nominated != node:
+                self.actions.append(Assign(pod, node, given))
+            elif self._room_is_left(lease, given):
                 self.actions.append(Let(pod, R.ADMITTED, node, given))
             return
         fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]

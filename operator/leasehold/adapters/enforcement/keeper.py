@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from leasehold.adapters.enforcement.writing import PodWriting
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound
@@ -12,9 +13,10 @@ from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.tools import Tools
 from leasehold.core.deadlines import Deadlines
-from leasehold.core.gating import Action, plan_pods
+from leasehold.core.gating import Action, Assign, Let, plan_pods
 from leasehold.core.lease import Lease
 from leasehold.core.placeholders import Create, Drop, Holding, Nominate, Shrink, plan_placeholders
+from leasehold.core.pods import Pod, SliceRef
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import earliest
 
@@ -41,6 +43,7 @@ class Keeper:
         self._pauses = Pauses()
         self._busy: set[str] = set()
         self._writing = PodWriting(tools)
+        self._given: dict[str, SliceRef] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -82,7 +85,7 @@ class Keeper:
             return
         cluster = self._tools.cluster
         lease, policy = found
-        pods, placeholders = cluster.pods.named(key), cluster.pods.placeholders(key)
+        pods, placeholders = self._known(key), cluster.pods.placeholders(key)
         plan = plan_pods(lease, pods, policy, cluster.nodes, self._writing.refused, now, placeholders)
         self._wakes.put(_text(key), plan.wake_at)
         holds = policy is not None and policy.holds_room
@@ -91,11 +94,24 @@ class Keeper:
             subject = _subject(action)
             if subject not in self._busy:
                 self._busy.add(subject)
+                if isinstance(action, Let | Assign) and action.slice is not None:
+                    self._given[subject] = action.slice
                 task = asyncio.create_task(
                     self._act(key, action, policy, "" if lease is None else lease.pool)
                 )
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
+
+    def _known(self, key: Key) -> list[Pod]:
+        """Return the pods of a lease with what they are being given: until that is heard of nobody else may get it.
+
+        A write that failed may have happened all the same, so its pod is given the same again.
+        """
+        pods = self._tools.cluster.pods.named(key)
+        for pod in pods:
+            if pod.slice is not None or pod.over or pod.leaving:
+                self._given.pop(pod.uid, None)
+        return [replace(pod, slice=self._given[pod.uid]) if pod.uid in self._given else pod for pod in pods]
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -110,6 +126,7 @@ class Keeper:
                 if self._may_write():
                     await self._writing.write(action, policy, pool)
         except NotFound:
+            self._given.pop(subject, None)
             self._tools.cluster.pods.gone(subject)
             self._tools.cluster.pods.placeholder_gone(subject)
         except Conflict:
