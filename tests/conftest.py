@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScheduling
 
 _NOT_RUN = "NOT RUN"
 
@@ -13,6 +17,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "real_node: needs root on Linux and what `make node` prepares; see RealNode.unavailable"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScheduling | None:
+    """Deal tests out as ever, but those that share what is dear to one process."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.together import Together
+
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
