@@ -659,7 +659,6 @@ def test_not_even_the_clusters_administrator_writes_the_books(watched: Stage) ->
     )
 
 
-@pytest.mark.extras
 def test_the_real_controllers_find_nothing_wrong_and_get_by(
     guarded: ControlPlane, reporter_on: Callable[..., NodeReporter]
 ) -> None:

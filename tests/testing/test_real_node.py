@@ -286,7 +286,6 @@ def test_a_restarted_api_server_finds_its_node_again(node: RealNode, client: Cli
     run_pod(client, "a", team, "Succeeded")
 
 
-@pytest.mark.extras
 def test_simulated_nodes_live_beside_it(node: RealNode, client: Client, team: str) -> None:
     node.control_plane.start_program("kwok")
     with SimulatedNodes(client, annotations={KWOK_NODE_ANNOTATION: "fake"}) as others:
