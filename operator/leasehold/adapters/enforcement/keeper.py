@@ -18,7 +18,9 @@ from leasehold.core.lease import Lease
 from leasehold.core.placeholders import Create, Drop, Holding, Nominate, Shrink, plan_placeholders
 from leasehold.core.pods import Pod, SliceRef
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.times import earliest
+from leasehold.core.times import SECOND, earliest
+
+_LOOK_AGAIN = SECOND
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Keeper:
         self._busy: set[str] = set()
         self._writing = PodWriting(tools)
         self._given: dict[str, SliceRef] = {}
+        self._outdated: dict[str, tuple[int, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -92,7 +95,7 @@ class Keeper:
         held = plan_placeholders(lease, pods, placeholders, self._writing.rigid, wanted=holds)
         for action in (*plan.actions, *held):
             subject = _subject(action)
-            if subject not in self._busy:
+            if subject not in self._busy and not self._is_outdated(subject, action, now):
                 self._busy.add(subject)
                 if isinstance(action, Let | Assign) and action.slice is not None:
                     self._given[subject] = action.slice
@@ -101,6 +104,11 @@ class Keeper:
                 )
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
+
+    def _is_outdated(self, subject: str, action: Action | Holding, now: int) -> bool:
+        """Tell whether an action rests on what is known to be no longer so, a moment after that was found out."""
+        version, until = self._outdated.get(subject, (-1, 0))
+        return _version(action) <= version and now < until
 
     def _known(self, key: Key) -> list[Pod]:
         """Return the pods of a lease with what they are being given: until that is heard of nobody else may get it.
@@ -130,12 +138,16 @@ class Keeper:
             self._tools.cluster.pods.gone(subject)
             self._tools.cluster.pods.placeholder_gone(subject)
         except Conflict:
-            self._pauses.failed(_text(key), self._tools.clock.now())  # the watch brings what is there by then
+            # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
+            again = self._tools.clock.now() + _LOOK_AGAIN
+            self._outdated[subject] = _version(action), again
+            self._wakes.put(_text(key), again)
         except ApiError as error:
             log.warning("pods of lease %s: %s", _text(key), error, extra={"object": _text(key)})
             self._pauses.failed(_text(key), self._tools.clock.now())
         else:
             self._pauses.worked(_text(key))
+            self._outdated.pop(subject, None)
         finally:
             self._busy.discard(subject)
             self._marked.add(key)
@@ -150,6 +162,16 @@ def _subject(action: Action | Holding) -> str:
             return one.uid
         case _:
             return action.pod.uid
+
+
+def _version(action: Action | Holding) -> int:
+    match action:
+        case Create():
+            return 0
+        case Nominate(one) | Shrink(one) | Drop(one):
+            return one.version
+        case _:
+            return action.pod.version
 
 
 def _text(key: Key) -> str:
