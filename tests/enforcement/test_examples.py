@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -36,7 +35,7 @@ class Example:
 
     def apply(self, *documents: Object) -> None:
         for document in documents or self.documents:
-            self.kube.create(_with_gate(document))
+            self.kube.create(document)
 
     def pods(self) -> list[Object]:
         return self.kube.list("pods", NAMESPACE, labelSelector=f"{LEASE_LABEL}={self.lease}")
@@ -50,9 +49,15 @@ class Example:
 
     def end(self) -> None:
         for document in reversed(self.documents[2:]):
-            resource = {"Job": "jobs.batch", "Deployment": "deployments.apps", "Pod": "pods"}[document["kind"]]
+            resource = {"Job": "jobs.batch", "Deployment": "deployments.apps", "Pod": "pods"}[
+                document["kind"]
+            ]
             self.kube.delete(
-                resource, document["metadata"]["name"], NAMESPACE, missing_ok=True, propagationPolicy="Background"
+                resource,
+                document["metadata"]["name"],
+                NAMESPACE,
+                missing_ok=True,
+                propagationPolicy="Background",
             )
         self.kube.delete(LEASES, self.lease, NAMESPACE, missing_ok=True)
         self.kube.wait_gone(LEASES, self.lease, NAMESPACE)
@@ -70,10 +75,6 @@ def example(stage: PodStage, request: pytest.FixtureRequest) -> Iterator[Example
         made.end()
 
 
-def _with_gate(document: Any) -> Any:
-    return document
-
-
 def played(file: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("example", [file], indirect=True, ids=[file])
 
@@ -85,7 +86,10 @@ def slices(pods: list[Object]) -> set[str]:
 @played("01-ci-job.yaml")
 def test_a_ci_job_gives_its_lease_back_when_it_is_done(example: Example, stage: PodStage) -> None:
     pool, *rest = example.documents
-    terms = {**pool["spec"], "leasePolicy": {"gracePeriodSeconds": 0}}  # nobody wants to wait for the usual 30 s
+    terms = {
+        **pool["spec"],
+        "leasePolicy": {"gracePeriodSeconds": 0},
+    }  # nobody wants to wait for the usual 30 s
     example.apply({**pool, "spec": terms}, *rest)
     (pod,) = example.until_running(1)
     with _in_namespace(stage):
@@ -101,9 +105,11 @@ def test_a_deployment_is_rolled_within_its_lease(example: Example) -> None:
     changed = {"spec": {"template": {"metadata": {"annotations": {"example.com/version": "2"}}}}}
     example.kube.patch("deployments.apps", "shop", changed, NAMESPACE)
     until(
-        lambda: len(now := example.pods()) == 2
-        and all(map(running, now))
-        and not before & {pod["metadata"]["uid"] for pod in now},
+        lambda: (
+            len(now := example.pods()) == 2
+            and all(map(running, now))
+            and not before & {pod["metadata"]["uid"] for pod in now}
+        ),
         "both replicas are new",
     )
     assert granted(example.held())
