@@ -12,15 +12,19 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
+from leasehold.adapters.pods import LeasedPods, OtherPods
 from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
+from leasehold.api.names import LEASE_LABEL
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
 
 Object = dict[str, Any]
 WRITES = ("PATCH", "PUT")
+WRITERS = 8
+"""How many requests a replica sends at once."""
 Fault = Callable[[str, str, Any], "Exception | str | None"]
 """Called for each request; returns an error to raise instead of doing it, or `("after", error)` to do it first."""
 
@@ -123,6 +127,43 @@ class FakeKube:
             raise after[1]
         return answer
 
+    async def merge(self, path: str, patch: Object) -> Object:
+        """Apply a strategic merge patch, as far as pods need it: see `_merged`."""
+        after = await self._ask("PATCH", path, patch)
+        at = path.removesuffix("/status")
+        if at not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[at]
+        meta = dict(patch.get("metadata", {}))
+        for name in ("resourceVersion", "uid"):
+            asked = meta.pop(name, None)
+            if asked is not None and asked != known["metadata"][name]:
+                raise Conflict(f"{path} was written in between", 409)
+        body = (
+            {"status": patch["status"]} if path != at else {"metadata": meta, "spec": patch.get("spec", {})}
+        )
+        changed = _merged(known, body)
+        answer = known if changed == known else self._store(at, changed, "MODIFIED")
+        if after is not None:
+            raise after[1]
+        return answer
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Begin the end of a pod that runs; one that does not is gone at once."""
+        path = paths.pod(namespace, name)
+        after = await self._ask("POST", f"{path}/eviction", uid)
+        if path not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[path]
+        if known["metadata"]["uid"] != uid:
+            raise Conflict(f"{path} is another by now", 409)
+        if known["spec"].get("nodeName"):
+            self.touch(path, {"metadata": {"deletionTimestamp": "2026-11-22T19:00:00Z"}})
+        else:
+            self.remove(path)
+        if after is not None:
+            raise after[1]
+
     async def create(self, path: str, body: Object) -> Object:
         after = await self._ask("POST", path, body)
         at = f"{path}/{body['metadata']['name']}"
@@ -156,6 +197,31 @@ class FakeKube:
 
     def writes(self, path: str) -> list[Object]:
         return [body for method, at, body in self.requests if method in WRITES and at.startswith(path)]
+
+
+_KEYS = {"schedulingGates": "name", "conditions": "type"}
+"""The lists of a Pod that are merged by a key; all others that we write are replaced."""
+
+
+def _merged(before: Mapping[str, Any], patch: Mapping[str, Any]) -> Object:
+    """A strategic merge: null takes out, lists with a key are merged by it, and `$patch: delete` takes a row out."""
+    result = dict(before)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping):
+            result[name] = _merged(result.get(name) or {}, value)
+        elif name in _KEYS:
+            rows = {row[_KEYS[name]]: row for row in result.get(name) or ()}
+            for row in value:
+                key = row[_KEYS[name]]
+                rows[key] = _merged(rows.get(key, {}), row)
+            result[name] = [row for row in rows.values() if row.get("$patch") != "delete"]
+            if not result[name]:
+                del result[name]
+        else:
+            result[name] = value
+    return result
 
 
 def _selects(selector: str, document: Object) -> bool:
@@ -253,6 +319,10 @@ def report_document(name: str = "n1", *, at: int, **usage: str) -> Object:
     }
 
 
+def pod_path(name: str, namespace: str = "team") -> str:
+    return paths.pod(namespace, name)
+
+
 class FakeRight:
     """The right to lead, until it is taken away."""
 
@@ -326,7 +396,7 @@ class Replica:
             self.cluster,
             self.recorder,  # type: ignore[arg-type]
             self.metrics,
-            8,
+            WRITERS,
             debounce,
         )
         for path, document in kube.objects.items():
@@ -335,6 +405,8 @@ class Replica:
             elif path.startswith(paths.REPORTS):
                 self.cluster.report_seen(document)
         self.cluster.namespace_seen("team", {})
+        self.leased = LeasedPods(self.cluster.pods, self.cluster.heard)
+        self.others = OtherPods(self.cluster.pods, self.cluster.heard)
         kube.watchers.append(self._told)
 
     def _told(self, kind: str, document: Object) -> None:
@@ -342,11 +414,19 @@ class Replica:
             self.hear(kind, document)
 
     def hear(self, kind: str, document: Object) -> None:
-        """Take in news of leases and pools; of nodes and reports tests tell by hand."""
+        """Take in news of leases, pools and pods; of nodes and reports tests tell by hand."""
         if document.get("kind") == "CapacityLease":
             self.cluster.changed(kind, document)
         elif document.get("kind") == "CapacityPool":
             self.pool_heard(kind, document)
+        elif document.get("kind") == "Pod":
+            self.pod_heard(kind, document)
+
+    def pod_heard(self, kind: str, document: Object) -> None:
+        """Tell both watches of pods what each would hear: one that leaves its selection is gone for it."""
+        labelled = LEASE_LABEL in document["metadata"]["labels"]
+        self.leased.changed(kind if labelled else "DELETED", document)
+        self.others.changed("DELETED" if labelled else kind, document)
 
     def node_heard(self, document: Object) -> None:
         self.cluster.node_seen(document)

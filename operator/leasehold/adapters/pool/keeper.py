@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from leasehold.adapters.kube import paths
-from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, NotFound
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.tools import Tools
@@ -27,7 +27,7 @@ from leasehold.api.names import (
 )
 from leasehold.core.course import Notice
 from leasehold.core.deadlines import Deadlines
-from leasehold.core.gating import Action, Delete, Evict, Fail, Let, PodPlan, Tell, Warn, plan_pods
+from leasehold.core.gating import Action, Delete, Evict, Fail, Let, Tell, Warn, plan_pods
 from leasehold.core.lease import Lease
 from leasehold.core.pods import Pod, pinned, slice_text
 from leasehold.core.policy import PoolPolicy
@@ -58,7 +58,7 @@ class Keeper:
         self._wakes = Deadlines()
         self._pauses = Pauses()
         self._busy: set[str] = set()
-        self._refused: dict[str, int] = {}
+        self._asked: dict[Key, dict[str, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -95,25 +95,32 @@ class Keeper:
         self._news.clear()
 
     def _keep(self, key: Key, now: int) -> None:
-        found = self._look(key)
-        if found is None or _text(key) in self._pauses:
+        if _text(key) in self._pauses:
             return
         cluster = self._tools.cluster
-        pods = cluster.pods.named(key)
-        if not pods:
+        found = self._look(key)
+        pods = [] if found is None else cluster.pods.named(key)
+        self._forget(key, pods)
+        if found is None or not pods:
             self._wakes.put(_text(key), None)
             return
-        plan: PodPlan = plan_pods(*found[:1], pods, found[1], cluster.nodes, self._refused, now)
+        lease, policy = found
+        plan = plan_pods(lease, pods, policy, cluster.nodes, self._asked.get(key, {}), now)
         self._wakes.put(_text(key), plan.wake_at)
-        taint = (
-            found[0].pool if found[0] is not None and found[1] is not None and found[1].taints_nodes else ""
-        )
+        taint = "" if lease is None or policy is None or not policy.taints_nodes else lease.pool
         for action in plan.actions:
             if action.pod.uid not in self._busy:
                 self._busy.add(action.pod.uid)
-                task = asyncio.create_task(self._act(key, action, taint))
+                task = asyncio.create_task(self._act(key, action, lease, taint))
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
+
+    def _forget(self, key: Key, pods: Iterable[Pod]) -> None:
+        """Forget of pods that are gone when their end was asked for."""
+        asked = self._asked.pop(key, {})
+        kept = {pod.uid: asked[pod.uid] for pod in pods if pod.uid in asked}
+        if kept:
+            self._asked[key] = kept
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -121,28 +128,35 @@ class Keeper:
             self._failure = error
         self._news.set()
 
-    async def _act(self, key: Key, action: Action, taint: str) -> None:
+    async def _act(self, key: Key, action: Action, lease: Lease | None, taint: str) -> None:
+        """Write what was decided, unless the lease it was decided for is another when its turn has come."""
         pod = action.pod
+        worked = False
         try:
-            async with self._tools.writers.turn():
+            async with self._tools.writers.turn(patient=isinstance(action, (Tell, Warn))):
                 if self._may_write():
-                    await self._write(action, taint)
+                    found = self._look(key)
+                    if found is not None and found[0] is lease:
+                        await self._write(key, action, taint)
+                    worked = True
         except NotFound:
             self._tools.cluster.pods.gone(pod.uid)
+            worked = True
         except Conflict:
-            self._pauses.failed(_text(key), self._tools.clock.now())  # the watch brings what is there by then
+            pass  # the watch brings what is there by then
         except ApiError as error:
             log.warning("pod %s: %s", pod.key, error, extra={"object": pod.key})
-            self._pauses.failed(_text(key), self._tools.clock.now())
-        else:
-            self._pauses.worked(_text(key))
         finally:
+            if worked:
+                self._pauses.worked(_text(key))
+            else:
+                self._pauses.failed(_text(key), self._tools.clock.now())
             self._busy.discard(pod.uid)
             self._marked.add(key)
 
     # --- the writes ---
 
-    async def _write(self, action: Action, taint: str) -> None:
+    async def _write(self, key: Key, action: Action, taint: str) -> None:
         pod = action.pod
         match action:
             case Let():
@@ -160,10 +174,10 @@ class Keeper:
                 await self._patch(pod, {"status": status}, status=True)
                 self._event(pod, reason, message)
             case Evict():
-                await self._evict(pod)
+                await self._evict(key, pod)
             case Delete():
                 await self._tools.client.delete(paths.pod(pod.namespace, pod.name), pod.uid)
-                self._refused[pod.uid] = self._tools.clock.now()
+                self._note_asked(key, pod)
                 self._event(pod, PodReason.DELETED, PodReason.DELETED.meaning)
 
     async def _let(self, action: Let, taint: str) -> None:
@@ -194,17 +208,25 @@ class Keeper:
         if pod.told[0] != reason:
             self._event(pod, reason, message)
 
-    async def _evict(self, pod: Pod) -> None:
-        first = pod.uid not in self._refused
+    async def _evict(self, key: Key, pod: Pod) -> None:
+        """Ask once. Whatever the answer is but none at all, a pod that stays is asked again, and deleted in the end: a
+        budget that does not allow it is a 429, but two for one pod are a 500.
+        """
         try:
             await self._tools.client.evict(pod.namespace, pod.name, pod.uid)
-        except Busy as busy:
-            if first:
-                text = f"{PodReason.EVICTION_REFUSED.meaning} {busy}"
+        except ApiError as error:
+            if not error.code or isinstance(error, (NotFound, Conflict)):
+                raise
+            log.info("pod %s: %s", pod.key, error, extra={"object": pod.key})
+            if pod.uid not in self._asked.get(key, {}):
+                text = f"{PodReason.EVICTION_REFUSED.meaning} {error}"
                 self._event(pod, PodReason.EVICTION_REFUSED, text[:1000])
         else:
             self._event(pod, PodReason.EVICTED, PodReason.EVICTED.meaning)
-        self._refused[pod.uid] = self._tools.clock.now()
+        self._note_asked(key, pod)
+
+    def _note_asked(self, key: Key, pod: Pod) -> None:
+        self._asked.setdefault(key, {})[pod.uid] = self._tools.clock.now()
 
     async def _patch(
         self, pod: Pod, patch: dict[str, Any], *, status: bool = False, fenced: bool = True

@@ -77,6 +77,10 @@ class News:
 
     def lease_gone(self, uid: str) -> None:
         """Take in that a lease of this pool no longer exists."""
+        known = self._memory.state.leases.get(uid)
+        if known is not None and self._tools.cluster.pods.watched:
+            self._keeper.mark([(known.namespace, known.name)])
+            self._memory.dirty_nodes |= {part.node for part in known.slices}
         self._memory.state.forget(uid)
         self._fence.forget(uid)
         self._dirty.set()

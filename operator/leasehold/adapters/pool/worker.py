@@ -223,6 +223,7 @@ class PoolWorker:
         if self.memory.generation == self.pool.generation:
             return
         self._rebuild(self.memory.read_spec(self.state.policy))
+        self.keeper.mark(self._tools.cluster.pods.keys())
         self._join()
         self.pool.due = True
 
