@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.builders import pod_document
+
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
@@ -291,6 +293,11 @@ def lease_document(name: str, pool: str = "ci", cpu: str = "1", **spec: Any) -> 
     }
 
 
+def gate_document(name: str = "ci", **enforcement: Any) -> Object:
+    """A pool that holds pods to their leases."""
+    return pool_document(name, enforcement={"mode": "Gate", **enforcement})
+
+
 def pool_document(name: str = "ci", **spec: Any) -> Object:
     return {
         "apiVersion": "leasehold.dev/v1alpha1",
@@ -352,6 +359,24 @@ class World:
 
     def ask(self, name: str, pool: str = "ci", **spec: Any) -> Object:
         return self.kube.add(lease_path(name), lease_document(name, pool, **spec))
+
+    def start(self, name: str, lease: str | None = "a", *, cpu: str = "1", **how: Any) -> Object:
+        """Add a pod that names a lease, or none."""
+        document = pod_document(name, lease=lease, cpu=cpu, memory=None, namespace="team", **how)
+        return self.kube.add(pod_path(name), document)
+
+    def bind(self, name: str, node: str = "n1") -> None:
+        """Do as the scheduler and the kubelet do with a pod that may go."""
+        self.kube.touch(pod_path(name), {"spec": {"nodeName": node}, "status": {"phase": "Running"}})
+
+    def pod(self, name: str) -> Object:
+        return self.kube.objects[pod_path(name)]
+
+    def is_gated(self, name: str) -> bool:
+        return "schedulingGates" in self.pod(name)["spec"]
+
+    def is_leaving(self, name: str) -> bool:
+        return "deletionTimestamp" in self.pod(name)["metadata"]
 
     def lease(self, name: str) -> Object:
         return self.kube.objects[lease_path(name)]
@@ -438,11 +463,14 @@ class Replica:
 class Scene(World, Replica):
     """A world with one replica and its workers, of one pool if no others are added."""
 
-    def __init__(self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0) -> None:
+    def __init__(
+        self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0, pods: bool = True
+    ) -> None:
         World.__init__(self)
         for i in range(1, nodes + 1):
             self.node(f"n{i}")
         Replica.__init__(self, self.kube, debounce=debounce)
+        self.cluster.pods.watched = pods
         self.right = FakeRight()
         self.workers: dict[str, PoolWorker] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}

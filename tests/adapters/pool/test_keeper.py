@@ -144,20 +144,21 @@ class Hearer:
 
 
 @asynccontextmanager
-async def every_turn(ward: Ward) -> AsyncIterator[None]:
-    """Take every turn to write there is; nobody else gets one meanwhile."""
-    done = asyncio.Event()
+async def every_turn(ward: Ward) -> AsyncIterator[asyncio.Semaphore]:
+    """Take every turn to write there is; nobody else gets one until it is released."""
+    leave = asyncio.Semaphore(0)
 
     async def hold() -> None:
         async with ward.tools.writers.turn():
-            await done.wait()
+            await leave.acquire()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(WRITERS):
             group.create_task(hold())
         await asyncio.sleep(0)
-        yield
-        done.set()
+        yield leave
+        for _ in range(WRITERS):
+            leave.release()
 
 
 class Slow(FakeKube):
@@ -544,6 +545,42 @@ async def test_a_pod_of_the_same_name_that_was_made_anew_is_not_written_to() -> 
     assert ward.recorder.notes == []
 
 
+async def test_a_word_after_the_gate_is_not_said_to_another_pod_of_the_name() -> None:
+    ward = Ward()
+    ward.lease(make_lease())
+    ward.pod()
+
+    def made_anew(method: str, path: str, body: Any) -> None:
+        if not ward.gates() and ward.there()["metadata"]["uid"] == "uid-worker":
+            anew = pod_document("worker")
+            anew["metadata"]["uid"] = "uid-anew"
+            ward.deaf = True
+            ward.kube.remove(pod_path("worker", "team-a"))
+            ward.kube.add(pod_path("worker", "team-a"), anew)
+
+    async with ward.keeping():
+        await until(lambda: ward.told() == "LeasePending")
+        ward.kube.faults.append(made_anew)
+        ward.lease(HELD)
+        await until(lambda: ward.there()["metadata"]["uid"] == "uid-anew")
+        await ward.rest()
+    assert ward.told() == ""
+
+
+async def test_what_an_answer_says_is_known_before_the_watch_tells() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    async with ward.keeping():
+        ward.deaf = True
+        await until(lambda: not ward.gates())
+        await ward.rest()
+        ward.wait(SECOND)
+        await ward.rest()
+    assert ward.asked("PATCH") == 1
+    assert not ward.cluster.pods.named(BUILD)[0].gated
+
+
 async def test_an_answer_that_got_lost_is_not_done_again() -> None:
     ward = Ward()
     ward.lease(HELD)
@@ -654,11 +691,11 @@ async def test_words_to_pods_let_grants_pass() -> None:
         async with ward.tools.writers.turn():
             order.append(f"grant before {ward.asked('PATCH')} words")
 
-    async with ward.keeping(), asyncio.TaskGroup() as group:
-        async with every_turn(ward):
-            await ward.rest()  # the pod's word waits for its turn
-            group.create_task(urgent())
-            await ward.rest()
+    async with ward.keeping(), asyncio.TaskGroup() as group, every_turn(ward) as leave:
+        await ward.rest()  # the pod's word waits for its turn
+        group.create_task(urgent())
+        await ward.rest()
+        leave.release()
         await until(lambda: ward.told() == "LeasePending")
     assert order == ["grant before 0 words"]
 
