@@ -13,7 +13,7 @@ WORKERS ?= 2
 MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node helm image e2e e2e-kind pictures lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node kwok helm image e2e e2e-kind pictures lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ controlplane: $(VENV)/ready ## Have a kube-apiserver and etcd ready (about 8 min
 node: $(VENV)/ready ## Have ready what tests on a real node need (root on Linux: apt packages, and 6 minutes of building the first time)
 	@$(BIN)/python -m leasehold.testing build --with node
 
+kwok: $(VENV)/ready ## Have ready what runs pods on simulated nodes: kwok, a scheduler, controllers, kubectl (about 8 minutes the first time, half of that after `make node`)
+	@$(BIN)/python -m leasehold.testing build --with scheduler,controller-manager,kwok,kubectl
+
 helm: $(VENV)/ready ## Have Helm 4 and Helm 3 ready (about 8 minutes the first time, then cached)
 	@$(BIN)/python -m leasehold.testing build --with helm,helm3
 
@@ -61,7 +64,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane node helm ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node kwok helm ## All tests against a real API server; coverage above 90 % enforced
 	@$(BIN)/python -m hack.image.build --for-tests
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)

@@ -17,6 +17,7 @@ from leasehold.api.names import (
     LEASE_GATE,
     LEASE_LABEL,
     LEASE_REASONS,
+    PLACEHOLDER_ANNOTATION,
     POD_CONDITION,
     POOL_REASONS,
     RELEASE_FINALIZER,
@@ -35,7 +36,7 @@ from leasehold.core.course import Session, Step, World
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.nodes import Node, Report, judge, node_of, report_of
 from leasehold.core.planning import grant_step
-from leasehold.core.pods import Pod, pod_of
+from leasehold.core.pods import Placeholder, Pod, placeholder_of, pod_of
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.request import NEVER, Request, Shape
@@ -369,6 +370,40 @@ def pod_document(
     return {"kind": "Pod", "metadata": meta, "spec": body, "status": {**told_status, **(status or {})}}
 
 
+def make_placeholder(
+    lease: Lease,
+    position: int = 0,
+    *,
+    number: int = 0,
+    cpu: str | None = "2",
+    memory: str | None = "4Gi",
+    node: str = "node-1",
+    nominated: str = "",
+    phase: str = "Running",
+    deleted: bool = False,
+    age: str = "1m",
+) -> Placeholder:
+    """A placeholder that holds all of a slice of 2 cpu and 4Gi, bound to node-1."""
+    asked = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
+    name = f"hold-{lease.uid}-{position}-{number}"
+    annotations = {SLICE_ANNOTATION: f"{lease.uid}/{position}", PLACEHOLDER_ANNOTATION: lease.key}
+    document = pod_document(
+        name,
+        lease=None,
+        requests=asked,
+        node=node,
+        phase=phase,
+        deleted=deleted,
+        age=age,
+        annotations=annotations,
+        namespace="leasehold-system",
+        status={"nominatedNodeName": nominated} if nominated else None,
+    )
+    found = placeholder_of(document)
+    assert found is not None
+    return found
+
+
 def make_pod(name: str = "worker", **how: Any) -> Pod:
     """A pod of the lease `build` that requests 1 cpu and 1Gi; see `pod_document`."""
     return pod_of(pod_document(name, **how))
@@ -421,8 +456,14 @@ def make_report(
     gone: Iterable[Lease] = (),
     present: Mapping[str, Json] | None = None,
     state: str = "Active",
+    pods: Mapping[str, str] | None = None,
+    generation: int = 1,
+    observed: int | None = None,
 ) -> Report:
-    """A report of a node that uses 1 cpu and 4Gi; `present` is what leases use there, by uid."""
+    """A report of a node that uses 1 cpu and 4Gi; `present` is what leases use there, by uid.
+
+    `pods` is the lease of each pod asked about, by uids. It answers the spec it has, if not the one of `observed`.
+    """
     spare = unmanaged or {}
     usage = [
         {"name": name, "current": "0", "p90": used, **({"unmanaged": spare[name]} if name in spare else {})}
@@ -432,9 +473,19 @@ def make_report(
     leases += [{"uid": uid, "state": "Present", **use} for uid, use in (present or {}).items()]
     report = report_of(
         {
-            "metadata": {"name": node, "resourceVersion": "1", "ownerReferences": [{"name": node}]},
-            "spec": {"state": state, "leaseUIDs": [row["uid"] for row in leases]},
+            "metadata": {
+                "name": node,
+                "resourceVersion": "1",
+                "generation": generation,
+                "ownerReferences": [{"name": node}],
+            },
+            "spec": {
+                "state": state,
+                "leaseUIDs": [row["uid"] for row in leases],
+                "pods": [{"uid": uid, "leaseUID": lease} for uid, lease in (pods or {}).items()],
+            },
             "status": {
+                "observedGeneration": generation if observed is None else observed,
                 "reportTime": clock(time),
                 "bootID": "boot-1",
                 "sequence": 7,

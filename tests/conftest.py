@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScheduling
 
 _NOT_RUN = "NOT RUN"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--extras",
-        action="store_true",
-        help="also run the tests with kube-scheduler, kube-controller-manager and kwok, which are built first",
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "extras: needs programs that take 8 minutes to build; run with --extras"
-    )
     config.addinivalue_line(
         "markers", "real_node: needs root on Linux and what `make node` prepares; see RealNode.unavailable"
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScheduling | None:
+    """Deal tests out as ever, but those that share what is dear to one process."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.together import Together
+
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    extras = [item for item in items if item.get_closest_marker("extras")]
-    if not config.getoption("--extras"):
-        _leave_out(extras, "without --extras, which builds for 8 minutes")
     on_a_node = [item for item in items if item.get_closest_marker("real_node")]
     # With the variable set they run, and fail with the reason.
     if on_a_node and not os.environ.get("LEASEHOLD_REQUIRE_REAL_NODE"):

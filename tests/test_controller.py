@@ -35,6 +35,8 @@ from leasehold.controller import Controller, main
 from leasehold.core.election import Terms
 from leasehold.settings import BadSetting, Settings
 
+PODS = ["leased pods", "other pods", "placeholders"]
+
 
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> str:
@@ -177,7 +179,7 @@ async def test_no_pool_is_led_before_the_last_list_is_complete(desk: Desk, late:
     assert "ci" in desk.controller.pools.followers
 
 
-@pytest.mark.parametrize("late", ["leased pods", "other pods"])
+@pytest.mark.parametrize("late", PODS)
 async def test_no_pool_is_led_before_the_lists_of_pods_are_complete(enforcing: Desk, late: str) -> None:
     for name, informer in enforcing.controller.informers.items():
         if name != late:
@@ -434,7 +436,7 @@ def chores() -> set[str]:
 
 
 async def test_an_operator_that_may_not_touch_pods_does_not_even_look_at_them(desk: Desk) -> None:
-    assert not {"leased pods", "other pods"} & desk.controller.informers.keys()
+    assert not set(PODS) & desk.controller.informers.keys()
     desk.kube.add(paths.pool("ci"), pool_document(enforcement=GATE))
     desk.kube.add(paths.pool("free"), pool_document("free", nodeSelector={"matchLabels": {"no": "such"}}))
     await desk.begin()
@@ -450,16 +452,18 @@ async def test_an_operator_that_may_touch_pods_hears_of_all_that_take_something(
     informers = enforcing.controller.informers
     assert informers["leased pods"].query == {"labelSelector": "leasehold.dev/lease"}
     assert informers["other pods"].query == {
-        "labelSelector": "!leasehold.dev/lease",
+        "labelSelector": "!leasehold.dev/lease,!leasehold.dev/placeholder",
         "fieldSelector": "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed",
     }
-    assert {informers[name].resync for name in ("leased pods", "other pods")} == {enforcing.controller.resync}
+    assert informers["placeholders"].query == {"labelSelector": "leasehold.dev/placeholder"}
+    assert informers["placeholders"].path == "/api/v1/namespaces/leasehold-system/pods"
+    assert {informers[name].resync for name in PODS} == {enforcing.controller.resync}
 
 
 async def test_an_operator_that_may_touch_pods_holds_them_to_their_leases(
     enforcing: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leasehold.adapters.taints._EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("leasehold.adapters.enforcement.taints._EVERY_SECONDS", 0.01)
     kube = enforcing.kube
     kube.add(paths.pool("ci"), pool_document(enforcement=GATE))
     await enforcing.begin()

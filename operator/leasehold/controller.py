@@ -23,6 +23,8 @@ from leasehold.adapters import logs
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
 from leasehold.adapters.election import Elector, Leadership
+from leasehold.adapters.enforcement.strays import StrayKeeper
+from leasehold.adapters.enforcement.taints import NodeTaints
 from leasehold.adapters.handlers import watching
 from leasehold.adapters.homeless import HomelessWorker
 from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, LoopLag, QueuePages
@@ -32,14 +34,12 @@ from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
-from leasehold.adapters.pods import LeasedPods, OtherPods
-from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.pods import LeasedPods, OtherPods, Placeholders
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
 from leasehold.adapters.routing import Router
-from leasehold.adapters.strays import StrayKeeper
-from leasehold.adapters.taints import NodeTaints
-from leasehold.api.names import API_VERSION, LEASE_LABEL, SESSION_LABEL
+from leasehold.adapters.tools import PlaceholderTerms, Tools
+from leasehold.api.names import API_VERSION, LEASE_LABEL, PLACEHOLDER_LABEL, SESSION_LABEL
 from leasehold.core.election import Terms
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
@@ -124,6 +124,11 @@ class Controller:
             settings.debounce_milliseconds / 1000,
             self.router.elsewhere,
             settings.overdue_ends_per_second,
+            PlaceholderTerms(
+                election_namespace(settings.election_namespace),
+                settings.placeholder_image,
+                settings.placeholder_priority_class,
+            ),
         )
         self.pools = Pools(self.tools, settings.shards, self._watch, self._chores)
         self.elector = Elector(
@@ -180,10 +185,19 @@ class Controller:
             paths.PODS,
             others,
             self.clock.now,
-            f"!{LEASE_LABEL}",
+            f"!{LEASE_LABEL},!{PLACEHOLDER_LABEL}",
             _ON_NODES,
             resync=self.resync,
             read=others.note,
+        )
+        self.informers["placeholders"] = Informer(
+            self.client,
+            paths.pod(election_namespace(self.settings.election_namespace)),
+            Placeholders(cluster.pods, cluster.heard),
+            self.clock.now,
+            PLACEHOLDER_LABEL,
+            resync=self.resync,
+            read=cluster.pods.note_placeholder,
         )
 
     # --- life ---
@@ -283,7 +297,9 @@ class Controller:
             self.recorder,
             leadership.valid,
         )
-        specs = ReportSpecs(self.client, self.cluster, self.pools.asking, leadership.valid)
+        specs = ReportSpecs(
+            self.client, self.cluster, self.pools.asking, leadership.valid, self.cluster.pods.running
+        )
         yield from (("homeless leases", homeless.run()), ("report specs", specs.run()))
         if not self.cluster.pods.watched:
             return

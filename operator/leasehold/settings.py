@@ -84,6 +84,12 @@ class Settings:
     patch nodes; off leaves them alone, and pools with another mode than Advisory grant nothing.
     """
 
+    placeholder_image: str = "registry.k8s.io/pause:3.10.1"
+    """The image of pods that hold room and do nothing (pools with mode Placeholder)."""
+
+    placeholder_priority_class: str = "leasehold-placeholder"
+    """Their PriorityClass, unless a pool names another: above ordinary pods, with preemptionPolicy Never."""
+
     log_level: str = "INFO"
     """Least level of what is logged: DEBUG, INFO, WARNING or ERROR."""
 

@@ -15,9 +15,9 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
 from leasehold.adapters.pods import LeasedPods, OtherPods
-from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
+from leasehold.adapters.tools import Tools
 from leasehold.api.names import LEASE_LABEL
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch

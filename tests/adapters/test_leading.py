@@ -364,3 +364,26 @@ async def test_nodes_are_kept_for_dedicated_pools_whoever_leads_them(stage: Stag
     stage.kube.touch(paths.pool(NEAR), {"spec": {"enforcement": {"nodeTaint": "None"}}})
     await stage.until(lambda: near.pools.dedicated() == {})
     await stage.until(lambda: far.pools.dedicated() == {})
+
+
+async def test_reporters_are_asked_the_same_while_a_pool_is_taken_over(stage: Stage) -> None:
+    """What they are not asked for a moment is forgotten: which pods had ended, for one."""
+    stage.node("n1")
+    stage.add_pool(pool_document("ci", leasePolicy={"verification": "NodeReport"}))
+    stage.add_pool(pool_document("other", nodeSelector={"matchLabels": {"no": "node"}}))
+    first = stage.replica()
+    await first.pools.shard_won(right(0), None)
+    stage.ask("l", "ci", cpu="4")
+    await stage.granted("l")
+    asked = {"n1": {stage.lease("l")["metadata"]["uid"]}}
+    await stage.until(lambda: first.pools.asking() == asked)
+    second = stage.replica()
+    assert second.pools.asking() == asked, "of a pool that another leads"
+    held_up = failing(Unknown("504", 504), method="PATCH", path=paths.pool("ci"))
+    stage.kube.faults.append(held_up)
+    await second.pools.shard_won(right(0), None)
+    await stage.until(lambda: second.pools.not_ready() == ["ci"])
+    assert second.pools.asking() == asked, "of one whose books are not made yet"
+    stage.kube.faults.remove(held_up)
+    await stage.until(lambda: not second.pools.not_ready())
+    assert second.pools.asking() == asked, "of its own"

@@ -101,13 +101,20 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
 
 def test_initialisms_keep_their_capitals() -> None:
     report = NodeReport.model_validate(
-        {"metadata": {"name": "node-1"}, "spec": {"leaseUIDs": ["a"]}, "status": {"bootID": "b"}}
+        {
+            "metadata": {"name": "node-1"},
+            "spec": {"leaseUIDs": ["a"], "pods": [{"uid": "p", "leaseUID": "a"}]},
+            "status": {"bootID": "b"},
+        }
     )
     assert report.spec.lease_uids == ["a"]
+    assert report.spec.pods is not None
+    assert report.spec.pods[0].lease_uid == "a"
     assert report.status is not None
     assert report.status.boot_id == "b"
     wire = report.to_wire()
     assert wire["spec"]["leaseUIDs"] == ["a"]
+    assert wire["spec"]["pods"] == [{"uid": "p", "leaseUID": "a"}]
     assert wire["status"] == {"bootID": "b"}
     revocation = {"preemptorUID": "u", "noticeTime": "2026-01-01T00:00:00.000000Z"}
     lease = CapacityLease.model_validate({**LEASE, "status": {"revocation": revocation}})

@@ -192,7 +192,8 @@ def is_(type_: str, status: str = "True", reason: str = "") -> Callable[[Object]
 
     def test(obj: Object) -> bool:
         found = condition(obj, type_)
-        return found["status"] == status and reason in ("", found["reason"])
+        # Kubelets and the scheduler give no reason for what is well.
+        return found["status"] == status and reason in ("", found.get("reason"))
 
     return test
 
@@ -358,18 +359,20 @@ class Stage:
     def until_gone(self, lease: str, seconds: float = PATIENCE) -> None:
         self.kube.wait_gone(LEASES, lease, self.namespace, seconds)
 
-    def settled(self, lease: str, test: Callable[[Object], bool], seconds: float = 0.5) -> Object:
+    def settled(
+        self, name: str, test: Callable[[Object], bool], seconds: float = 0.5, resource: str = LEASES
+    ) -> Object:
         """Watch that something stays as it is: every change seen in this time passes the test."""
-        found = self.get(lease)
+        found = self.kube.get(resource, name, self.namespace)
         assert test(found), found
         version = found["metadata"]["resourceVersion"]
         deadline = time.monotonic() + seconds
         for event in self.kube.watch(
-            LEASES,
+            resource,
             self.namespace,
             resource_version=version,
             timeout_seconds=max(1, seconds),
-            fieldSelector=f"metadata.name={lease}",
+            fieldSelector=f"metadata.name={name}",
         ):
             assert test(event.object), event.object
             found = event.object

@@ -193,7 +193,14 @@ GOOD = {
     "a lease released from the start": lease(desiredState="Released"),
     "the shortest report": report(),
     "a report with everything asked": report(
-        reportPeriodSeconds=10, windowSeconds=60, state="Excluded", leaseUIDs=["a", "b"]
+        reportPeriodSeconds=10,
+        windowSeconds=60,
+        state="Excluded",
+        leaseUIDs=["a", "b"],
+        pods=[{"uid": "p", "leaseUID": "a"}, {"uid": "q", "leaseUID": "a"}],
+    ),
+    "a report with as many pods as there may be": report(
+        leaseUIDs=["a"], pods=[{"uid": f"p{n}", "leaseUID": "a"} for n in range(512)]
     ),
 }
 
@@ -328,6 +335,19 @@ BAD = {
     "a time that is none": (lease(renewTime="now"), "spec.renewTime in body must be of type date-time"),
     # Reports
     "a lease asked for twice": (report(leaseUIDs=["a", "a"]), 'Duplicate value: "a"'),
+    "a pod asked for twice": (
+        report(pods=[{"uid": "p", "leaseUID": "a"}, {"uid": "p", "leaseUID": "b"}]),
+        'Duplicate value: {"uid":"p"}',
+    ),
+    "a pod of no lease": (report(pods=[{"uid": "p"}]), "spec.pods[0].leaseUID: Required value"),
+    "a pod without a uid": (
+        report(pods=[{"uid": "", "leaseUID": "a"}]),
+        "spec.pods[0].uid in body should be at least 1 chars long",
+    ),
+    "more pods than a node may be asked about": (
+        report(pods=[{"uid": f"p{n}", "leaseUID": "a"} for n in range(513)]),
+        "spec.pods: Too many: 513: must have at most 512 items",
+    ),
     "a period too short": (report(reportPeriodSeconds=0), "should be greater than or equal to 1"),
 }
 

@@ -518,6 +518,9 @@ def _as_reporters(
         "write from a pod that is on no node": lambda: nowhere.write(n1),
         "make from a pod that is on no node": lambda: nowhere.create(n3),
         "be asked about leases of its choice": lambda: make(server, n3).create(leaseUIDs=["uid"]),
+        "be asked about pods of its choice": lambda: make(server, n3).create(
+            pods=[{"uid": "p", "leaseUID": "uid"}]
+        ),
         "make its report everlasting": lambda: make(server, n3).create(
             meta={"finalizers": ["example.org/x"]}
         ),
@@ -585,11 +588,17 @@ def test_nobody_else_writes_a_report_in_a_reporters_place(
     lie = {"status": {"sequence": 9}}
     assert refusal(lambda: operator.patch(REPORTS, node, lie, subresource="status")) == 403
     assert refusal(lambda: watched.kube.patch(REPORTS, node, lie, subresource="status")) == 403
-    asked = {"spec": {"leaseUIDs": ["x"]}}
-    assert refusal(lambda: watched.kube.patch(REPORTS, node, asked)) == 403
-    watched.kube.patch(REPORTS, node, {"spec": {"state": "Excluded"}})  # what an administrator is there for
-    operator.patch(REPORTS, node, asked)
-    one.write()
+    leases, pods = {"leaseUIDs": ["x"]}, {"pods": [{"uid": "p", "leaseUID": "x"}]}
+    for asked in (leases, pods, leases | pods):
+        assert refusal(lambda asked=asked: watched.kube.patch(REPORTS, node, {"spec": asked})) == 403  # type: ignore[misc]
+    operator.patch(REPORTS, node, {"spec": leases | pods})
+    # What an administrator is there for.
+    spec = watched.kube.patch(REPORTS, node, {"spec": {"state": "Excluded"}})["spec"]
+    assert (spec["leaseUIDs"], spec["pods"]) == (leases["leaseUIDs"], pods["pods"])
+    for fewer in ({"pods": []}, {"pods": None}, {"leaseUIDs": None}):
+        assert refusal(lambda fewer=fewer: watched.kube.patch(REPORTS, node, {"spec": fewer})) == 403  # type: ignore[misc]
+    written = one.write(observedGeneration=watched.kube.get(REPORTS, node)["metadata"]["generation"])
+    assert written["status"]["observedGeneration"] == 3
     watched.kube.delete("clusterrolebindings", watched.namespace)
     watched.kube.delete(REPORTS, node)
 
@@ -650,7 +659,6 @@ def test_not_even_the_clusters_administrator_writes_the_books(watched: Stage) ->
     )
 
 
-@pytest.mark.extras
 def test_the_real_controllers_find_nothing_wrong_and_get_by(
     guarded: ControlPlane, reporter_on: Callable[..., NodeReporter]
 ) -> None:

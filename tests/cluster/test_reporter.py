@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
+import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.harness import fetch
 
+from leasehold.adapters.cgroups import CGROUP_ROOT
 from leasehold.api.quantity import amount
 from leasehold.api.report import NodeReport
 from leasehold.testing.client import Client
@@ -24,6 +28,7 @@ from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.processes import Child, wait_until
 
 MIB = 1 << 20
+V1_TREES = ("cpuacct", "memory", "pids")
 ACCOUNT = "reporter-under-test"
 ROLE = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -55,7 +60,7 @@ class Node:
         self.child: Child | None = None
         self.starts = 0
 
-    def start(self, *options: str) -> Node:
+    def start(self, *options: str, prefix: tuple[str, ...] = ()) -> Node:
         if not self.token.exists():
             self.token.write_text(self.server.service_account_token("default", ACCOUNT))
         self.starts += 1
@@ -67,6 +72,7 @@ class Node:
             ),
             log=self.folder / f"log-{self.starts}",
             cwd=self.folder,
+            prefix=prefix,
         )
         return self
 
@@ -138,6 +144,72 @@ def node_on(tmp_path: Path) -> Iterator[Callable[[ControlPlane], Node]]:
 @pytest.fixture
 def node(control_plane: ControlPlane, node_on: Callable[[ControlPlane], Node]) -> Node:
     return node_on(control_plane)
+
+
+class Pods:
+    """Cgroups as a kubelet makes them for pods, and in each a process that holds 20 MiB."""
+
+    MEMORY = 20 * MIB
+
+    def __init__(self) -> None:
+        self.name = f"test-{secrets.token_hex(4)}"
+        first = Path(CGROUP_ROOT, "cgroup.controllers")
+        self.is_v2 = first.exists()
+        self.roots = [Path(CGROUP_ROOT)] if self.is_v2 else [Path(CGROUP_ROOT, tree) for tree in V1_TREES]
+        self.made: list[Path] = []
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> str:
+        """Start one and return its uid."""
+        uid, code = str(uuid.uuid4()), f"block = b'x' * {self.MEMORY}\nprint(flush=True)\ninput()"
+        command = [sys.executable, "-c", f"input()\n{code}"]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.processes[uid] = child
+        assert child.stdin
+        assert child.stdout
+        for root in self.roots:
+            folder = root
+            for name in (self.name, "kubepods", "burstable", f"pod{uid}", "container"):
+                if self.is_v2 and folder != root:
+                    (folder / "cgroup.subtree_control").write_text("+memory")
+                folder /= name
+                if not folder.exists():
+                    folder.mkdir()
+                    self.made.append(folder)
+            (folder / "cgroup.procs").write_text(f"{child.pid}\n")
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        return uid
+
+    def end(self, uid: str) -> None:
+        """End one. Its cgroups stay for a while, as they do with a kubelet."""
+        with self.processes.pop(uid) as child:
+            child.kill()
+
+    def close(self) -> None:
+        for uid in list(self.processes):
+            self.end(uid)
+        for folder in reversed(self.made):
+            assert wait_until(lambda folder=folder: _removed(folder), 5), folder  # type: ignore[misc]
+
+
+def _removed(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # the kernel needs a moment to let the last process go
+        folder.rmdir()
+    return not folder.exists()
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    made = Pods()
+    try:
+        made.end(made.start())
+    except OSError as error:
+        made.close()
+        pytest.skip(f"cgroups cannot be made here ({error}): pods were looked for in made-up trees only")
+    yield made
+    made.close()
 
 
 def memory_used(status: dict[str, Any], figure: str = "current") -> int:
@@ -219,6 +291,45 @@ def test_the_spec_is_followed_and_a_lease_nobody_runs_is_gone(node: Node) -> Non
     status = node.wait(lambda s: bool(s.get("leases")))
     assert status["leases"] == [{"uid": uid, "state": "Gone"}]
     assert all("unmanaged" in row for row in status["usage"] if row["name"] != "ephemeral-storage")
+
+
+def test_another_spec_is_answered_although_nothing_else_moved(node: Node) -> None:
+    node.create().start("--threshold-percent", "100", "--silence-seconds", "2")
+    assert node.written()["observedGeneration"] == 1
+    changed = node.client.patch("nodereports", node.name, {"spec": {"windowSeconds": 60}})
+    assert changed["metadata"]["generation"] == 2
+    answered = node.wait(lambda s: s.get("observedGeneration") == 2, seconds=20)
+    assert answered.get("leases") is None
+    assert wait_until(lambda: "spec changed" in {line["why"] for line in node.logged("writing")}, 10)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="making cgroups needs root: pods were looked for in made-up trees only"
+)
+@pytest.mark.parametrize("pid_namespace", ["the host's", "its own"])
+def test_a_lease_is_there_while_one_of_its_pods_is(node: Node, pods: Pods, pid_namespace: str) -> None:
+    """In a PID namespace of its own, as in a pod, the reporter sees none of their processes."""
+    lease, other = "lease-of-the-pods", "lease-without-any"
+    first, second, ended = pods.start(), pods.start(), "0b0b0b0b-0000-4000-8000-000000000000"
+    asked = [{"uid": uid, "leaseUID": lease} for uid in (first, second, ended)]
+    around = () if pid_namespace == "the host's" else ("/usr/bin/unshare", "--pid", "--fork", "--kill-child")
+    node.create(leaseUIDs=[lease, other], pods=asked)
+    node.start("--cgroup-root", CGROUP_ROOT, "--silence-seconds", "1", prefix=around)
+    status = node.wait(lambda s: len(s.get("leases") or ()) == 2)
+    there = {row["uid"]: row for row in status["leases"]}
+    assert (there[lease]["state"], there[other]["state"]) == ("Present", "Gone")
+    assert amount("memory", there[lease]["memory"]) >= 2 * Pods.MEMORY, "of both"
+    assert status["observedGeneration"] == 1
+    assert {row["type"]: row["status"] for row in status["conditions"]}["AgentDegraded"] == "False"
+    pods.end(first)
+    sequence = node.status()["sequence"]
+    for row in node.wait(lambda s: s["sequence"] >= sequence + 3)["leases"]:
+        assert row["state"] == there[row["uid"]]["state"], "one of two is left"
+    pods.end(second)
+    gone = node.wait(lambda s: all(row["state"] == "Gone" for row in s["leases"]), seconds=15)
+    assert gone["observedGeneration"] == 1
+    assert node.child is not None
+    node.child.kill()  # unshare passes no other signal on
 
 
 def test_a_deleted_report_comes_back(node: Node) -> None:

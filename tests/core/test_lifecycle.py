@@ -28,6 +28,7 @@ from leasehold.core.course import Step, World
 from leasehold.core.gating import RETRIES_WITHIN, Workload, workload_of
 from leasehold.core.lease import Lease
 from leasehold.core.lifecycle import advance, end_without_pool
+from leasehold.core.nodes import Report, with_history
 from leasehold.core.pods import Pod
 from leasehold.core.policy import PoolPolicy
 
@@ -1238,3 +1239,20 @@ def test_a_lease_that_was_leaving_when_its_pool_went_keeps_its_cause() -> None:
     lease, _ = without_pool(story.lease)
     assert (lease.reason("Finished"), lease.status["release"]["cause"]) == ("Expired", "TermEnded")
     assert lease.status["release"]["startTime"] == clock("90s")
+
+
+def test_a_node_that_does_not_know_all_pods_yet_confirms_nothing() -> None:
+    pool = make_pool(enforcement={"mode": "Gate"}, verification="NodeReport")
+    story = Story(granted(policy=pool), pool)
+    story.lease = edited(story.lease, desiredState="Released")
+    story.at("1m")
+    uid = story.lease.uid
+
+    def says(observed: int, time: str) -> list[Report]:
+        found = make_report(gone=[story.lease], time=time, pods={"p": uid}, generation=4, observed=observed)
+        return [with_history(found, None)]
+
+    story.at("2m", reports=says(3, "2m"))
+    assert story.says("Released") == "False/VerificationPending"
+    story.at("3m", reports=says(4, "3m"))
+    assert story.says("Released") == "True/Verified"

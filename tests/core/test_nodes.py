@@ -2,9 +2,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.builders import GIB, NOON, at, clock, make_node, make_pool, make_report
+from tests.builders import GIB, NOON, at, clock, make_lease, make_node, make_pool, make_report
 
-from leasehold.core.nodes import Node, Report, Verdict, judge, node_of, report_of
+from leasehold.core.nodes import Node, Report, Verdict, judge, node_of, report_of, with_history
 
 MEASURED = ({"name": "cpu"}, {"name": "memory"})
 
@@ -69,6 +69,34 @@ def test_a_report_without_a_percentile_counts_with_its_current_use() -> None:
     assert report is not None
     assert (report.version, report.usage["cpu"]) == (4, (700, None))
     assert (report.excluded, report.has_owner, report.asked) == (False, False, frozenset())
+    assert (report.generation, report.observed_generation, report.pods) == (0, 0, {})
+
+
+def test_a_report_says_what_is_asked_now_and_which_spec_it_answers() -> None:
+    build = make_lease("build")
+    report = make_report(gone=[build], pods={"p1": build.uid, "p2": build.uid}, generation=5, observed=4)
+    assert (report.generation, report.observed_generation) == (5, 4)
+    assert report.pods == {"p1": build.uid, "p2": build.uid}
+    assert report.asked == {build.uid}
+
+
+def test_a_generation_ahead_of_the_objects_own_was_an_earlier_objects_and_counts_as_none() -> None:
+    assert make_report(generation=1, observed=7).observed_generation == 0
+    assert make_report(generation=7, observed=7).observed_generation == 7
+
+
+def test_a_leases_uid_is_kept_once_however_many_pods_it_has() -> None:
+    asked = "".join(["the-uid-", "of-a-lease"])
+    rows = [{"uid": f"p{n}", "leaseUID": "".join(["the-uid-", "of-a-lease"])} for n in range(3)]
+    report = report_of(
+        {
+            "metadata": {"name": "n", "generation": 2},
+            "spec": {"leaseUIDs": [asked], "pods": rows},
+            "status": {"reportTime": clock()},
+        }
+    )
+    assert report is not None
+    assert {id(lease) for lease in report.pods.values()} == {id(asked)}
 
 
 # --- amounts ---
@@ -266,3 +294,18 @@ def test_a_node_that_has_none_of_a_resource_uses_no_share_of_it() -> None:
 def test_use_of_what_the_pool_does_not_lend_does_not_matter() -> None:
     report = make_report(cpu="16", memory="1Gi")
     assert judge(make_node(), report, make_pool({"name": "memory"}), NOON).use_permille == 20
+
+
+# --- since when a report knows of a lease's pods ---
+
+
+def test_a_report_knows_as_of_which_question_a_leases_pods_are_all_asked_about() -> None:
+    first = with_history(make_report(pods={"a1": "a", "b1": "b"}, generation=3), None)
+    assert first.asked_since == {"a": 3, "b": 3}
+    same = with_history(make_report(pods={"a1": "a", "b1": "b"}, generation=4), first)
+    assert same.asked_since == {"a": 3, "b": 3}, "something else was asked"
+    more = with_history(make_report(pods={"a1": "a", "b1": "b", "b2": "b", "c1": "c"}, generation=5), same)
+    assert more.asked_since == {"a": 3, "b": 5, "c": 5}
+    less = with_history(make_report(pods={"b2": "b"}, generation=6), more)
+    assert less.asked_since == {"b": 6}
+    assert with_history(make_report(generation=7), less).asked_since == {}

@@ -10,6 +10,8 @@ from leasehold.api.names import REPORT_REASONS, ConditionStatus, ReportCondition
 from leasehold.api.quantity import amount
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import (
+    MAX_LEASES,
+    MAX_PODS,
     Conditions,
     Cost,
     Facts,
@@ -92,6 +94,8 @@ class TestInstructions:
             {"reportPeriodSeconds": "often"},
             {"windowSeconds": True},
             {"leaseUIDs": {"a": 1}},
+            {"pods": {"p": "a"}},
+            {"leaseUIDs": None, "pods": [{"uid": "p", "leaseUID": "a"}]},
         ],
     )
     def test_what_cannot_be_read_keeps_its_default(self, spec):
@@ -107,7 +111,91 @@ class TestInstructions:
         assert (asked.period, asked.window, len(asked.lease_uids)) == (1.0, 3600.0, 256)
 
     def test_uids_that_are_no_text_are_passed_over(self):
-        assert instructions_of({"leaseUIDs": [1, None, "", "a"]}).lease_uids == ("a",)
+        assert instructions_of({"leaseUIDs": [1, None, "", {}, "a"]}).lease_uids == ("a",)
+
+    def test_pods_are_read_with_their_lease_if_it_is_asked_about(self):
+        spec = {
+            "leaseUIDs": ["a", "b"],
+            "pods": [
+                {"uid": "p1", "leaseUID": "a"},
+                {"uid": "p2", "leaseUID": "b", "phase": "of a newer version"},
+                {"uid": "p3", "leaseUID": "c"},
+            ],
+        }
+        assert instructions_of(spec).pods == {"p1": "a", "p2": "b"}
+
+    def test_pods_that_make_no_sense_are_passed_over(self):
+        rows = [
+            None,
+            "p",
+            [],
+            {},
+            {"uid": "p"},
+            {"leaseUID": "a"},
+            {"uid": "", "leaseUID": "a"},
+            {"uid": ["p"], "leaseUID": "a"},
+            {"uid": "p", "leaseUID": {}},
+            {"uid": "p", "leaseUID": ""},
+            {"uid": "whole", "leaseUID": "a"},
+        ]
+        assert instructions_of({"leaseUIDs": ["a", ""], "pods": rows}).pods == {"whole": "a"}
+
+    def test_no_more_pods_are_read_than_the_api_takes_and_those_of_others_do_not_count(self):
+        rows = [{"uid": f"p{n}", "leaseUID": "b" if n < 100 else "a"} for n in range(999)]
+        pods = instructions_of({"leaseUIDs": ["a"], "pods": rows}).pods
+        assert (len(pods), next(iter(pods))) == (512, "p100")
+
+    def test_pods_of_a_lease_beyond_the_bound_are_not_read(self):
+        spec = {"leaseUIDs": [f"{n}" for n in range(999)], "pods": [{"uid": "p", "leaseUID": "998"}]}
+        assert instructions_of(spec).pods == {}
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+            lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["uid", "leaseUID", "x"]), inner),
+            max_leaves=20,
+        )
+    )
+    def test_no_nonsense_stops_it(self, pods):
+        found = instructions_of({"leaseUIDs": ["a", "0"], "pods": pods}).pods
+        assert set(found.values()) <= {"a", "0"}
+
+    def test_which_spec_they_are_of_is_kept_whatever_it_says(self):
+        assert instructions_of({}, 7, "u")[-2:] == (7, "u")
+        assert instructions_of(None, 7, "u") == Instructions(generation=7, object_uid="u")
+
+    def test_the_bounds_are_those_of_the_api(self):
+        from leasehold.api import report
+
+        assert (MAX_LEASES, MAX_PODS) == (report.MAX_LEASES, report.MAX_PODS)
+
+
+class TestGeneration:
+    """Which spec a report answers: the one its last reading followed, never one that came since."""
+
+    def test_it_is_that_of_the_last_reading(self):
+        history = History(Instructions(generation=3, object_uid="u"))
+        assert "observedGeneration" not in status_now(history)
+        history.add(sample(0), CORES)
+        assert status_now(history)["observedGeneration"] == 3
+        history.instruct(Instructions(generation=4, object_uid="u"))
+        assert status_now(history)["observedGeneration"] == 3
+        history.add(sample(1), CORES)
+        assert status_now(history)["observedGeneration"] == 4
+
+    def test_a_reading_that_fails_answers_nothing(self):
+        history = history_of(sample(0), instructions=Instructions(generation=3, object_uid="u"))
+        history.instruct(Instructions(generation=4, object_uid="u"))
+        history.fail("gone")
+        assert status_now(history)["observedGeneration"] == 3
+
+    def test_that_of_an_object_that_was_deleted_says_nothing_of_the_next(self):
+        history = history_of(sample(0), instructions=Instructions(generation=3, object_uid="old"))
+        history.instruct(Instructions(generation=5, object_uid="new"))
+        assert "observedGeneration" not in status_now(history)
+        assert merge_patch(status_now(history))["status"]["observedGeneration"] is None
+        history.add(sample(1), CORES)
+        assert status_now(history)["observedGeneration"] == 5
 
 
 class TestFigures:
@@ -417,7 +505,7 @@ class TestStatus:
         from leasehold.api.report import ReportStatus
 
         around = Surroundings("b", CORES, GIB, MIB, GIB, MIB, (1, 2, 3), (Pressure("cpu", 1, 0),))
-        asked = Instructions(lease_uids=("a",))
+        asked = Instructions(lease_uids=("a",), generation=2)
         leases = {"a": LeaseUse(True, 0, GIB)}
         status = status_now(history_of(*steady(3, leases=leases), instructions=asked), around=around)
         known = {field.alias for field in ReportStatus.model_fields.values()} | {"bootID"}
@@ -501,6 +589,7 @@ class TestWhenToWrite:
             ({"verdicts": STARTING}, "condition changed"),
             ({"verdicts": ()}, "condition changed"),
             ({"leases": {"a": "Gone"}}, "lease came or went"),
+            ({"generation": 1}, "spec changed"),
         ],
     )
     def test_changes_that_are_no_matter_of_degree_are_written(self, change, why):
@@ -531,6 +620,7 @@ class TestWhenToWrite:
         assert pace.due(110, facts(p90=4000), excluded) == ""
         assert pace.due(110, facts(verdicts=STARTING), excluded) == "condition changed"
         assert pace.due(110, facts(leases={"a": "Gone"}), excluded) == "lease came or went"
+        assert pace.due(110, facts(generation=1), excluded) == "spec changed"
         assert pace.due(400, facts(p90=4000), excluded) == "silence is over"
 
     def test_a_host_that_cannot_be_read_is_said_once_and_gets_no_heartbeat(self):
@@ -551,8 +641,9 @@ class TestWhenToWrite:
         assert pace.due(111, facts(p90=2000), ASKED) == "cpu p90 moved"
 
     def test_facts_are_gathered_from_the_history(self):
-        history = history_of(*steady(3))
+        history = history_of(*steady(3), instructions=Instructions(generation=6))
         history.fail("gone")
         gathered = facts_of(history, AROUND, STARTING)
         assert (gathered.boot_id, gathered.failed, gathered.verdicts) == ("boot-1", True, STARTING)
+        assert gathered.generation == 6
         assert gathered.capacity["cpu"] == 4000

@@ -164,19 +164,29 @@ class TestSequence:
 class TestInstructions:
     def test_a_changed_spec_is_followed_and_told(self):
         talk = Talk()
-        talk.exchange(200, report(spec={"leaseUIDs": ["a"], "state": "Excluded"}))
-        assert talk.it.instructions == Instructions(excluded=True, lease_uids=("a",))
+        pods = [{"uid": "p", "leaseUID": "a"}]
+        talk.exchange(200, report(spec={"leaseUIDs": ["a"], "pods": pods, "state": "Excluded"}, generation=4))
+        assert talk.it.instructions == Instructions(
+            excluded=True, lease_uids=("a",), pods={"p": "a"}, generation=4, object_uid="u"
+        )
         assert talk.events()[-1] | {"time": ""} == {
             "time": "", "level": "info", "event": "instructed",
-            "period": 5.0, "window": 300.0, "excluded": True, "leases": 1,
+            "period": 5.0, "window": 300.0, "excluded": True, "leases": 1, "pods": 1, "generation": 4,
         }  # fmt: skip
+
+    def test_a_spec_that_says_the_same_under_another_generation_is_followed_too(self):
+        talk = Talk()
+        talk.exchange(200, report(generation=1))
+        talk.now = 40
+        talk.exchange(200, report(generation=2))
+        assert talk.it.instructions.generation == 2
 
     def test_an_older_spec_from_the_cache_is_not(self):
         talk = Talk()
         talk.exchange(200, report(spec={"reportPeriodSeconds": 1}, generation=3))
         talk.now = 40
         talk.exchange(200, report(spec={"reportPeriodSeconds": 9}, generation=2))
-        assert talk.it.instructions.period == 1
+        assert (talk.it.instructions.period, talk.it.instructions.generation) == (1, 3)
 
     def test_that_of_a_new_object_of_the_same_name_is(self):
         talk = Talk()
@@ -184,6 +194,7 @@ class TestInstructions:
         talk.now = 40
         talk.exchange(200, report(spec={"reportPeriodSeconds": 9}, generation=1, uid="other"))
         assert talk.it.instructions.period == 9
+        assert (talk.it.instructions.generation, talk.it.instructions.object_uid) == (1, "other")
 
     @pytest.mark.parametrize("document", [{}, {"metadata": None, "spec": None, "status": []}])
     def test_an_answer_without_an_object_is_survived(self, document):

@@ -61,6 +61,7 @@ class FakeServer:
     def __init__(self):
         self.report = None
         self.spec = {}
+        self.uid = "u"
         self.generation = 1
         self.away = False
         self.slow = False
@@ -97,7 +98,7 @@ class FakeServer:
         return Answer(200, self.document())
 
     def document(self):
-        metadata = {"uid": "u", "generation": self.generation}
+        metadata = {"uid": self.uid, "generation": self.generation}
         return {"metadata": metadata, "spec": self.spec, "status": self.report}
 
     def instruct(self, **spec):
@@ -108,8 +109,10 @@ class FakeCgroups:
     def __init__(self):
         self.uses = {}
         self.problems = ()
+        self.asked = []
 
-    def read(self, uids):
+    def read(self, uids, pods):
+        self.asked.append((tuple(uids), dict(pods)))
         return Reading({uid: self.uses[uid] for uid in uids if uid in self.uses}, self.problems)
 
 
@@ -283,6 +286,53 @@ class TestWriting:
         node.cgroups.uses = {"a": LeaseUse(False, 0.0, 0)}
         node.run(2)
         assert node.server.report["leases"] == [{"uid": "a", "state": "Gone"}]
+
+    def test_the_pods_asked_about_are_looked_for(self):
+        node = Node().run(40)
+        assert node.cgroups.asked[-1] == ((), {})
+        node.server.instruct(leaseUIDs=["a"], pods=[{"uid": "p", "leaseUID": "a"}])
+        node.run(60)
+        assert node.cgroups.asked[-1] == (("a",), {"p": "a"})
+
+    def test_a_report_says_which_spec_it_answers_and_a_new_one_is_answered_with_the_next_reading(self):
+        node = Node().run(40)
+        assert node.server.report["observedGeneration"] == 1
+        node.server.instruct(reportPeriodSeconds=1)
+        while len(node.events("instructed")) < 2:
+            node.run(0.05)
+        heard, before = node.now, len(node.server.writes)
+        assert node.server.report["observedGeneration"] == 1
+        while len(node.server.writes) == before:
+            node.run(0.05)
+        assert node.now - heard <= 1.2
+        assert node.server.report["observedGeneration"] == 2
+        assert node.events("writing")[-1]["why"] == "spec changed"
+
+    def test_a_report_written_before_the_next_reading_answers_the_spec_before(self):
+        """Somebody emptied it, so it is written as soon as that and the new spec are seen: between two readings."""
+        node = Node(period=10).run(100)
+        node.server.instruct(reportPeriodSeconds=10, leaseUIDs=["a"])
+        node.server.report, before = {}, len(node.server.writes)
+        while len(node.server.writes) == before:
+            node.run(0.05)
+        assert len(node.events("instructed")) == 2
+        assert node.server.writes[-1]["observedGeneration"] == 1
+        node.run(12)
+        assert node.server.report["observedGeneration"] == 2
+
+    def test_one_made_anew_is_not_told_what_an_earlier_one_was_asked(self):
+        node = Node().run(40)
+        for _ in range(3):
+            node.server.instruct(reportPeriodSeconds=1)
+            node.run(40)
+        assert node.server.report["observedGeneration"] == 4
+        node.server.report, node.server.uid, node.server.generation = None, "another", 1
+        before = len(node.server.writes)
+        while len(node.server.writes) == before:
+            node.run(0.05)
+        assert node.server.report["observedGeneration"] is None
+        node.run(3)
+        assert node.server.report["observedGeneration"] == 1
 
     def test_an_excluded_node_is_quiet_and_goes_on_measuring(self):
         node = Node().run(40)

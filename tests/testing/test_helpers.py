@@ -1,18 +1,33 @@
-"""The programs beside the API server, for real. Opt-in: building them takes about 8 minutes once."""
+"""The programs beside the API server, for real."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from leasehold.testing import helpers
 from leasehold.testing.client import Client, has_condition
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.errors import ControlPlaneError, NotOwnedError
 from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import SimulatedNodes
 from leasehold.testing.processes import ProcessIdentity
+from leasehold.testing.toolchain import KWOK
+
+
+def names(arguments: list[str]) -> list[str]:
+    return [Path(argument.removeprefix("--config=")).name for argument in arguments]
+
+
+def test_kwok_is_given_its_own_stages_or_others_for_pods() -> None:
+    own = names(helpers.files("kwok", Path("/built")))
+    assert own == list(KWOK.files)
+    others = names(helpers.files("kwok", Path("/built"), [Path("/mine/lazy.yaml")]))
+    assert others == [name for name in own if name.startswith("node-")] + ["lazy.yaml"]
+    assert helpers.files("kube-scheduler", Path("/built")) == []
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +40,6 @@ def whole() -> Iterator[ControlPlane]:
 
 
 @pytest.mark.cluster
-@pytest.mark.extras
 def test_a_pod_is_scheduled_and_runs_on_a_simulated_node(whole: ControlPlane) -> None:
     client = whole.client()
     kept_alive = {KWOK_NODE_ANNOTATION: "fake"}
@@ -57,7 +71,6 @@ def test_a_pod_is_scheduled_and_runs_on_a_simulated_node(whole: ControlPlane) ->
 
 
 @pytest.mark.cluster
-@pytest.mark.extras
 def test_a_namespace_is_emptied_by_the_controller_manager(whole: ControlPlane) -> None:
     client = whole.client()
     client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "brief"}})
@@ -67,7 +80,6 @@ def test_a_namespace_is_emptied_by_the_controller_manager(whole: ControlPlane) -
 
 
 @pytest.mark.cluster
-@pytest.mark.extras
 def test_programs_end_with_their_control_plane() -> None:
     with ControlPlane(local=True) as control_plane:
         control_plane.start_program("kube-scheduler")
@@ -77,7 +89,6 @@ def test_programs_end_with_their_control_plane() -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.extras
 def test_kubectl_speaks_to_it(control_plane: ControlPlane, kube: Client, namespace: str) -> None:
     kubectl = [control_plane.program("kubectl"), "--kubeconfig", control_plane.kubeconfig_for("alice")]
     asked = subprocess.run(

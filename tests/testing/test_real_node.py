@@ -18,6 +18,7 @@ from tests.testing import traces
 from tests.testing.programs import script
 from tests.testing.traces import Traces
 
+from leasehold.adapters.cgroups import Cgroups
 from leasehold.testing import _node_keeper as keeper
 from leasehold.testing import namespaces
 from leasehold.testing.audit import describe
@@ -166,6 +167,41 @@ def test_a_command_runs_in_a_pod(node: RealNode, client: Client, team: str) -> N
     assert node.logs("a", team) == "waiting\n"
 
 
+def test_pods_of_every_class_are_found_by_the_cgroups_that_the_kubelet_makes(
+    client: Client, team: str
+) -> None:
+    """As a reporter on the node looks for the pods of three leases."""
+    wanted: dict[str, dict[str, Any]] = {
+        "besteffort": {},
+        "burstable": {"requests": {"cpu": "10m"}},
+        "guaranteed": {"limits": {"cpu": "50m", "memory": "64Mi"}},
+    }
+    pods = {}
+    for lease, resources in wanted.items():
+        made = pod(lease, team, "wait")
+        made["spec"]["containers"][0]["resources"] = resources
+        client.create(made)
+    for lease in wanted:
+        seen = client.wait("pods", lease, team, until=in_phase("Running"), timeout_seconds=60)
+        assert seen["status"]["qosClass"].lower() == lease
+        pods[seen["metadata"]["uid"]] = lease
+    cgroups = Cgroups()
+    leases, problems = cgroups.read([*wanted, "none"], pods)
+    assert problems == ()
+    assert {lease for lease, use in leases.items() if use.present} == wanted.keys()
+    for lease in wanted:
+        assert leases[lease].cpu_seconds > 0
+        assert 0 < leases[lease].memory < 64 << 20
+    client.delete("pods", "burstable", team)
+
+    def gone() -> set[str]:
+        found = cgroups.read([*wanted, "none"], pods).leases
+        return {lease for lease in found if not found[lease].present}
+
+    assert wait_until(lambda: "burstable" in gone(), 30)
+    assert gone() == {"burstable", "none"}
+
+
 def test_images_come_from_archives(node: RealNode, image: Path) -> None:
     assert node.load_image(image) == [IMAGE]
     assert node.load_image(str(image)) == [IMAGE]
@@ -250,7 +286,6 @@ def test_a_restarted_api_server_finds_its_node_again(node: RealNode, client: Cli
     run_pod(client, "a", team, "Succeeded")
 
 
-@pytest.mark.extras
 def test_simulated_nodes_live_beside_it(node: RealNode, client: Client, team: str) -> None:
     node.control_plane.start_program("kwok")
     with SimulatedNodes(client, annotations={KWOK_NODE_ANNOTATION: "fake"}) as others:

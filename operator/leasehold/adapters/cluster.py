@@ -17,7 +17,7 @@ from leasehold.core.errors import InvalidObject, LeaseholdError
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership, pools_of
 from leasehold.core.neighbours import Heard, digest
-from leasehold.core.nodes import Node, Report, node_of, report_of
+from leasehold.core.nodes import Node, Report, node_of, report_of, with_history
 from leasehold.core.selectors import Selector
 from leasehold.core.times import SECOND
 
@@ -151,7 +151,7 @@ class Cluster:
         known = self.reports.get(report.node)
         if known is not None and report.version < known.version:
             return
-        self.reports[report.node] = report
+        self.reports[report.node] = report = with_history(report, known)
         for worker in self._workers_of(report.node):
             worker.report_changed(report)
 
@@ -368,7 +368,7 @@ class Cluster:
         else:
             self.homeless.add(lease.uid)
             self.homeless_news.set()
-            if self.pods.named(key):
+            if self.pods.any(key):
                 self._pods_changed(key)
 
     def find(self, uid: str) -> Lease | None:
@@ -407,7 +407,7 @@ class Cluster:
             self.gone_namespaces -= {lease.namespace}
         self._leave_pool(lease)
         self.pods.forget_lease(uid)
-        if self.pods.named(key):
+        if self.pods.any(key):
             self._pods_changed(key)
 
     # --- pods ---
@@ -418,7 +418,7 @@ class Cluster:
         worker = None if lease is None else self.workers.get(lease.pool)
         if worker is not None:
             worker.pods_changed(key)
-        elif self.pods.named(key):
+        elif self.pods.any(key):
             self.strays.add(key)
             self.stray_news.set()
         else:

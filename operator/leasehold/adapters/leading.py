@@ -15,8 +15,8 @@ from leasehold.adapters.follower import Follower
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError
 from leasehold.adapters.pool.object import Deposed
-from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.pool.worker import PoolWorker
+from leasehold.adapters.tools import Tools
 from leasehold.core.election import shard_of
 from leasehold.core.neighbours import Heard, level_of
 from leasehold.core.outages import Outage
@@ -119,11 +119,15 @@ class Pools:
             self._follow(document)
 
     def _follow(self, document: Json) -> None:
-        follower = Follower(document)
+        follower = self._followed(document)
         self.followers[follower.name] = follower
+        self._join(follower)
+
+    def _followed(self, document: Json) -> Follower:
+        follower = Follower(document)
         for lease in self.cluster.leases.get(follower.name, {}).values():
             follower.lease_seen(lease)
-        self._join(follower)
+        return follower
 
     def _join(self, follower: Follower) -> None:
         self.cluster.pool_joined(follower.name, follower, follower.selector, follower.generation)
@@ -277,11 +281,16 @@ class Pools:
     def asking(self) -> dict[str, frozenset[str]]:
         """Return, by node, the leases that reporters must look after, whoever leads their pools."""
         asked: dict[str, set[str]] = {}
+        # Of a pool that is being taken over the books are not made yet: it is asked for as if another led it still,
+        # because what a reporter is not asked for a moment it forgets.
+        others = list(self.followers.values())
         for worker, _ in self.workers.values():
-            if worker.ready and worker.state.policy.attributes_usage():
+            if not worker.ready:
+                others.append(self._followed(worker.document))
+            elif worker.state.policy.attributes_usage():
                 for node in worker.state.ledger.nodes():
                     asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
-        for follower in self.followers.values():
+        for follower in others:
             if follower.policy is not None and follower.policy.attributes_usage():
                 for node, uids in follower.nodes().items():
                     asked.setdefault(node, set()).update(uids)

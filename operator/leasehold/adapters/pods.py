@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from leasehold.api.names import LEASE_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.pods import Pod, Resident, pod_of, resident_of
+from leasehold.core.pods import Placeholder, Pod, Resident, placeholder_of, pod_of, resident_of
 
 Json = Mapping[str, Any]
 
@@ -81,8 +81,8 @@ class Residents:
 class Pods:
     """Shared memory of pods. It records and tells; it does not decide.
 
-    `watched` tells whether pods are heard of at all. `node_changed` and `lease_changed` are told what concerns them;
-    `exists` is asked whether there is a lease of a uid.
+    `watched` tells whether pods are heard of at all, and `refusals` says, by a lease's uid, why it has no placeholder.
+    `node_changed` and `lease_changed` are told what concerns them; `exists` is asked whether there is a lease of a uid.
     """
 
     def __init__(
@@ -94,11 +94,16 @@ class Pods:
         self.watched = False
         self.leased = Residents(node_changed)
         self.others = Residents(node_changed)
+        self.holding = Residents(node_changed)
+        self.refusals: dict[str, str] = {}
+        self._placeholders: dict[Key, dict[str, Placeholder]] = {}
+        self._placeholder_key: dict[str, Key] = {}
         self._lease_changed = lease_changed
         self._exists = exists
         self._by_lease: dict[Key, dict[str, Pod]] = {}
         self._key_of: dict[str, Key] = {}
         self._last_done: dict[str, Pod] = {}
+        self._running: Mapping[str, Mapping[str, str]] | None = None
         # An answer to our own write may come in after the watch said that the pod is gone.
         self._gone: OrderedDict[str, int] = OrderedDict()
 
@@ -117,12 +122,35 @@ class Pods:
         return list(self._by_lease.get(key, {}).values())
 
     def keys(self) -> list[Key]:
-        """Return the names of leases that pods name."""
-        return list(self._by_lease)
+        """Return the names of leases that pods or placeholders name."""
+        return [*self._by_lease.keys() | self._placeholders.keys()]
+
+    def any(self, key: Key) -> bool:
+        """Tell whether any pod or placeholder names a lease by its name."""
+        return key in self._by_lease or key in self._placeholders
+
+    def placeholders(self, key: Key) -> list[Placeholder]:
+        """Return the placeholders of a lease, by its name."""
+        return list(self._placeholders.get(key, {}).values())
+
+    def running(self) -> Mapping[str, Mapping[str, str]]:
+        """Return, by node, the pods that run there with a slice: the lease of each, by uids, the newest pod last."""
+        if self._running is None:
+            found: dict[str, list[Pod]] = {}
+            for pods in self._by_lease.values():
+                for pod in pods.values():
+                    if pod.node and pod.slice is not None and not pod.over:
+                        found.setdefault(pod.node, []).append(pod)
+            for rows in found.values():
+                rows.sort(key=lambda pod: (pod.created, pod.uid))
+            self._running = {
+                node: {pod.uid: pod.slice.lease for pod in rows if pod.slice} for node, rows in found.items()
+            }
+        return self._running
 
     def on(self, node: str) -> list[Resident]:
         """Return all pods that take something on a node."""
-        return [*self.leased.on(node), *self.others.on(node)]
+        return [*self.leased.on(node), *self.holding.on(node), *self.others.on(node)]
 
     # --- what is heard ---
 
@@ -159,6 +187,7 @@ class Pods:
         self._by_lease.setdefault(key, {})[pod.uid] = pod
         self.leased.put(pod.uid, seen.resident)
         if known != pod:
+            self._running = None
             self._lease_changed(key)
 
     def gone(self, uid: str, version: int | None = None) -> None:
@@ -168,16 +197,20 @@ class Pods:
         if key is None:
             return
         known = self._by_lease[key][uid]
-        self._gone[uid] = known.version if version is None else version
-        if len(self._gone) > _REMEMBERED:
-            self._gone.popitem(last=False)
+        self._remember_gone(uid, known.version if version is None else version)
         self._remember_done(known)
         self._drop(uid)
         self._lease_changed(key)
 
+    def _remember_gone(self, uid: str, version: int) -> None:
+        self._gone[uid] = version
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+
     def forget_lease(self, uid: str) -> None:
-        """Take in that a lease no longer exists: that pods of it had finished matters no more."""
+        """Take in that a lease no longer exists: what was remembered for it matters no more."""
         self._last_done.pop(uid, None)
+        self.refusals.pop(uid, None)
 
     def _remember_done(self, pod: Pod) -> None:
         """Keep a pod that finished by itself: it may be removed before its lease has heard."""
@@ -189,6 +222,7 @@ class Pods:
             self._last_done[lease] = pod
 
     def _drop(self, uid: str) -> None:
+        self._running = None
         key = self._key_of.pop(uid)
         del self._by_lease[key][uid]
         if not self._by_lease[key]:
@@ -203,6 +237,83 @@ class Pods:
         for uid in self._key_of.keys() - here:
             if self._by_lease[self._key_of[uid]][uid].version <= version:
                 self.gone(uid, version)
+
+    # --- placeholders ---
+
+    def refused(self, lease: Lease, why: str) -> None:
+        """Note why the API server refuses a lease's placeholder; "" where it does not."""
+        if self.refusals.get(lease.uid, "") != why:
+            self.refusals[lease.uid] = why
+            if not why:
+                del self.refusals[lease.uid]
+            self._lease_changed((lease.namespace, lease.name))
+
+    def placeholder_seen(self, document: Json) -> None:
+        """Take in a placeholder, from the watch or from an answer to our own write."""
+        self._take_placeholder(document["metadata"]["uid"], self.note_placeholder(document))
+
+    def note_placeholder(self, document: Json) -> Placeholder | None:
+        """Read a placeholder; one that cannot be read holds nothing for anybody."""
+        try:
+            return placeholder_of(document)
+        except (LeaseholdError, KeyError, TypeError, ValueError) as error:
+            log.error("placeholder %s cannot be read: %s", document["metadata"]["name"], error)
+            return None
+
+    def _take_placeholder(self, uid: str, found: Placeholder | None) -> None:
+        key = self._placeholder_key.get(uid)
+        known = None if key is None else self._placeholders[key][uid]
+        if found is None or found.version <= self._gone.get(uid, -1):
+            return
+        if known is not None and found.version < known.version:
+            return
+        self._placeholder_key[uid] = found.key
+        self._placeholders.setdefault(found.key, {})[uid] = found
+        on_node = found.node and not found.over
+        self.holding.put(uid, Resident(found.node, found.requests, found.slice) if on_node else None)
+        if known is None or known._replace(version=found.version) != found:
+            self._lease_changed(found.key)
+
+    def placeholder_gone(self, uid: str, version: int | None = None) -> None:
+        """Take in that a placeholder no longer exists, as of a version (None: the one known)."""
+        self.holding.put(uid, None)
+        key = self._placeholder_key.pop(uid, None)
+        if key is not None:
+            known = self._placeholders[key].pop(uid)
+            self._remember_gone(uid, known.version if version is None else version)
+            if not self._placeholders[key]:
+                del self._placeholders[key]
+            self._lease_changed(key)
+
+    def placeholders_listed(self, found: Iterable[Placeholder | None], version: int) -> None:
+        """Take in a complete list: what is not in it is gone, unless it was seen later."""
+        here = {one.uid: one for one in found if one is not None}
+        for uid, one in here.items():
+            self._take_placeholder(uid, one)
+        for uid in self._placeholder_key.keys() - here.keys():
+            if self._placeholders[self._placeholder_key[uid]][uid].version <= version:
+                self.placeholder_gone(uid, version)
+
+
+class Placeholders:
+    """The audience of the informer for placeholders."""
+
+    def __init__(self, pods: Pods, heard: Callable[[], None]) -> None:
+        self._pods = pods
+        self._heard = heard
+
+    def listed(self, items: list[Placeholder | None], version: int) -> None:
+        """Take in a complete list."""
+        self._heard()
+        self._pods.placeholders_listed(items, version)
+
+    def changed(self, kind: str, item: dict[str, Any]) -> None:
+        """Take in one change of a placeholder."""
+        self._heard()
+        if kind == "DELETED":
+            self._pods.placeholder_gone(item["metadata"]["uid"], int(item["metadata"]["resourceVersion"]))
+        else:
+            self._pods.placeholder_seen(item)
 
 
 class LeasedPods:

@@ -48,6 +48,12 @@ SLICE_ANNOTATION: Final = "leasehold.dev/slice"
 ENDING_ANNOTATION: Final = "leasehold.dev/lease-ending"
 """On a Pod whose lease will end: when, and why."""
 
+PLACEHOLDER_LABEL: Final = "leasehold.dev/placeholder"
+"""On a Pod that the operator made to hold room: the uid of the lease that it is held for."""
+
+PLACEHOLDER_ANNOTATION: Final = "leasehold.dev/placeholder-of"
+"""On the same: the lease's ``namespace/name``."""
+
 POD_CONDITION: Final = "leasehold.dev/Leased"
 """A condition in a Pod's status: whether it runs within its lease. Reasons: ``PodReason``."""
 
@@ -227,6 +233,11 @@ class EnforcementMode(Named):
         "yes: a pod that names a lease (label leasehold.dev/lease) waits until the lease holds its room, runs on the"
         " lease's nodes and within what it holds, and is evicted when it ends; what other pods request on the nodes is"
         " not lent",
+    )
+    PLACEHOLDER = (
+        "Placeholder",
+        "as Gate, and what a lease holds and its pods do not use yet is held by pods that do nothing, against every"
+        " other pod",
     )
 
 
@@ -526,6 +537,11 @@ class LeaseReason(Named):
     REPORT_STALE = "ReportStale", "A node's report is older than the pool's freshness allows."
     OVER_ALLOCATED = "OverAllocated", "A node holds more than it now has."
     USAGE_ABOVE_GRANT = "UsageAboveGrant", "The workload uses more than the lease holds."
+    ROOM_NOT_HELD = (
+        "RoomNotHeld",
+        "Its placeholder is not running: other pods may have taken the room, or a quota or a policy refuses it; the"
+        " message says which.",
+    )
     PODS_ABOVE_GRANT = (
         "PodsAboveGrant",
         "Its pods request more on a node than it holds there; what is too much is not lent to others.",
@@ -664,8 +680,8 @@ class PoolReason(Named):
     RECOVERING = "Recovering", "A new leader is reading the leases before it decides."
     ENFORCEMENT_OFF = (
         "EnforcementOff",
-        "spec.enforcement.mode is Gate, and the operator may not touch pods. Install it with enforcement.enabled=true,"
-        " or set the mode to Advisory.",
+        "spec.enforcement.mode is not Advisory, and the operator may not touch pods. Install it with"
+        " enforcement.enabled=true, or set the mode to Advisory.",
     )
 
     # CapacityKnown
@@ -830,6 +846,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.OVER_ALLOCATED,
                     _L.USAGE_ABOVE_GRANT,
                     _L.PODS_ABOVE_GRANT,
+                    _L.ROOM_NOT_HELD,
                 ),
                 _FALSE: (_L.HEALTHY,),
             },

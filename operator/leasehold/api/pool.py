@@ -467,7 +467,8 @@ class Enforcement(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "self.mode != 'Advisory' || self.nodeTaint != 'Dedicated'",
+                "!has(self.nodeTaint) || self.nodeTaint != 'Dedicated'"
+                " || (has(self.mode) && self.mode != 'Advisory')",
                 "nodeTaint Dedicated needs mode Gate: in a pool with mode Advisory nobody lets the pods of leases"
                 " tolerate the taint",
                 field_path=".nodeTaint",
@@ -489,6 +490,13 @@ class Enforcement(Model):
     stray_pod_action: StrayPodAction = Field(
         default=StrayPodAction.WAIT,
         description=choice(StrayPodAction, "What happens to a new pod whose lease is over."),
+    )
+    placeholder_priority_class_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=NAME_LENGTH,
+        description="The PriorityClass of placeholders (mode Placeholder). Its value must be above that of the pods the"
+        " room is held against, and its preemptionPolicy Never. Unset: the one of the installation.",
     )
     node_taint: NodeTaintPolicy = Field(
         default=NodeTaintPolicy.NONE,

@@ -31,10 +31,24 @@ from leasehold.api.names import Presence, ReportState
 MAX_LEASES: Final = 256
 """Most leases one node can be asked about."""
 
+MAX_PODS: Final = 512
+"""Most pods one node can be asked about. A kubelet runs 110 unless told otherwise; the rest have ended."""
+
 MAX_FIGURES: Final = 32
 
 LeaseUID = Annotated[str, Field(min_length=1, max_length=UID_LENGTH)]
 Permille = Annotated[int, Field(ge=0, le=1000)]
+
+
+class LeasePod(Model):
+    """A pod that belongs to a lease. Its cgroups count as the lease's."""
+
+    uid: str = Field(min_length=1, max_length=UID_LENGTH, description="The pod's metadata.uid.")
+    lease_uid: LeaseUID = Field(
+        validation_alias="leaseUID",
+        serialization_alias="leaseUID",
+        description="The metadata.uid of its lease. One that spec.leaseUIDs does not name is passed over.",
+    )
 
 
 class ReportSpec(Model):
@@ -61,6 +75,13 @@ class ReportSpec(Model):
         json_schema_extra=UNIQUE,
         description="The leases whose presence and use the reporter is to tell, by metadata.uid. Kept by"
         " the operator.",
+    )
+    pods: list[LeasePod] | None = Field(
+        default=None,
+        max_length=MAX_PODS,
+        json_schema_extra=keyed_by("uid"),
+        description="The pods on this node that belong to these leases, those that have ended included until"
+        " their lease is over. Kept by the operator.",
     )
 
 
@@ -147,6 +168,11 @@ class LeaseUsage(Model):
 class ReportStatus(Model):
     """What the reporter saw. Written by the reporter on this node only."""
 
+    observed_generation: Serial | None = Field(
+        default=None,
+        description="The metadata.generation of the spec that the last reading followed. Older than the object's:"
+        " what is asked now is not answered yet.",
+    )
     boot_id: str | None = Field(
         default=None,
         validation_alias="bootID",

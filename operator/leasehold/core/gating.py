@@ -12,7 +12,7 @@ from leasehold.api.names import StrayPodAction
 from leasehold.api.quantity import format_amount
 from leasehold.core.lease import Lease, Slice
 from leasehold.core.nodes import Node
-from leasehold.core.pods import Pod, SliceRef, admits
+from leasehold.core.pods import Placeholder, Pod, SliceRef, admits
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, earliest, format_time
 
@@ -39,6 +39,20 @@ class Let(NamedTuple):
     reason: R
     node: str = ""
     slice: SliceRef | None = None
+
+
+class Assign(NamedTuple):
+    """Give a gated pod a slice, and have the scheduler keep room for it on the node until its gate is lifted."""
+
+    pod: Pod
+    node: str
+    slice: SliceRef
+
+
+class Unassign(NamedTuple):
+    """Take back what a gated pod was assigned: the scheduler need keep no room for it any more."""
+
+    pod: Pod
 
 
 class Tell(NamedTuple):
@@ -76,7 +90,7 @@ class Delete(NamedTuple):
     pod: Pod
 
 
-Action = Let | Tell | Warn | Fail | Evict | Delete
+Action = Let | Assign | Unassign | Tell | Warn | Fail | Evict | Delete
 
 
 class PodPlan(NamedTuple):
@@ -92,34 +106,43 @@ class Workload:
 
     `claimed` tells that one of them was bound. `left_on` are the nodes where some that were let go still are, and
     `over_on` those where they request more than the lease holds. `done_since` is since when all have ended for good,
-    and none waits to be let go.
+    and none waits to be let go. `unheld_since` is since when a placeholder of the lease waits to be bound, and
+    `refusal` why none could be made.
     """
 
     claimed: bool = False
     left_on: frozenset[str] = frozenset()
     over_on: frozenset[str] = frozenset()
     done_since: int | None = None
+    unheld_since: int | None = None
+    refusal: str = ""
 
 
 NO_PODS: Final = Workload()
 
 
-def workload_of(lease: Lease, pods: Sequence[Pod]) -> Workload:
-    """Return what these pods, all that name a lease, mean for it."""
+def workload_of(
+    lease: Lease, pods: Sequence[Pod], placeholders: Sequence[Placeholder] = (), refusal: str = ""
+) -> Workload:
+    """Return what these pods, all that name a lease, and its placeholders mean for it."""
+    waiting = [one.created for one in placeholders if one.slice.lease == lease.uid and not one.node]
+    unheld = min(waiting, default=None)
     mine = [pod for pod in pods if _is_of(pod, lease)]
     if not mine:
-        return NO_PODS
+        return Workload(unheld_since=unheld, refusal=refusal) if unheld is not None or refusal else NO_PODS
     # One that is over and being deleted may have been ended by whoever deletes it.
     ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
     places = {i: part.node for i, part in enumerate(lease.slices)}
     here = [pod for pod in mine if not pod.over]
     more = here or any(pod.gated and not (pod.over or pod.leaving) for pod in pods)
-    used = _Use(lease, pods)
+    used = Use(lease, pods)
     return Workload(
         claimed=any(pod.node for pod in mine),
         left_on=frozenset(pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice),
         over_on=frozenset(part.node for i, part in enumerate(lease.slices) if used.exceeds(i, part)),
         done_since=None if more else max(ended, default=None),
+        unheld_since=unheld,
+        refusal=refusal,
     )
 
 
@@ -130,27 +153,29 @@ def plan_pods(
     nodes: Mapping[str, Node],
     refused: Mapping[str, int],
     now: int,
+    placeholders: Sequence[Placeholder] = (),
 ) -> PodPlan:
     """Decide about all pods that name a lease, by its name.
 
     `lease` is None where there is none, and `policy` where its pool does not exist. `refused` says, by a pod's uid,
     when its end was last asked for (ms): if it is still there, that was refused, or is not heard of yet.
+    `placeholders` are those that hold room for the lease.
     """
-    plan = _Plan(lease, pods, policy, nodes, refused, now)
+    plan = _Plan(lease, pods, policy, nodes, refused, now, placeholders)
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.name)):
         if not pod.over and not pod.leaving:
             plan.decide(pod)
     return PodPlan(tuple(plan.actions), earliest(*plan.wakes))
 
 
-class _Use:
-    """What the pods of a lease use of each slice."""
+class Use:
+    """What the pods of a lease were given of each slice, whether they run already or are still gated."""
 
     def __init__(self, lease: Lease, pods: Sequence[Pod]) -> None:
         self.amounts: dict[int, dict[str, int]] = {}
         self.counts: dict[int, int] = {}
         for pod in pods:
-            if pod.slice is not None and _is_of(pod, lease) and not pod.over:
+            if pod.slice is not None and pod.slice.lease == lease.uid and not pod.over:
                 self.take(pod, pod.slice.position)
 
     def take(self, pod: Pod, index: int) -> None:
@@ -159,6 +184,13 @@ class _Use:
         used = self.amounts.setdefault(index, {})
         for name, units in pod.requests.items():
             used[name] = used.get(name, 0) + units
+
+    def drop(self, pod: Pod, index: int) -> None:
+        """Count a pod no more that was counted in a slice."""
+        self.counts[index] -= 1
+        used = self.amounts[index]
+        for name, units in pod.requests.items():
+            used[name] -= units
 
     def lacks(self, pod: Pod, index: int, part: Slice, names: Sequence[str]) -> str:
         """Return the first resource of the pool of which a slice has too little left for a pod, or ""."""
@@ -191,11 +223,12 @@ class _Plan:
     nodes: Mapping[str, Node]
     refused: Mapping[str, int]
     now: int
+    placeholders: Sequence[Placeholder] = ()
     actions: list[Action] = field(default_factory=list)
     wakes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.use = None if self.lease is None else _Use(self.lease, self.pods)
+        self.use = None if self.lease is None else Use(self.lease, self.pods)
 
     def decide(self, pod: Pod) -> None:
         lease, policy = self.lease, self.policy
@@ -221,7 +254,9 @@ class _Plan:
             self._while_it_runs(pod, lease)
 
     def _without_lease(self, pod: Pod) -> None:
-        if pod.gated:
+        if pod.gated and pod.nominated:
+            self.actions.append(Unassign(pod))
+        elif pod.gated:
             text = f"There is no CapacityLease {pod.lease!r} in this namespace."
             self._tell(pod, R.LEASE_NOT_FOUND, f"{text} Create it, or correct the label leasehold.dev/lease.")
         else:
@@ -232,7 +267,9 @@ class _Plan:
             self._let(pod, lease, policy)
             return
         message = _over(lease)
-        if policy.stray_pods == StrayPodAction.FAIL and pod.controller not in REPLACING:
+        if pod.nominated:
+            self.actions.append(Unassign(pod))
+        elif policy.stray_pods == StrayPodAction.FAIL and pod.controller not in REPLACING:
             self.actions.append(Fail(pod, R.LEASE_ENDED, message))
         else:
             self._tell(pod, R.LEASE_ENDED, message)
@@ -240,6 +277,20 @@ class _Plan:
     def _let(self, pod: Pod, lease: Lease, policy: PoolPolicy) -> None:
         """Give a pod the least used slice that has room for it, an empty one first; or say what is missing."""
         assert self.use is not None
+        given = pod.slice
+        if given is not None and given.lease == lease.uid and given.position < len(lease.slices):
+            node = lease.slices[given.position].node
+            if not self._still_fits(pod, lease, given.position, policy):
+                if pod.nominated:
+                    self.actions.append(Unassign(pod))
+                    return
+            elif policy.holds_room and pod.nominated != node:
+                self.actions.append(Assign(pod, node, given))
+                return
+            else:
+                if self._room_is_left(lease, given):
+                    self.actions.append(Let(pod, R.ADMITTED, node, given))
+                return
         fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]
         if not fitting:
             self._tell(pod, R.NODES_EXCLUDED, R.NODES_EXCLUDED.meaning)
@@ -251,7 +302,10 @@ class _Plan:
             if not lacking[i]:
                 self.use.take(pod, i)
                 ref = SliceRef(lease.uid, i)
-                self.actions.append(Let(pod, R.ADMITTED, lease.slices[i].node, ref))
+                node = lease.slices[i].node
+                self.actions.append(
+                    Assign(pod, node, ref) if policy.holds_room else Let(pod, R.ADMITTED, node, ref)
+                )
                 return
         name = lacking[fitting[0]]
         most = max(self.use.left(i, lease.slices[i], name) for i in fitting)
@@ -260,6 +314,28 @@ class _Plan:
             f" {format_amount(name, most)} left on one node."
         )
         self._tell(pod, R.EXCEEDS_LEASE, text)
+
+    def _still_fits(self, pod: Pod, lease: Lease, index: int, policy: PoolPolicy) -> bool:
+        """Tell whether a pod fits into the slice it was given. Its annotation may be somebody else's, and a lease may
+        have shrunk since; one that does not fit is not counted there any more.
+        """
+        assert self.use is not None
+        self.use.drop(pod, index)
+        if self.use.lacks(pod, index, lease.slices[index], policy.names):
+            return False
+        self.use.take(pod, index)
+        return True
+
+    def _room_is_left(self, lease: Lease, given: SliceRef) -> bool:
+        """Tell whether placeholders have left the room that pods were given, so that the scheduler finds it free."""
+        assert self.use is not None
+        part = lease.slices[given.position]
+        held: dict[str, int] = {}
+        for one in self.placeholders:
+            if one.slice == given and not one.over:
+                for name, units in one.requests.items():
+                    held[name] = held.get(name, 0) + units
+        return all(held.get(n, 0) <= self.use.left(given.position, part, n) for n in part.amounts)
 
     def _may_run(self, pod: Pod, name: str) -> bool:
         node = self.nodes.get(name)

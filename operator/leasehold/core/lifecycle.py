@@ -190,6 +190,9 @@ def _term_over(course: Course) -> R | None:
     return R.MAXIMUM_REACHED if end == course.lease.deadline("maxExpirationTime") else R.TERM_ENDED
 
 
+BINDING_TIME = 5 * SECOND
+"""How long a placeholder may wait to be bound before its lease says so (ms)."""
+
 _Rule = Callable[[Course], R | None]
 _AT_ONCE: tuple[_Rule, ...] = (
     _asked_to,
@@ -311,12 +314,28 @@ def _within(request: Mapping[str, int], held: Mapping[str, int]) -> bool:
 def _degraded(course: Course) -> None:
     found = next(
         (bad for part in course.lease.slices if (bad := _trouble(course, part.node)) is not None), None
-    )
+    ) or _not_held(course)
     if found is not None:
         reason, message = found
         course.draft.say(C.DEGRADED, True, reason, message)
     elif C.DEGRADED in course.draft.conditions:
         course.draft.say(C.DEGRADED, False, R.HEALTHY)
+
+
+def _not_held(course: Course) -> tuple[R, str] | None:
+    """Say so where the pool's placeholders cannot hold the room; they have some seconds to be bound."""
+    if not course.policy.holds_room:
+        return None
+    pods = course.world.pods(course.lease)
+    if pods.refusal:
+        return R.ROOM_NOT_HELD, f"Its placeholder was refused: {pods.refusal}"[:1000]
+    if pods.unheld_since is None:
+        return None
+    due = pods.unheld_since + BINDING_TIME
+    if course.now < due:
+        course.wake(due)
+        return None
+    return R.ROOM_NOT_HELD, "Its placeholder waits to be bound: other pods took the room first."
 
 
 def _trouble(course: Course, name: str) -> tuple[R, str] | None:

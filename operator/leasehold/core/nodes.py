@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from leasehold.api.names import POOL_TAINT, CapacitySource, RejectionReason, ReportState
@@ -13,6 +13,8 @@ from leasehold.core.policy import PoolPolicy, ResourceRule
 from leasehold.core.times import earliest, parse_time
 
 Json = Mapping[str, Any]
+
+_NONE: Mapping[str, str] = {}
 
 FUTURE_TOLERANCE = 60_000
 """How far ahead of the operator's clock a report's time may lie before the report is not believed (ms)."""
@@ -54,7 +56,12 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A NodeReport's status. `leases` says, for each lease the reporter was asked about, whether it is gone."""
+    """A NodeReport's status. `leases` says, for each lease the reporter was asked about, whether it is gone.
+
+    `asked` and `pods` (the lease of each pod, by uids) are what the reporter is asked now, in `generation`; the status
+    answers what it was asked in `observed_generation`. Both are 0 where they are not known. `asked_since` says, by
+    lease, in which generation its pods were asked about for the first time as they are now.
+    """
 
     node: str
     version: int
@@ -67,6 +74,10 @@ class Report:
     leases: Mapping[str, LeaseUse]
     asked: frozenset[str]
     has_owner: bool
+    generation: int
+    observed_generation: int
+    pods: Mapping[str, str]
+    asked_since: Mapping[str, int] = field(default_factory=dict)
 
 
 class LeaseUse(NamedTuple):
@@ -132,6 +143,8 @@ def report_of(document: Json) -> Report | None:
     meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     if "reportTime" not in status:
         return None
+    asked = {uid: uid for uid in spec.get("leaseUIDs") or ()}
+    generation, observed = int(meta.get("generation") or 0), int(status.get("observedGeneration") or 0)
     return Report(
         node=meta["name"],
         version=int(meta.get("resourceVersion") or 0),
@@ -147,9 +160,31 @@ def report_of(document: Json) -> Report | None:
             )
             for row in status.get("leases", ())
         },
-        asked=frozenset(spec.get("leaseUIDs") or ()),
+        asked=frozenset(asked),
         has_owner=bool(meta.get("ownerReferences")),
+        generation=generation,
+        # Ahead of the object's own it was of an earlier object of this name.
+        observed_generation=observed if observed <= generation else 0,
+        pods=_pods(spec.get("pods") or (), asked),
     )
+
+
+def with_history(report: Report, before: Report | None) -> Report:
+    """Return a report that knows as of which generation of its spec each lease's pods are asked about, all of them.
+
+    `before` is the report known until now. What was asked before anybody here knew the report counts as asked now.
+    """
+    if not report.pods:
+        return report
+    old, since = (before.pods, before.asked_since) if before is not None else ({}, _NOTHING)
+    if old == report.pods:
+        return replace(report, asked_since=since)
+    changed = {lease for _, lease in old.items() ^ report.pods.items()}
+    found = {
+        lease: report.generation if lease in changed else since.get(lease, report.generation)
+        for lease in report.pods.values()
+    }
+    return replace(report, asked_since=found)
 
 
 def judge(
@@ -266,6 +301,11 @@ def _pressured(policy: PoolPolicy, percents: Mapping[str, int], before: Set[str]
         if percent >= rule.high_percent or (rule.name in before and percent > rule.low_percent):
             found.add(rule.name)
     return frozenset(found)
+
+
+def _pods(rows: Iterable[Json], known: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the lease of each pod. Texts that are `known` are kept once: a lease has many pods."""
+    return {row["uid"]: known.get(row["leaseUID"], row["leaseUID"]) for row in rows} or _NONE
 
 
 def _usage(row: Json) -> Usage:

@@ -14,6 +14,7 @@ from leasehold.api.names import (
     LEASE_GATE,
     LEASE_LABEL,
     MEMORY,
+    PLACEHOLDER_ANNOTATION,
     POD_CONDITION,
     SLICE_ANNOTATION,
 )
@@ -60,6 +61,7 @@ class Pod:
     controller: str
     created: int
     since: int
+    nominated: str
     warned: str
     told: tuple[str, str]
     selector: tuple[tuple[str, str], ...] = ()
@@ -103,10 +105,11 @@ def pod_of(document: Json) -> Pod:
         over=over,
         failed=status.get("phase") == "Failed",
         leaving="deletionTimestamp" in meta,
-        slice=_slice_of(annotations.get(SLICE_ANNOTATION, "")),
+        slice=_slice_of(annotations),
         controller="" if owner is None else intern(owner["kind"]),
         created=created,
         since=_over_since(status, created) if over else created,
+        nominated=status.get("nominatedNodeName") or "",
         warned=annotations.get(ENDING_ANNOTATION, ""),
         told=("", "") if condition is None else (condition.get("reason", ""), condition.get("message", "")),
         selector=tuple(sorted((spec.get("nodeSelector") or {}).items())) if gated else (),
@@ -125,7 +128,48 @@ def resident_of(document: Json) -> Resident | None:
     return Resident(
         intern(node),
         effective_requests(spec, document.get("status") or {}),
-        _slice_of(annotations.get(SLICE_ANNOTATION, "")),
+        _slice_of(annotations),
+    )
+
+
+class Placeholder(NamedTuple):
+    """A pod that holds a part of a slice. `key` is its lease's namespace and name; `node` is "" until it is bound."""
+
+    uid: str
+    name: str
+    namespace: str
+    version: int
+    key: tuple[str, str]
+    slice: SliceRef
+    node: str
+    nominated: str
+    requests: Mapping[str, int]
+    over: bool
+    leaving: bool
+    created: int
+
+
+def placeholder_of(document: Json) -> Placeholder | None:
+    """Read a placeholder as the API server sent it; None where it does not say what it holds for whom."""
+    meta, spec, status = document["metadata"], document["spec"], document.get("status") or {}
+    annotations = meta.get("annotations") or {}
+    ref = _slice_of(annotations)
+    namespace, _, name = annotations.get(PLACEHOLDER_ANNOTATION, "").partition("/")
+    if ref is None or not name:
+        return None
+    return Placeholder(
+        uid=meta["uid"],
+        name=meta["name"],
+        namespace=meta["namespace"],
+        version=int(meta.get("resourceVersion") or 0),
+        key=(namespace, name),
+        slice=ref,
+        node=spec.get("nodeName") or "",
+        nominated=status.get("nominatedNodeName") or "",
+        requests=effective_requests(spec, status),
+        over=is_over(document),
+        leaving="deletionTimestamp" in meta,
+        created=parse_time(meta["creationTimestamp"]),
     )
 
 
@@ -139,7 +183,8 @@ def slice_text(ref: SliceRef) -> str:
     return f"{ref.lease}/{ref.position}"
 
 
-def _slice_of(text: str) -> SliceRef | None:
+def _slice_of(annotations: Json) -> SliceRef | None:
+    text = annotations.get(SLICE_ANNOTATION, "")
     uid, _, index = text.rpartition("/")
     return SliceRef(intern(uid), int(index)) if uid and index.isdecimal() and len(index) < 6 else None
 
@@ -297,11 +342,16 @@ def _matches(row: Json, labels: Labels) -> bool:
     return mine > bound if operator == "Gt" else mine < bound
 
 
+def pinned_to(node: str) -> Json:
+    """Return a node selector term that only one node matches."""
+    return {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+
+
 def pinned(pod: Pod, node: str) -> list[Json]:
     """Return a gated pod's node selector terms, each narrowed to one node: the API server allows no other change."""
-    only = {"key": "metadata.name", "operator": "In", "values": [node]}
     if not pod.terms:
-        return [{"matchFields": [only]}]
+        return [pinned_to(node)]
+    only = pinned_to(node)["matchFields"][0]
     return [_narrowed(term, only) for term in pod.terms]
 
 

@@ -117,6 +117,8 @@ class PoolPolicy:
     eviction_timeout: int
     stray_pods: str
     taints_nodes: bool
+    holds_room: bool
+    placeholder_priority: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -193,6 +195,8 @@ def policy_of(spec: PoolSpec) -> PoolPolicy:
         eviction_timeout=spec.enforcement.eviction_timeout_seconds * SECOND,
         stray_pods=str(spec.enforcement.stray_pod_action),
         taints_nodes=spec.enforcement.node_taint == NodeTaintPolicy.DEDICATED,
+        holds_room=spec.enforcement.mode == EnforcementMode.PLACEHOLDER,
+        placeholder_priority=spec.enforcement.placeholder_priority_class_name or "",
     )
 
 

@@ -162,5 +162,8 @@ def _confirmed(course: Course, node: str, since: int) -> bool:
     report = course.world.reports.get(node)
     if report is None or not since < report.time <= course.now + FUTURE_TOLERANCE:
         return False
-    seen = report.leases.get(course.lease.uid)
+    uid = course.lease.uid
+    if report.observed_generation < report.asked_since.get(uid, 0):
+        return False  # it does not know all pods of the lease yet
+    seen = report.leases.get(uid)
     return seen is not None and seen.gone

@@ -8,6 +8,7 @@ written down. CPU is counted in millicores, memory and disk in bytes.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from leasehold.api.names import (
@@ -41,6 +42,7 @@ SETTLE_SECONDS: Final = PLACEMENT_SECONDS / 2
 """Readings needed before a figure is called complete. Half a window, as koordlet's NodeMetric has it."""
 
 MAX_LEASES: Final = 256
+MAX_PODS: Final = 512
 MAX_FILESYSTEMS: Final = 16
 MAX_MESSAGE: Final = 240
 
@@ -70,8 +72,8 @@ class Filesystem(NamedTuple):
 
 
 class LeaseUse(NamedTuple):
-    """What the cgroups of one lease have used: CPU seconds since they began, and memory now, without idle
-    page cache.
+    """What the cgroups of one lease have used: CPU seconds, which go on while cgroups come and go, and memory now,
+    without idle page cache.
     """
 
     present: bool
@@ -130,30 +132,54 @@ class Cost(NamedTuple):
 
 
 class Instructions(NamedTuple):
-    """A NodeReport's ``spec``: what the operator asks of the reporter."""
+    """A NodeReport's ``spec``: what the operator asks of the reporter.
+
+    ``pods`` says, by the uid of a pod, to which of the leases it belongs. ``generation`` counts the specs of the
+    object with ``object_uid``; 0 where it is not known.
+    """
 
     period: float = 5.0
     window: float = 300.0
     excluded: bool = False
     lease_uids: tuple[str, ...] = ()
+    pods: Mapping[str, str] = {}
+    generation: int = 0
+    object_uid: str = ""
 
 
-def instructions_of(spec: object) -> Instructions:
+def instructions_of(spec: object, generation: int = 0, object_uid: str = "") -> Instructions:
     """Read a ``spec`` as the API server sent it. A field that is missing or unreadable keeps its default.
 
     The API server has checked the object already; this only keeps a broken or newer one from stopping the
     node's reports.
     """
     if not isinstance(spec, dict):
-        return Instructions()
-    uids = spec.get("leaseUIDs")
-    asked = dict.fromkeys(u for u in uids if isinstance(u, str) and u) if isinstance(uids, list) else {}
+        return Instructions(generation=generation, object_uid=object_uid)
+    uids = (uid for uid in _rows(spec.get("leaseUIDs")) if isinstance(uid, str) and uid)
+    asked = tuple(dict.fromkeys(uids))[:MAX_LEASES]
     return Instructions(
         period=_bounded(spec.get("reportPeriodSeconds"), 1, 300, 5),
         window=_bounded(spec.get("windowSeconds"), PLACEMENT_SECONDS, 3600, 300),
         excluded=spec.get("state") == ReportState.EXCLUDED,
-        lease_uids=tuple(asked)[:MAX_LEASES],
+        lease_uids=asked,
+        pods=_pods(_rows(spec.get("pods")), frozenset(asked)),
+        generation=generation,
+        object_uid=object_uid,
     )
+
+
+def _rows(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _pods(rows: list[Any], asked: frozenset[str]) -> dict[str, str]:
+    pairs = ((row.get("uid"), row.get("leaseUID")) for row in rows if isinstance(row, dict))
+    named = (
+        (pod, lease)
+        for pod, lease in pairs
+        if isinstance(pod, str) and pod and isinstance(lease, str) and lease in asked
+    )
+    return dict(islice(named, MAX_PODS))
 
 
 def _bounded(value: object, least: float, most: float, default: float) -> float:
@@ -197,6 +223,8 @@ class Facts(NamedTuple):
     leases: Mapping[str, Presence]
     failed: bool = False
     """The host could not be read; capacity and figures are those of the last reading."""
+    generation: int = 0
+    """The spec that the last reading followed."""
 
 
 class _Track:
@@ -264,11 +292,14 @@ class History:
         self._cpu_base: Sample | None = None
         self._began = 0.0
         self._cores = 0
+        self._generation = 0
         self.failure = ""
         """Why the last reading failed, in plain words; empty when it did not."""
 
     def instruct(self, instructions: Instructions) -> None:
         """Follow a changed spec from the next reading on. Readings already made are kept."""
+        if instructions.object_uid != self._asked.object_uid:  # made anew, its generations count from 1 again
+            self._generation = 0
         self._asked = instructions
         for track in self._tracks.values():
             track.window.resize(instructions.window)
@@ -283,6 +314,7 @@ class History:
         """Take in one reading. ``cores`` is how many the node has."""
         self.failure = ""
         self._cores = cores
+        self._generation = self._asked.generation
         attributed = self._add_leases(sample)
         self._add_cpu(sample, None if attributed is None else attributed[0])
         used = sample.memory_total - sample.memory_available
@@ -363,6 +395,11 @@ class History:
             for uid, track in self._leases.items()
             if track.measured
         }
+
+    @property
+    def generation(self) -> int:
+        """The generation of the spec that the newest reading followed; 0 where there is none."""
+        return self._generation
 
     @property
     def last(self) -> Sample | None:
@@ -557,6 +594,7 @@ def _cut(message: str) -> str:
 # --- The report ---------------------------------------------------------------------------------------------
 
 _STATUS_KEYS: Final = (
+    "observedGeneration",
     "bootID",
     "agentVersion",
     "reportTime",
@@ -585,6 +623,7 @@ def facts_of(history: History, surroundings: Surroundings, verdicts: tuple[Verdi
         verdicts=verdicts,
         leases=history.presence(),
         failed=bool(history.failure),
+        generation=history.generation,
     )
 
 
@@ -627,6 +666,8 @@ def status_of(
     leases = history.lease_rows()
     if leases:
         status["leases"] = leases
+    if history.generation:
+        status["observedGeneration"] = history.generation
     return status
 
 
@@ -686,7 +727,7 @@ class Pace:
         """Return why a report should be written now, in a few words for the log; empty when it should not.
 
         An excluded node takes no part in placement, so its figures may move unsaid: it writes when its
-        conditions or its leases change, and to show that it is alive. While the host cannot be read only
+        conditions, its leases or what is asked change, and to show that it is alive. While the host cannot be read only
         that is said, once: a heartbeat would make old figures look fresh.
         """
         if self._tried_at is not None and now - self._tried_at < self._floor(asked.period):
@@ -740,6 +781,8 @@ def _changed(before: Facts, after: Facts) -> str:
         return "condition changed"
     if before.leases != after.leases:
         return "lease came or went"
+    if before.generation != after.generation:  # whoever asked waits to hear that nothing changed, too
+        return "spec changed"
     return ""
 
 

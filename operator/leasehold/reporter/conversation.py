@@ -133,7 +133,7 @@ class Conversation:
         if uid == self._generation[0] and generation < self._generation[1]:
             return
         self._generation = uid, generation
-        instructions = instructions_of(document.get("spec"))
+        instructions = instructions_of(document.get("spec"), generation, uid)
         if instructions != self.instructions:
             self.instructions = instructions
             self._log.info(
@@ -142,6 +142,8 @@ class Conversation:
                 window=instructions.window,
                 excluded=instructions.excluded,
                 leases=len(instructions.lease_uids),
+                pods=len(instructions.pods),
+                generation=generation,
             )
 
     def _recognise(self, status: object, boot_id: str) -> None:

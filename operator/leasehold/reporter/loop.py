@@ -1,6 +1,6 @@
 """The loop: read the host on the beat, decide, and let one request at a time run beside it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from leasehold.adapters.cgroups import Reading
@@ -46,8 +46,8 @@ class HostPort(Protocol):
 class CgroupsPort(Protocol):
     """The part of ``adapters.cgroups.Cgroups`` that is used here."""
 
-    def read(self, uids: Iterable[str]) -> Reading:
-        """Read what leases use."""
+    def read(self, uids: Iterable[str], pods: Mapping[str, str]) -> Reading:
+        """Read what leases use, and their pods, which are given by uid with the lease of each."""
 
 
 class LinkPort(Protocol):
@@ -141,7 +141,7 @@ class Reporter:
             if self._surroundings is None or now - self._surroundings_at >= SURROUNDINGS_SECONDS:
                 self._look_around(now)
             assert self._surroundings is not None
-            seen = self._world.cgroups.read(self._instructions.lease_uids)
+            seen = self._world.cgroups.read(self._instructions.lease_uids, self._instructions.pods)
             sample = self._world.host.sample(dict(seen.leases), seen.problems)
         except HostReadError as error:
             self._history.fail(str(error))

@@ -246,8 +246,17 @@ class ControlPlane:
             return self._provider.directory / name
         return toolchain.build(MODULES[name], [name], progress=self._wish.progress) / name
 
-    def start_program(self, name: str, extra_args: Mapping[str, str] | None = None) -> Child:
+    def start_program(
+        self,
+        name: str,
+        extra_args: Mapping[str, str] | None = None,
+        *,
+        pod_stages: Sequence[Path] | None = None,
+    ) -> Child:
         """Start kube-scheduler, kube-controller-manager or kwok on this API server, until stop().
+
+        pod_stages: files with the stages that kwok lets pods go through. With its own they run at once, those of
+        Jobs succeed at once, and those that are deleted are gone at once.
 
         Raises NotOwnedError on a cluster that is not ours: it has a scheduler and a controller-manager
         already.
@@ -255,7 +264,7 @@ class ControlPlane:
         servers = self._own(f"start_program({name!r})")
         flags = helpers.flags(name, self.kubeconfig, servers) | dict(extra_args or {})
         program = self.program(name)
-        files = helpers.files(name, program.parent)
+        files = helpers.files(name, program.parent, pod_stages)
         child = Child(
             [program, *(f"{flag}={value}" for flag, value in flags.items()), *files],
             log=self.directory / f"{name}.log",

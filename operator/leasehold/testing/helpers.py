@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from leasehold.testing.errors import ControlPlaneError
@@ -35,6 +36,12 @@ def flags(program: str, kubeconfig: Path, servers: Servers) -> dict[str, str]:
             raise ControlPlaneError(f"{program} cannot be started: it is not a part of a control plane")
 
 
-def files(program: str, directory: Path) -> list[str]:
-    """Return the arguments that name files kept beside a program."""
-    return [f"--config={directory / name}" for name in KWOK.files] if program == "kwok" else []
+def files(program: str, directory: Path, pod_stages: Sequence[Path] | None = None) -> list[str]:
+    """Return the arguments that name a program's files: of kwok the stages that nodes and pods go through.
+
+    directory: where it was built, with its own stages beside it. pod_stages: those of pods, instead of its own.
+    """
+    if program != "kwok":
+        return []
+    own = [directory / name for name in KWOK.files if pod_stages is None or not name.startswith("pod-")]
+    return [f"--config={path}" for path in (*own, *(pod_stages or ()))]

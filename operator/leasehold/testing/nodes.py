@@ -130,7 +130,7 @@ class SimulatedNodes:
         """Write the node's next report, at a time of choice to simulate a silent or a lying reporter.
 
         `usage` names the quantity in use by resource; all of it counts as outside leases. `leases` are the
-        entries of the report's own list: uid, state, cpu, memory.
+        entries of the report's own list: uid, state, cpu, memory; they answer the spec that the report has now.
         """
         reporter = self._reporters[name]
         reporter.sequence += 1
@@ -150,6 +150,8 @@ class SimulatedNodes:
         if not reporter.known:
             self._make_report(name)
             reporter.known = True
+        if leases:  # an answer to what is asked now
+            status["observedGeneration"] = self._client.get(_REPORTS, name)["metadata"]["generation"]
         self._client.patch(_REPORTS, name, {"status": status}, subresource="status")
 
     def report_all(self, usage: Mapping[str, str] | None = None) -> None:

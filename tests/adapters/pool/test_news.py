@@ -245,7 +245,7 @@ async def test_a_keeper_that_fails_ends_its_worker(monkeypatch: pytest.MonkeyPat
     async def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(scene.worker.keeper, "_write", broken)
+    monkeypatch.setattr(scene.worker.keeper._writing, "write", broken)
     async with scene:
         scene.ask("a")
         scene.start("w")

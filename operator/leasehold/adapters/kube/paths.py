@@ -44,9 +44,10 @@ def coordination(namespace: str, name: str = "") -> str:
     return f"{path}/{name}" if name else path
 
 
-def pod(namespace: str, name: str) -> str:
-    """Return the path of a Pod."""
-    return f"/api/v1/namespaces/{namespace}/pods/{name}"
+def pod(namespace: str, name: str = "") -> str:
+    """Return the path of a Pod, or of all of a namespace."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    return f"{path}/{name}" if name else path
 
 
 def node(name: str) -> str:

@@ -6,8 +6,8 @@ import logging
 
 from leasehold.adapters.kube.errors import Refused
 from leasehold.adapters.pauses import FIRST, Rivals
-from leasehold.adapters.pool.tools import Tools
 from leasehold.adapters.recorder import Subject
+from leasehold.adapters.tools import Tools
 from leasehold.api.names import API_VERSION, LEASE_KIND
 from leasehold.core.course import Notice
 from leasehold.core.errors import InvalidObject, LeaseholdError

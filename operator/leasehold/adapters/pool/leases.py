@@ -9,8 +9,8 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound
 from leasehold.adapters.pool.complaints import subject_of
 from leasehold.adapters.pool.object import PoolObject
-from leasehold.adapters.pool.tools import Json, Tools
 from leasehold.adapters.statuses import write_status
+from leasehold.adapters.tools import Json, Tools
 from leasehold.api.names import RELEASE_FINALIZER
 from leasehold.core.course import Step
 from leasehold.core.errors import LeaseholdError

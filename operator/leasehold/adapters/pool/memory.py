@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Pods
 from leasehold.adapters.pool.object import PoolObject
-from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.tools import Tools
 from leasehold.api.names import LeaseReason, RejectionReason, StopPolicy
 from leasehold.api.pool import PoolSpec
 from leasehold.core.backlog import Backlog
@@ -240,5 +240,8 @@ class _Workloads:
     def of(self, lease: Lease) -> Workload:
         found = self._found.get(lease.uid)
         if found is None:
-            found = self._found[lease.uid] = workload_of(lease, self._pods.of(lease))
+            placeholders = self._pods.placeholders((lease.namespace, lease.name))
+            refusal = self._pods.refusals.get(lease.uid, "")
+            found = workload_of(lease, self._pods.of(lease), placeholders, refusal)
+            self._found[lease.uid] = found
         return found

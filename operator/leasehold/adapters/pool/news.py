@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from leasehold.adapters.enforcement.keeper import Keeper
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints, subject_of
 from leasehold.adapters.pool.fence import Fence
-from leasehold.adapters.pool.keeper import Keeper
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
-from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.tools import Tools
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Report
 
@@ -61,8 +61,11 @@ class News:
     def _tell_pods(self, before: Lease | None, lease: Lease) -> None:
         """Let the pods of a lease hear of it, and the nodes it left: what its pods request there is others' now."""
         pods = self._tools.cluster.pods
-        if pods.watched and pods.of(lease):
-            self._keeper.mark([(lease.namespace, lease.name)])
+        if not pods.watched:
+            return
+        key = lease.namespace, lease.name
+        if self._memory.state.policy.holds_room or pods.any(key):
+            self._keeper.mark([key])
             if before is not None and before.slices != lease.slices:
                 self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
 

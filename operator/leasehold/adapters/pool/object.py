@@ -15,8 +15,8 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused, Unknown
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pool.complaints import Complaints
-from leasehold.adapters.pool.tools import Json, Tools
 from leasehold.adapters.recorder import Subject
+from leasehold.adapters.tools import Json, Tools
 from leasehold.api.names import API_VERSION, POOL_KIND
 from leasehold.core.booking import Entry
 from leasehold.core.outages import Outage, joined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
-from leasehold.adapters.pool.tools import Json, Tools
+from leasehold.adapters.tools import Json, Tools
 from leasehold.core.course import Notice
 from leasehold.core.pool_status import Facts, status_of
 from leasehold.core.status import merge_patch

@@ -16,19 +16,19 @@ import asyncio
 import logging
 import time
 
+from leasehold.adapters.enforcement.keeper import Keeper
 from leasehold.adapters.foresight import Foresight
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.pool.complaints import Complaints
 from leasehold.adapters.pool.fence import Fence
-from leasehold.adapters.pool.keeper import Keeper
 from leasehold.adapters.pool.leases import Leases
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.news import News
 from leasehold.adapters.pool.object import PoolObject, Right
 from leasehold.adapters.pool.publisher import Publisher
-from leasehold.adapters.pool.tools import Json, Tools
 from leasehold.adapters.pool.writing import Writing, is_written
+from leasehold.adapters.tools import Json, Tools
 from leasehold.api.quantity import amount
 from leasehold.core.audit import audit
 from leasehold.core.booking import Entry
@@ -127,7 +127,7 @@ class PoolWorker:
         keeping: asyncio.Task[None] | None = None
         try:
             await self.pool.until_done(self._take_over, "take-over")
-            self.keeper.mark(self._tools.cluster.pods.keys())
+            self._mark_pods()
             keeping = asyncio.create_task(self.keeper.run(), name=f"pods of pool {self.name}")
             keeping.add_done_callback(self._pods_left)
             while True:
@@ -142,6 +142,12 @@ class PoolWorker:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
             await self.writing.finish()
+
+    def _mark_pods(self) -> None:
+        """Look at the pods of every lease, and at all leases where those without pods have something, too."""
+        self.keeper.mark(self._tools.cluster.pods.keys())
+        if self.state.policy.holds_room and self._tools.cluster.pods.watched:
+            self.keeper.mark((lease.namespace, lease.name) for lease in self.state.leases.values())
 
     def _pods_left(self, keeping: asyncio.Task[None]) -> None:
         """Nobody looks after the pods any more: neither can the pool be led."""
@@ -223,8 +229,8 @@ class PoolWorker:
         if self.memory.generation == self.pool.generation:
             return
         self._rebuild(self.memory.read_spec(self.state.policy))
-        self.keeper.mark(self._tools.cluster.pods.keys())
         self._join()
+        self._mark_pods()
         self.pool.due = True
 
     # --- step 3: gather, plan and apply ---

@@ -19,7 +19,7 @@ from leasehold.adapters.pool.fence import Fence
 from leasehold.adapters.pool.leases import Leases, about
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
-from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.tools import Tools
 from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World

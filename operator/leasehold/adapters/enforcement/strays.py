@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from leasehold.adapters.enforcement.keeper import Keeper
 from leasehold.adapters.pods import Key
-from leasehold.adapters.pool.keeper import Keeper
-from leasehold.adapters.pool.tools import Tools
+from leasehold.adapters.tools import Tools
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
 

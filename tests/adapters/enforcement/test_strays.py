@@ -21,7 +21,7 @@ from tests.adapters.fakes import (
 )
 from tests.builders import granted, make_lease, pod_document
 
-from leasehold.adapters.strays import StrayKeeper
+from leasehold.adapters.enforcement.strays import StrayKeeper
 
 CONDITION = "leasehold.dev/Leased"
 

@@ -9,9 +9,9 @@ from tests.adapters.fakes import FakeKube, failing, node_document, until
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
+from leasehold.adapters.enforcement.taints import NodeTaints
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Unknown
-from leasehold.adapters.taints import NodeTaints
 
 OTHER = {"key": "example.com/gpu", "effect": "NoExecute"}
 

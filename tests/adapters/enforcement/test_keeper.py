@@ -35,9 +35,9 @@ from tests.builders import (
 )
 
 from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.enforcement.keeper import Keeper
 from leasehold.adapters.kube.errors import Busy, Conflict, Refused, Unknown
 from leasehold.adapters.pods import Key
-from leasehold.adapters.pool.keeper import Keeper
 from leasehold.core.gating import LOOK_AGAIN, RETRY
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.policy import PoolPolicy
@@ -498,14 +498,14 @@ async def test_when_the_end_of_a_pod_was_asked_for_is_forgotten_with_the_pod_or_
     async with ward.keeping():
         await until(lambda: ward.asked("POST") == 2)
         await ward.rest()
-        assert {key: asked.keys() for key, asked in ward.keeper._asked.items()} == {BUILD: {"uid-a", "uid-b"}}
+        assert ward.keeper._writing.refused.keys() == {"uid-a", "uid-b"}
         ward.kube.remove(pod_path("a", "team-a"))
         await ward.rest()
-        assert ward.keeper._asked[BUILD].keys() == {"uid-b"}
+        assert ward.keeper._writing.refused.keys() == {"uid-b"}
         ward.cluster.lease_gone(OVER.uid)
         ward.keeper.mark([BUILD])
         await ward.rest()
-    assert ward.keeper._asked == {}
+    assert (ward.keeper._writing.refused, ward.keeper._touched) == ({}, {})
 
 
 # --- what goes wrong ---
@@ -620,7 +620,7 @@ async def test_an_eviction_without_an_answer_is_neither_refused_nor_done() -> No
     async with ward.keeping():
         await until(lambda: ward.asked("POST") == 1)
         await ward.rest()
-        assert (ward.recorder.notes, ward.keeper._asked) == ([], {})
+        assert (ward.recorder.notes, ward.keeper._writing.refused) == ([], {})
         ward.wait(SECOND)
         await until(ward.is_leaving)
     assert ward.recorder.reasons() == ["Evicted"]
@@ -708,7 +708,7 @@ async def test_a_mistake_of_ours_ends_the_keeper(monkeypatch: pytest.MonkeyPatch
     async def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(ward.keeper, "_write", broken)
+    monkeypatch.setattr(ward.keeper._writing, "write", broken)
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(ward.keeper.run(), 5)
 

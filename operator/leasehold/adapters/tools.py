@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
@@ -16,6 +16,14 @@ from leasehold.core.quote import Offer
 from leasehold.core.state import OVERDUE_PER_SECOND
 
 Json = Mapping[str, Any]
+
+
+class PlaceholderTerms(NamedTuple):
+    """Where placeholders are made, of what image, and with which PriorityClass unless a pool names another."""
+
+    namespace: str = "leasehold-system"
+    image: str = "registry.k8s.io/pause:3.10.1"
+    priority_class: str = "leasehold-placeholder"
 
 
 class Tools:
@@ -32,6 +40,7 @@ class Tools:
         debounce: float,
         elsewhere: Callable[[str, Lease], Offer | None] = lambda pool, lease: None,
         overdue_per_second: int = OVERDUE_PER_SECOND,
+        placeholders: PlaceholderTerms | None = None,
     ) -> None:
         self.client = client
         self.clock = clock
@@ -42,3 +51,4 @@ class Tools:
         self.debounce = debounce
         self.elsewhere = elsewhere
         self.overdue_per_second = overdue_per_second
+        self.placeholders = placeholders or PlaceholderTerms()
