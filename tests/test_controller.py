@@ -22,8 +22,8 @@ from tests.adapters.fakes import (
     reason,
     report_document,
     status,
+    waiting_pod,
 )
-from tests.builders import pod_document
 
 from leasehold import controller as module
 from leasehold.adapters.election import Leadership, boot_clock
@@ -470,8 +470,7 @@ async def test_an_operator_that_may_touch_pods_holds_them_to_their_leases(
     assert chores() == {"stray pods", "node taints", "report specs"}
 
     def start(name: str, lease: str | None, **how: Any) -> str:
-        document = pod_document(name, lease=lease, memory=None, namespace="team", **how)
-        kube.add(pod_path(name), document)
+        kube.add(pod_path(name), waiting_pod(name, lease, **how))
         return pod_path(name)
 
     plain = start("plain", None, cpu="3", node="n1")

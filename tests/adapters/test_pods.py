@@ -104,6 +104,22 @@ def test_somebody_is_told_only_when_something_changed(registry: Registry) -> Non
     assert registry.news() == []
 
 
+def test_whoever_waits_for_the_next_version_is_told_of_it_once(registry: Registry) -> None:
+    registry.see(version=1)
+    registry.news()
+    registry.pods.await_next("uid-worker")
+    registry.pods.await_next("never heard of")
+    registry.see(version=1)
+    assert registry.news() == []
+    registry.see(version=2)
+    assert registry.news() == [BUILD]
+    registry.see(version=3)
+    assert registry.news() == []
+    registry.pods.await_next("uid-worker")
+    registry.see(version=4, kind="DELETED")
+    assert registry.pods._awaited == set()
+
+
 def test_both_leases_hear_of_a_pod_that_names_another(registry: Registry) -> None:
     registry.see(version=1, node="n1")
     registry.news()
@@ -253,8 +269,8 @@ def test_pods_of_both_kinds_take_something_on_their_nodes(registry: Registry) ->
     registry.see("elsewhere", given=(LEASE, 1), node="n2")
     registry.others.changed("ADDED", other(cpu="500m", memory="1Gi"))
     assert registry.pods.on("n1") == [
-        Resident("n1", {"cpu": 2000}, SliceRef(LEASE.uid, 0)),
-        Resident("n1", {"cpu": 500, "memory": GIB}, None),
+        Resident("n1", {"cpu": 2000, "pods": 1}, SliceRef(LEASE.uid, 0)),
+        Resident("n1", {"cpu": 500, "memory": GIB, "pods": 1}, None),
     ]
     assert len(registry.pods.on("n2")) == 1
     assert registry.pods.on("n3") == []

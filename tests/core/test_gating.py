@@ -175,6 +175,14 @@ def test_a_pod_that_requests_what_the_lease_does_not_hold_waits() -> None:
     assert "1Gi memory" in message
 
 
+def test_a_pool_can_lend_how_many_pods_a_node_takes() -> None:
+    pool = make_pool({"name": "pods", "source": "Allocatable"}, enforcement={"mode": "Gate"})
+    lease = granted(make_lease(resources={"pods": "2"}), policy=pool)
+    found = plan(lease, *(make_pod(name) for name in ("a", "b", "c")), policy=pool)
+    assert places(found).keys() == {"a", "b"}
+    assert "at most 0 left" in next(a.message for a in found.actions if isinstance(a, Tell))
+
+
 def test_what_the_pool_does_not_lend_is_no_business_of_the_lease() -> None:
     assert places(plan(held(), make_pod(requests={"example.com/gpu": "1"})))
 

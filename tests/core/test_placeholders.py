@@ -240,8 +240,8 @@ class Site:
         total = {"cpu": 0, "memory": 0}
         running = [p for p in self.known() if p.node and not p.over]
         for one in [*running, *(h for h in self.there.values() if h.node)]:
-            for name, units in one.requests.items():
-                total[name] += units
+            for name in total:
+                total[name] += one.requests.get(name, 0)
         return total
 
     def _schedule(self) -> None:
@@ -254,7 +254,7 @@ class Site:
 
     def _fits(self, one: Any) -> bool:
         taken = self.bound()
-        return all(taken[name] + units <= WHOLE[name] for name, units in one.requests.items())
+        return all(taken[name] + one.requests.get(name, 0) <= WHOLE[name] for name in WHOLE)
 
     def _check(self) -> None:
         """What is bound never exceeds the slice; what could be taken by others is kept by a nomination."""
@@ -263,8 +263,8 @@ class Site:
         kept = dict(taken)
         waiting = [p for p in self.known() if p.nominated and not p.node]
         for one in [*waiting, *(h for h in self.there.values() if h.nominated and not h.node)]:
-            for name, units in one.requests.items():
-                kept[name] += units
+            for name in kept:
+                kept[name] += one.requests.get(name, 0)
         if self.there or waiting:
             assert all(kept[name] >= WHOLE[name] for name in WHOLE), "a gap that a third pod could take"
 

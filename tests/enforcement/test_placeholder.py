@@ -64,13 +64,17 @@ def test_a_pod_of_the_lease_takes_the_place_of_its_placeholder(stage: PodStage) 
     stage.finish(pod)
 
 
-def test_the_rest_stays_held_where_nothing_can_be_resized(stage: PodStage) -> None:
+@pytest.mark.parametrize("more", [{}, {"ephemeral-storage": "1Gi"}], ids=["in place", "by another one"])
+def test_the_rest_of_a_slice_stays_held(stage: PodStage, more: dict[str, str]) -> None:
     (node,) = stage.nodes.create(1, SMALL)
-    lease = stage.lease(pool(stage), cpu="3")
+    lease = stage.lease(pool(stage), resources={"cpu": "3", **more})  # storage cannot be resized
     stage.until(lease, granted)
     until(lambda: held_by(stage, lease) == {node: ["3"]}, "the room is held")
+    (before,) = placeholders(stage, lease)
     pod = stage.pod(lease, cpu="1", memory="", gated=True)
     stage.until_pod(pod, running)
+    (after,) = placeholders(stage, lease)
+    assert (after["metadata"]["uid"] == before["metadata"]["uid"]) == (not more)
     until(lambda: held_by(stage, lease) == {node: ["2"]}, "the rest is held")
     stage.finish(pod)
     until(lambda: sorted(held_by(stage, lease).get(node, [])) == ["1", "2"], "all is held again")

@@ -19,6 +19,7 @@ from rich.table import Table
 from tests.perf import (
     bench_crowd,
     bench_planning,
+    bench_pods,
     bench_replay,
     bench_reporter,
     bench_startup,
@@ -30,7 +31,7 @@ from leasehold import __version__
 from leasehold.testing.control_plane import ControlPlane
 
 OUT = Path("bench-out/results.json")
-PARTS = ("planning", "replay", "startup", "crowd", "throughput", "reporter")
+PARTS = ("planning", "replay", "startup", "crowd", "throughput", "pods", "reporter")
 
 
 def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) -> dict[str, list[Figure]]:
@@ -48,6 +49,9 @@ def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) ->
         with ControlPlane(local=True) as control_plane:  # its store is filled directly
             control_plane.install_crds()
             found["startup"] = list(bench_startup.run(quick=quick, control_plane=control_plane))
+    if "pods" in wanted:
+        say("pods: a control plane with scheduler, controllers and kwok, some minutes")
+        found["pods"] = list(bench_pods.run(quick=quick))
     if wanted & {"crowd", "throughput", "reporter"}:
         with ControlPlane() as control_plane:
             control_plane.install_crds()

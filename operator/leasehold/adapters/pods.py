@@ -104,6 +104,7 @@ class Pods:
         self._key_of: dict[str, Key] = {}
         self._last_done: dict[str, Pod] = {}
         self._running: Mapping[str, Mapping[str, str]] | None = None
+        self._awaited: set[str] = set()
         # An answer to our own write may come in after the watch said that the pod is gone.
         self._gone: OrderedDict[str, int] = OrderedDict()
 
@@ -159,6 +160,11 @@ class Pods:
         if LEASE_LABEL in (document["metadata"].get("labels") or {}):
             self._take(self.note(document))
 
+    def await_next(self, uid: str) -> None:
+        """Tell of a pod's next version, whatever is different in it: a write waits for it."""
+        if uid in self._key_of:
+            self._awaited.add(uid)
+
     def note(self, document: Json) -> Seen:
         """Read a pod that names a lease."""
         uid = document["metadata"]["uid"]
@@ -186,7 +192,8 @@ class Pods:
         self._key_of[pod.uid] = key
         self._by_lease.setdefault(key, {})[pod.uid] = pod
         self.leased.put(pod.uid, seen.resident)
-        if known != pod:
+        if known != pod or (pod.uid in self._awaited and known is not None and known.version < pod.version):
+            self._awaited.discard(pod.uid)
             self._running = None
             self._lease_changed(key)
 
@@ -223,6 +230,7 @@ class Pods:
 
     def _drop(self, uid: str) -> None:
         self._running = None
+        self._awaited.discard(uid)
         key = self._key_of.pop(uid)
         del self._by_lease[key][uid]
         if not self._by_lease[key]:
@@ -271,7 +279,7 @@ class Pods:
         self._placeholders.setdefault(found.key, {})[uid] = found
         on_node = found.node and not found.over
         self.holding.put(uid, Resident(found.node, found.requests, found.slice) if on_node else None)
-        if known is None or known._replace(version=found.version) != found:
+        if known != found:
             self._lease_changed(found.key)
 
     def placeholder_gone(self, uid: str, version: int | None = None) -> None:

@@ -12,12 +12,17 @@ from leasehold.api.names import StrayPodAction
 from leasehold.api.quantity import format_amount
 from leasehold.core.lease import Lease, Slice
 from leasehold.core.nodes import Node
-from leasehold.core.pods import Placeholder, Pod, SliceRef, admits
+from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef, admits
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, earliest, format_time
 
 RETRY: Final = 5 * SECOND
 """How long after an eviction was refused it is tried again (ms); the eviction API's own clients wait as long."""
+
+PATIENCE: Final = 2 * SECOND
+"""How long a pod waits before it is told that it does (ms); its time of creation is rounded down to seconds."""
+
+_WAITING: Final = frozenset({R.LEASE_PENDING, R.LEASE_NOT_FOUND})
 
 LOOK_AGAIN: Final = 30 * SECOND
 """How long after a pod excluded its lease's nodes they are looked at again (ms): nobody tells of their labels."""
@@ -335,7 +340,8 @@ class _Plan:
             if one.slice == given and not one.over:
                 for name, units in one.requests.items():
                     held[name] = held.get(name, 0) + units
-        return all(held.get(n, 0) <= self.use.left(given.position, part, n) for n in part.amounts)
+        names = part.amounts.keys() - {PODS}
+        return all(held.get(n, 0) <= self.use.left(given.position, part, n) for n in names)
 
     def _may_run(self, pod: Pod, name: str) -> bool:
         node = self.nodes.get(name)
@@ -362,7 +368,13 @@ class _Plan:
             self.actions.append(Evict(pod) if self.now < limit else Delete(pod))
 
     def _tell(self, pod: Pod, reason: R, message: str) -> None:
-        if pod.told != (reason, message):
+        """Tell a pod how it stands. One that only waits is told when it has waited for a moment: most need not."""
+        due = pod.created + PATIENCE if reason in _WAITING else 0
+        if pod.told == (reason, message):
+            return
+        if self.now < due:
+            self.wakes.append(due)
+        else:
             self.actions.append(Tell(pod, reason, message))
 
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from leasehold.api.names import CPU, MEMORY
 from leasehold.core.gating import Use
 from leasehold.core.lease import Lease
-from leasehold.core.pods import Placeholder, Pod, SliceRef
+from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef
 
 _RESIZABLE: Final = frozenset({CPU, MEMORY})
 """What a running pod can be given less of (KEP-1287)."""
@@ -70,7 +70,8 @@ def plan_placeholders(
         return actions
     use = Use(lease, pods)
     for i, part in enumerate(lease.slices):
-        rest = {name: use.left(i, part, name) for name in part.amounts}
+        # A placeholder is itself one pod, whatever it holds.
+        rest = {name: use.left(i, part, name) for name in part.amounts if name != PODS}
         here = [one for one in mine if one.slice.position == i]
         ref = SliceRef(lease.uid, i)
         actions += _hold(ref, part.node, rest, here, can_shrink=part.node not in rigid)

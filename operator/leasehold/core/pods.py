@@ -24,6 +24,9 @@ from leasehold.core.times import parse_time
 
 Json = Mapping[str, Any]
 
+PODS: Final = "pods"
+"""The resource by which a node says how many pods it takes."""
+
 _POD_LEVEL: Final = frozenset({CPU, MEMORY})
 """What a pod can request as a whole, beside huge pages (KEP-2837)."""
 
@@ -100,7 +103,7 @@ def pod_of(document: Json) -> Pod:
         version=int(meta.get("resourceVersion") or 0),
         lease=(meta.get("labels") or {}).get(LEASE_LABEL, ""),
         node=intern(spec.get("nodeName") or ""),
-        requests=effective_requests(spec, status),
+        requests=_counted(effective_requests(spec, status)),
         gated=gated,
         over=over,
         failed=status.get("phase") == "Failed",
@@ -127,7 +130,7 @@ def resident_of(document: Json) -> Resident | None:
     annotations = document["metadata"].get("annotations") or {}
     return Resident(
         intern(node),
-        effective_requests(spec, document.get("status") or {}),
+        _counted(effective_requests(spec, document.get("status") or {})),
         _slice_of(annotations),
     )
 
@@ -291,6 +294,11 @@ def _units(name: str, text: str | int) -> int:
         return amount(name, text)
     except QuantityError:
         return MAX_AMOUNT
+
+
+def _counted(requests: Mapping[str, int]) -> Mapping[str, int]:
+    """Return requests with the pod itself, of which a node has room for so many: pools can lend that, too."""
+    return _shared(tuple(sorted({**requests, PODS: 1}.items())))
 
 
 @lru_cache(4096)

@@ -594,7 +594,29 @@ async def test_an_answer_that_got_lost_is_not_done_again() -> None:
     assert ward.asked("PATCH") == 1
 
 
-@pytest.mark.parametrize("error", [Unknown("no answer"), Conflict("409", 409), Refused("422", 422)])
+async def test_what_conflicts_is_tried_again_when_the_watch_brought_something_or_after_a_second() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod("a")
+    ward.pod("b")
+    ward.kube.faults.append(failing(Conflict("409", 409), times=2, path="pods/a"))
+    async with ward.keeping():
+        await until(lambda: not ward.gates("b"))
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 1, "others of the lease need not wait for it"
+        ward.kube.touch(pod_path("a", "team-a"), {"metadata": {"labels": {"x": "y"}}})
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 2, "it is another version"
+        ward.wait(SECOND - 1)
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 2
+        ward.wait(1)
+        await until(lambda: not ward.gates("a"))
+        await ward.rest()
+    assert ward.keeper._outdated == {}
+
+
+@pytest.mark.parametrize("error", [Unknown("no answer"), Refused("422", 422)])
 async def test_a_write_that_fails_is_tried_again_after_longer_and_longer_pauses(error: Exception) -> None:
     ward = Ward()
     ward.lease(HELD)

@@ -18,8 +18,9 @@ from tests.adapters.fakes import (
     pod_path,
     reason,
     until,
+    waiting_pod,
 )
-from tests.builders import granted, make_lease, pod_document
+from tests.builders import granted, make_lease
 
 from leasehold.adapters.enforcement.strays import StrayKeeper
 
@@ -45,7 +46,7 @@ class Shelter(Replica):
         await asyncio.gather(task, return_exceptions=True)
 
     def pod(self, name: str = "worker", lease: str = "build", **how: Any) -> Object:
-        return self.kube.add(pod_path(name), pod_document(name, lease=lease, namespace="team", **how))
+        return self.kube.add(pod_path(name), waiting_pod(name, lease, **how))
 
     def ask(self, name: str = "build", pool: str = "ci") -> Object:
         return self.kube.add(lease_path(name), lease_document(name, pool))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
 from leasehold.adapters.enforcement.writing import PodWriting
@@ -16,9 +16,11 @@ from leasehold.core.deadlines import Deadlines
 from leasehold.core.gating import Action, Assign, Let, Tell, Warn, plan_pods
 from leasehold.core.lease import Lease
 from leasehold.core.placeholders import Create, Drop, Holding, Nominate, Shrink, plan_placeholders
-from leasehold.core.pods import Pod, SliceRef
+from leasehold.core.pods import Pod, SliceRef, slice_text
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.times import earliest
+from leasehold.core.times import SECOND, earliest
+
+_LOOK_AGAIN = SECOND
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Keeper:
         self._busy: set[str] = set()
         self._writing = PodWriting(tools)
         self._given: dict[str, SliceRef] = {}
+        self._outdated: dict[str, tuple[int, int]] = {}
         self._touched: dict[Key, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -85,36 +88,56 @@ class Keeper:
             return
         cluster = self._tools.cluster
         found = self._look(key)
-        self._forget(key, () if found is None else cluster.pods.named(key))
         if found is None:
+            self._forget(key, frozenset())
             self._wakes.put(_text(key), None)
             return
         lease, policy = found
         pods, placeholders = self._known(key), cluster.pods.placeholders(key)
+        there = {pod.uid for pod in pods} | {one.uid for one in placeholders}
+        if lease is not None:
+            there |= {slice_text(SliceRef(lease.uid, i)) for i in range(len(lease.slices))}
+        self._forget(key, there)
         plan = plan_pods(lease, pods, policy, cluster.nodes, self._writing.refused, now, placeholders)
-        self._wakes.put(_text(key), plan.wake_at)
+        wake_at = plan.wake_at
         holds = policy is not None and policy.holds_room
         held = plan_placeholders(lease, pods, placeholders, self._writing.rigid, wanted=holds)
         for action in (*plan.actions, *held):
             subject = _subject(action)
-            if subject not in self._busy:
-                self._busy.add(subject)
-                if isinstance(action, Let | Assign) and action.slice is not None:
-                    self._given[subject] = action.slice
-                self._touched.setdefault(key, set()).add(subject)
-                task = asyncio.create_task(self._act(key, action, lease, policy))
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
+            until = self._outdated_until(subject, action, now)
+            if until is not None:
+                wake_at = earliest(wake_at, until)
+            elif subject not in self._busy:
+                self._start(key, action, lease, policy)
+        self._wakes.put(_text(key), wake_at)
 
-    def _forget(self, key: Key, pods: Iterable[Pod]) -> None:
-        """Forget what was noted about pods that are gone."""
-        here = {pod.uid for pod in pods}
-        touched = self._touched.pop(key, set())
-        for uid in touched - here:
-            self._given.pop(uid, None)
-            self._writing.refused.pop(uid, None)
-        if touched & here:
-            self._touched[key] = touched & here
+    def _start(
+        self, key: Key, action: Action | Holding, lease: Lease | None, policy: PoolPolicy | None
+    ) -> None:
+        subject = _subject(action)
+        self._busy.add(subject)
+        self._touched.setdefault(key, set()).add(subject)
+        if isinstance(action, Let | Assign) and action.slice is not None:
+            self._given[subject] = action.slice
+        task = asyncio.create_task(self._act(key, action, lease, policy))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _forget(self, key: Key, there: Set[str]) -> None:
+        """Forget what was noted about subjects that are gone."""
+        touched = self._touched.get(key, set())
+        for subject in touched - there - self._busy:
+            touched.discard(subject)
+            self._given.pop(subject, None)
+            self._outdated.pop(subject, None)
+            self._writing.refused.pop(subject, None)
+        if not touched:
+            self._touched.pop(key, None)
+
+    def _outdated_until(self, subject: str, action: Action | Holding, now: int) -> int | None:
+        """Return until when (ms) an action is left alone, if what it rests on was just found to be no longer so."""
+        version, until = self._outdated.get(subject, (-1, 0))
+        return until if _version(action) <= version and now < until else None
 
     def _known(self, key: Key) -> list[Pod]:
         """Return the pods of a lease with what they are being given: until that is heard of nobody else may get it.
@@ -144,6 +167,7 @@ class Keeper:
                 may_write = self._may_write()
                 if may_write and self._stands(key, lease):
                     await self._writing.write(action, policy, "" if lease is None else lease.pool)
+                    self._outdated.pop(subject, None)
                 else:
                     self._given.pop(subject, None)
                 worked = may_write
@@ -153,7 +177,10 @@ class Keeper:
             self._tools.cluster.pods.placeholder_gone(subject)
             worked = True
         except Conflict:
-            pass  # the watch brings what is there by then
+            # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
+            self._outdated[subject] = _version(action), self._tools.clock.now() + _LOOK_AGAIN
+            self._tools.cluster.pods.await_next(subject)
+            worked = True
         except ApiError as error:
             log.warning("pods of lease %s: %s", _text(key), error, extra={"object": _text(key)})
         finally:
@@ -174,11 +201,21 @@ def _subject(action: Action | Holding) -> str:
     """Return what an action is about: one thing is done at a time to a pod, and to the placeholders of a slice."""
     match action:
         case Create(ref):
-            return f"{ref.lease}/{ref.position}"
+            return slice_text(ref)
         case Nominate(one) | Shrink(one) | Drop(one):
             return one.uid
         case _:
             return action.pod.uid
+
+
+def _version(action: Action | Holding) -> int:
+    match action:
+        case Create():
+            return 0
+        case Nominate(one) | Shrink(one) | Drop(one):
+            return one.version
+        case _:
+            return action.pod.version
 
 
 def _text(key: Key) -> str:
