@@ -76,6 +76,33 @@ MARKS: Final = (
         f'On a CapacityLease: `"{names.FORCE_RELEASE_VALUE}"` frees its capacity without the node\'s word. Only for'
         " nodes that will not run its workload again.",
     ),
+    (
+        "Label",
+        names.LEASE_LABEL,
+        "On a Pod, from its creation on: the CapacityLease in its namespace that it runs under. A label holds 63"
+        " characters, a name up to 253: a lease for pods has a name of 63 at most.",
+    ),
+    (
+        "Scheduling gate",
+        names.LEASE_GATE,
+        "On a Pod with that label, where a pool holds pods to their leases: it waits until its lease holds its room.",
+    ),
+    (
+        "Annotation",
+        names.SLICE_ANNOTATION,
+        "On a Pod that was let go: which slice of which lease it was given. The operator's alone.",
+    ),
+    (
+        "Annotation",
+        names.ENDING_ANNOTATION,
+        "On a Pod whose lease will end: when, and why. The operator's alone.",
+    ),
+    ("Condition", names.POD_CONDITION, "In a Pod's status: whether it runs within its lease."),
+    (
+        "Taint",
+        names.POOL_TAINT,
+        "On the nodes of a dedicated pool, with the pool's name; effect NoSchedule.",
+    ),
 )
 
 
@@ -139,12 +166,30 @@ MANIFEST_HEADER: Final = "# Rendered from helm/leasehold; do not edit. Run: make
 _OF_HELM: Final = re.compile(r"^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
 
 
+ENFORCEMENT: Final = "enforcement"
+"""The folder of what `enforcement.enabled` adds; `kubectl apply -f manifests/` leaves folders out."""
+
+
 def manifests(helm: Path) -> dict[Path, str]:
-    """Return the chart as files for kubectl, by path: one for each template, without the definitions in crds/."""
+    """Return the chart as files for kubectl, by path: one for each template, without the definitions in crds/, and in
+    a folder of their own the objects that enforcement adds.
+    """
+    plain, more = _rendered(helm), _rendered(helm, "enforcement.enabled=true")
+    known = {_named(part) for parts in plain.values() for part in parts}
+    added = {name: [part for part in parts if _named(part) not in known] for name, parts in more.items()}
+    return {
+        Path("manifests/namespace.yaml"): MANIFEST_HEADER + _NAMESPACE,
+        **{Path("manifests", name): _joined(parts) for name, parts in plain.items()},
+        **{Path("manifests", ENFORCEMENT, name): _joined(parts) for name, parts in added.items() if parts},
+    }
+
+
+def _rendered(helm: Path, *values: str) -> dict[str, list[str]]:
+    """Return the chart's objects as text, by the file that they belong to."""
     rendered = subprocess.run(
         [
             *(helm, "template", RELEASE, ROOT / chart.CHART, "--namespace", NAMESPACE),
-            *("--set", "crds.enabled=false,finalizerPolicy.enabled=false"),
+            *("--set", ",".join(("crds.enabled=false", "finalizerPolicy.enabled=false", *values))),
         ],
         capture_output=True,
         text=True,
@@ -159,10 +204,17 @@ def manifests(helm: Path) -> dict[Path, str]:
             body = _OF_HELM.sub("", body)
             body = re.sub(r"[ \t]+$", "", body, flags=re.MULTILINE)
             parts.setdefault(name, []).append(re.sub(r"\n{2,}", "\n", body.strip("\n")) + "\n")
-    files = {
-        Path("manifests", name): MANIFEST_HEADER + "---\n".join(bodies) for name, bodies in parts.items()
-    }
-    return {Path("manifests/namespace.yaml"): MANIFEST_HEADER + _NAMESPACE, **files}
+    return parts
+
+
+def _named(text: str) -> tuple[str, str] | None:
+    """Return an object's kind and name; None for a comment that stands alone."""
+    document = yaml.safe_load(text)
+    return (document["kind"], document["metadata"]["name"]) if document else None
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return MANIFEST_HEADER + "---\n".join(parts)
 
 
 _NAMESPACE: Final = f"""apiVersion: v1
@@ -357,7 +409,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         from leasehold.testing import toolchain
 
         wanted = manifests(toolchain.build(toolchain.HELM, ["helm"]) / "helm")
-        own = {Path("manifests"): "*.yaml"}
+        own = {Path("manifests"): "*.yaml", Path("manifests", ENFORCEMENT): "*.yaml"}
     else:
         wanted = generated()
         own = {

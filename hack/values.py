@@ -13,7 +13,10 @@ from pydantic.alias_generators import to_camel
 
 from leasehold import settings
 
-FROM_THE_POD: Final = {"kubeconfig", "http_host", "http_port", "identity", "election_namespace"}
+FROM_THE_POD: Final = {
+    *("kubeconfig", "http_host", "http_port", "identity", "election_namespace"),
+    "enforcement",  # which takes more than a setting: rights, too
+}
 """Settings of the operator that the chart itself fills in."""
 
 _DNS: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -116,6 +119,22 @@ class Policies(Values):
         True,
         description="hold each reporter to its own node's report, and statuses to the operator. Without them any"
         " reporter can write every node's report",
+    )
+
+
+class EnforcementValues(Values):
+    """Holding pods to their leases, in pools that ask for it (`spec.enforcement.mode`)."""
+
+    enabled: bool = Field(
+        False,
+        description="let the operator read, patch, evict and delete pods and patch nodes, and install the policies for"
+        " pods with the label `leasehold.dev/lease`; needs Kubernetes 1.36. Without it pools with another mode than"
+        " `Advisory` lend nothing",
+    )
+    placeholder_priority: Annotated[int, Field(ge=-2_147_483_648, le=1_000_000_000)] = Field(
+        1_000_000,
+        description="the value of the PriorityClass of placeholders (mode `Placeholder`), named by"
+        " `operator.settings.placeholderPriorityClass`: above every pod that the room is held against",
     )
 
 
@@ -431,6 +450,7 @@ class Chart(Values):
     crds: Crds = Crds()
     finalizer_policy: FinalizerPolicy = FinalizerPolicy()
     policies: Policies = Policies()
+    enforcement: EnforcementValues = EnforcementValues()
     flow_schema: FlowSchemaValues = FlowSchemaValues()
     rbac: Rbac = Rbac()
     pod_security: PodSecurity = PodSecurity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lupa import lua51
 from tests.chart.conftest import CHART, NAMESPACE, Helm
 from tests.cluster.harness import LEASES, POOLS, Stage, ThreadOperator, granted, is_, stage_on, until
 
-from leasehold.testing.control_plane import ControlPlane, ensure_namespace
+from leasehold.testing.control_plane import ControlPlane, ensure_namespace, ensure_service_account
 from leasehold.testing.crds import _gets_finalizer
 from leasehold.testing.errors import ApiError, UnknownResourceError
 
@@ -199,6 +199,7 @@ def test_the_server_itself_admits_the_pods_as_restricted(here: Installation) -> 
 INSECURE = {
     "crds.keep=false": "uninstalling deletes every pool and every lease",
     "policies.enabled=false": "any reporter can write every node's report",
+    "policies.enabled=false,enforcement.enabled=true": "whoever edits pods can let them go without a lease",
     "networkPolicy.enabled=false": "reads the names of waiting leases of all namespaces",
     "reporter.hostPaths.procfs=true": "its namespace must be privileged",
     "operator.replicas=2": "a drain may take all of them at once",
@@ -216,7 +217,8 @@ def test_whoever_chooses_the_less_safe_way_is_told(helm4: Helm, values: str, wor
 
 def test_kubectl_applies_the_manifests_in_one_pass(here: Installation) -> None:
     kubectl = [here.server.program("kubectl"), "--kubeconfig", here.server.kubeconfig]
-    folders = [argument for name in ("crds", "manifests") for argument in ("-f", CHART.parents[1] / name)]
+    names = ("crds", "manifests", "manifests/enforcement")
+    folders = [argument for name in names for argument in ("-f", CHART.parents[1] / name)]
     kinds = (
         *(
             "customresourcedefinitions",
@@ -238,9 +240,60 @@ def test_kubectl_applies_the_manifests_in_one_pass(here: Installation) -> None:
     labels = here.kube.get("namespaces", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     # But for the namespace: nobody here would bring its end about.
-    for file in sorted((CHART.parents[1] / "manifests").glob("*.yaml")):
+    for file in sorted((CHART.parents[1] / "manifests").rglob("*.yaml")):
         if file.name != "namespace.yaml":
             subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
+
+
+def test_enforcement_is_turned_on_and_off_by_an_upgrade(here: Installation) -> None:
+    here.install(*SIMULATED)
+    before = here.left()
+    with stage(here) as play:
+        ensure_service_account(here.kube, play.namespace, "default")
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"generateName": "pod-", "labels": {"leasehold.dev/lease": "build"}},
+            "spec": {"containers": [{"name": "c", "image": "c"}]},
+        }
+        path = f"/api/v1/namespaces/{play.namespace}/pods"
+        operator = here.server.client(here.server.as_service_account(NAMESPACE, "leasehold-operator"))
+
+        def gated() -> bool:
+            return "schedulingGates" in here.kube.request("POST", path, pod, dryRun="All")["spec"]
+
+        def sees_pods() -> bool:
+            with contextlib.suppress(ApiError):
+                operator.list("pods")
+                return True
+            return False
+
+        play.pool(wait="", enforcement={"mode": "Gate"})
+        assert not gated()
+        assert not sees_pods()
+        notes = here.run(
+            "upgrade", "leasehold", CHART, "--set", "enforcement.enabled=true", *SIMULATED
+        ).stdout
+        assert "Pools with spec.enforcement.mode Gate hold pods to their leases" in notes
+        # An API server looks for kinds that were defined later every 30 seconds.
+        until(lambda: _unless_refused(gated), "pods are gated", seconds=60)
+        until(sees_pods, "the operator sees pods")
+        here.run("upgrade", "leasehold", CHART, *SIMULATED)
+        until(lambda: not gated(), "pods are not gated any more")
+        until(lambda: not sees_pods(), "the operator sees pods no more")
+    assert [each for each in here.left() if not each.startswith("record")] == [
+        each for each in before if not each.startswith("record")
+    ]
+
+
+def _unless_refused(ask: Callable[[], bool]) -> bool:
+    """Say no where the API server does not know pools yet."""
+    try:
+        return ask()
+    except ApiError as error:
+        if "paramKind" not in error.message:
+            raise
+        return False
 
 
 def test_a_second_release_is_refused_and_told_of_the_first(here: Installation) -> None:

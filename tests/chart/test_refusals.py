@@ -16,6 +16,8 @@ LIVE = ("--api-versions", "v1/Namespace")
 POLICY = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
 VALIDATING = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
 
+OLD = (*LIVE, "--api-versions", VALIDATING, "--kube-version", "1.35.0")
+
 WRONG = [
     ("operator.replicas", -1),
     ("operator.replicas", "two"),
@@ -34,6 +36,8 @@ WRONG = [
     ("image.pullPolicy", "Sometimes"),
     ("image.repository", ""),
     ("crds.keep", "no"),
+    ("enforcement.enabled", "on"),
+    ("operator.settings", {"enforcement": "on"}),
     ("reporter.thresholdPercent", 0),
     ("reporter.logLevel", "INFO"),
     ("reporter.hostPaths.filesystems", {"scratch": "relative"}),
@@ -65,7 +69,7 @@ def levels(node: Any, path: str = "") -> Iterator[str]:
 def test_a_key_that_nobody_knows_is_refused_at_every_level(helm: Helm) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     known = list(levels(schema))
-    assert len(known) == 25
+    assert len(known) == 26
     values: dict[str, Any] = {}
     for path in known:
         level = values
@@ -100,6 +104,13 @@ def test_an_old_server_is_told_what_it_lacks_and_what_to_do(helm: Helm) -> None:
     said = helm.refusal({}, *LIVE)
     assert f"has no {POLICY}; Kubernetes 1.36 has it" in said
     assert "Set finalizerPolicy.enabled=false: the operator then adds the finalizer itself" in said
+    said = helm.refusal({"enforcement": {"enabled": True}, "finalizerPolicy": {"enabled": False}}, *OLD)
+    assert (
+        f"enforcement.enabled: this server (Kubernetes v1.35.0) has no {POLICY}; Kubernetes 1.36 has it"
+        in said
+    )
+    assert "Set enforcement.enabled=false: pools then lend, and hold no pods to their leases" in said
+    helm.template({"finalizerPolicy": {"enabled": False}}, *OLD)
     assert "incompatible with Kubernetes v1.31" in helm.refusal({}, "--kube-version", "1.31.0")
 
 

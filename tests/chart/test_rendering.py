@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ import yaml
 from hack import chart, generate
 from hack.values import Chart
 from tests.chart.conftest import CHART, NAMESPACE, Helm, Object, Rendered
+
+from leasehold.api import names
+from leasehold.settings import CHOICES
 
 EVERYTHING = CHART.parents[1] / "tests" / "chart" / "everything.yaml"
 DIGEST = "sha256:" + "0" * 64
@@ -96,8 +100,22 @@ def test_the_manifests_are_the_chart_rendered(helm: Helm) -> None:
     assert {str(path): (generate.ROOT / path).read_text() for path in wanted} == {
         str(path): text for path, text in wanted.items()
     }
-    committed = {path.relative_to(generate.ROOT) for path in (generate.ROOT / "manifests").iterdir()}
+    committed = {path.relative_to(generate.ROOT) for path in (generate.ROOT / "manifests").rglob("*.*")}
     assert committed == wanted.keys()
+
+
+def test_the_manifests_for_enforcement_are_what_it_adds(helm4: Helm) -> None:
+    """But for one word in the Deployment, which docs/install.md says how to set."""
+
+    def named(*files: Path) -> set[tuple[str, str]]:
+        return Rendered("---\n".join(file.read_text() for file in files)).kinds()
+
+    plain, held = helm4.template(), helm4.template(HOLDS)
+    folder = generate.ROOT / "manifests"
+    assert named(*(folder / generate.ENFORCEMENT).iterdir()) == held.kinds() - plain.kinds()
+    assert not named(*folder.glob("*.yaml")) & (held.kinds() - plain.kinds())
+    same = {o["kind"] for o in plain.objects if o not in held.objects}
+    assert same == {"Deployment"}
 
 
 def test_the_definitions_are_those_of_the_models(helm: Helm) -> None:
@@ -216,6 +234,91 @@ def test_a_parents_pull_secrets_are_used_too(helm: Helm) -> None:
         "global": {"imagePullSecrets": [{"name": "b"}], "other": 1},
     }
     assert helm.template(values).pod("DaemonSet")["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+# --- pods held to their leases ---
+
+
+HOLDS = {"enforcement": {"enabled": True}}
+ADDED = {
+    ("ClusterRole", "leasehold-operator-enforcement"),
+    ("ClusterRoleBinding", "leasehold-operator-enforcement"),
+    ("MutatingAdmissionPolicy", "leasehold-gate"),
+    ("MutatingAdmissionPolicyBinding", "leasehold-gate"),
+    ("ValidatingAdmissionPolicy", "leasehold-pods"),
+    ("ValidatingAdmissionPolicyBinding", "leasehold-pods"),
+}
+
+
+def rights(rendered: Rendered) -> set[tuple[str, str, str]]:
+    """What the operator's account may do anywhere: by every ClusterRole that is bound to it."""
+    bound = {
+        o["roleRef"]["name"]
+        for o in rendered.objects
+        if o["kind"] == "ClusterRoleBinding" and o["subjects"][0]["name"] == "leasehold-operator"
+    }
+    return {
+        (group, resource, verb)
+        for name in bound
+        for rule in rendered.get("ClusterRole", name)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_only_with_enforcement_the_operator_reaches_pods_and_taints_nodes(helm: Helm) -> None:
+    plain, held = helm.template(), helm.template(HOLDS)
+    assert held.kinds() - plain.kinds() == ADDED
+    assert plain.kinds() - held.kinds() == set()
+    assert rights(held) - rights(plain) == {
+        *(("", "pods", verb) for verb in ("get", "list", "watch", "patch", "delete")),
+        ("", "pods/status", "patch"),
+        ("", "pods/eviction", "create"),
+        ("", "nodes", "patch"),
+    }
+    assert rights(plain) - rights(held) == set()
+    assert not [right for right in rights(plain) if right[1].startswith("pods")]
+
+
+def test_the_operator_is_told_whether_it_may_hold_pods(helm: Helm) -> None:
+    def told(values: Object) -> Any:
+        environment = helm.template(values).container("Deployment")["env"]
+        (found,) = (each["value"] for each in environment if each["name"] == "LEASEHOLD_ENFORCEMENT")
+        return found
+
+    assert told({}) == "off"  # a text: without quotes YAML reads it as false
+    assert told(HOLDS) == "on"
+    assert {told({}), told(HOLDS)} == set(CHOICES["enforcement"])
+
+
+def test_without_policies_pods_are_gated_and_nobody_is_refused(helm: Helm) -> None:
+    held = helm.template({**HOLDS, "policies": {"enabled": False}}).kinds()
+    assert held & ADDED == {item for item in ADDED if item[0] not in VALIDATING}
+
+
+def test_rights_of_ones_own_are_not_given_twice(helm: Helm) -> None:
+    held = helm.template({**HOLDS, "rbac": {"create": False}}).kinds()
+    assert held & ADDED == {item for item in ADDED if "Role" not in item[0]}
+
+
+def test_policies_for_pods_say_the_names_that_the_operator_says(helm: Helm) -> None:
+    held = helm.template({**HOLDS, "operator": {"serviceAccount": {"create": False, "name": "mine"}}})
+    gate, pods = (
+        held.get("MutatingAdmissionPolicy", "leasehold-gate"),
+        held.get(VALIDATING[0], "leasehold-pods"),
+    )
+    for policy in (gate, pods):
+        (asked,) = policy["spec"]["matchConstraints"]["objectSelector"]["matchExpressions"]
+        assert asked == {"key": names.LEASE_LABEL, "operator": "Exists"}
+        assert f"gate.name == '{names.LEASE_GATE}'" in yaml.safe_dump(policy, width=10_000).replace("''", "'")
+    kind = {"apiVersion": f"{names.GROUP}/{names.VERSION}", "kind": names.POOL_KIND}
+    assert gate["spec"]["paramKind"] == kind
+    said = {each["name"]: each["expression"] for each in pods["spec"]["variables"]}
+    assert f"['{names.SLICE_ANNOTATION}', '{names.ENDING_ANNOTATION}']" in said["forged"]
+    assert said["operator"].endswith(f"== 'system:serviceaccount:{NAMESPACE}:mine'")
+    conditions = {each["name"]: each["expression"] for each in gate["spec"]["matchConditions"]}
+    assert conditions["a-pool-holds-pods"].endswith(f"!= '{names.EnforcementMode.ADVISORY}'")
 
 
 # --- high availability, and the rest ---

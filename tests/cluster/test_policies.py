@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -30,13 +31,19 @@ from tests.cluster.harness import (
     until,
 )
 
+from leasehold.api.names import ENDING_ANNOTATION, LEASE_GATE, LEASE_LABEL, POD_CONDITION, SLICE_ANNOTATION
 from leasehold.testing.client import Client
 from leasehold.testing.control_plane import OPERATOR_NAMESPACE as SYSTEM
 from leasehold.testing.control_plane import ControlPlane, ensure_service_account
 from leasehold.testing.errors import ApiError
 
 REPORTER, OPERATOR = "leasehold-reporter", "leasehold-operator"
-FILES = ("rbac-operator.yaml", "rbac-reporter.yaml", "policies.yaml")
+FILES = (
+    *("rbac-operator.yaml", "rbac-reporter.yaml", "policies.yaml"),
+    *("enforcement/rbac-operator.yaml", "enforcement/policies.yaml"),
+)
+GATES = {"enforcement": {"mode": "Gate"}}
+UNGATED = {"spec": {"schedulingGates": None}}
 Try = Callable[[], Any]
 
 
@@ -85,10 +92,13 @@ def _await_policies(server: ControlPlane) -> None:
             kind: stage.kube.resource(kind).path("default" if kind == LEASES else None)
             for kind in (LEASES, REPORTS)
         }
+        ensure_service_account(stage.kube, stage.namespace, "default")
+        forged = _pod(stage.namespace, annotations={SLICE_ANNOTATION: "x"})
         for what in (
             partial(stage.kube.patch, LEASES, lease, {"status": {}}, stage.namespace, subresource="status"),
             partial(stage.kube.request, "POST", paths[REPORTS], report, dryRun="All"),
             partial(stage.kube.request, "POST", paths[LEASES], stray, dryRun="All"),
+            partial(_would_be, stage.kube, forged),
         ):
             until(lambda what=what: refusal(what) == 403, "the policies act")  # type: ignore[misc]
 
@@ -105,7 +115,7 @@ def refusal(act: Try) -> int:
 def record(server: ControlPlane, user: str) -> list[Object]:
     assert server._audit_log is not None
     entries = map(json.loads, server._audit_log.read_text().splitlines())
-    return [entry for entry in entries if entry["user"]["username"] == user and "objectRef" in entry]
+    return [entry for entry in entries if entry["user"].get("username") == user and "objectRef" in entry]
 
 
 def by_policy(entries: list[Object]) -> list[str]:
@@ -659,6 +669,268 @@ def test_not_even_the_clusters_administrator_writes_the_books(watched: Stage) ->
     )
 
 
+# --- pods that name a lease ---
+
+
+def _pod(
+    namespace: str,
+    name: str = "",
+    lease: str | None = "build",
+    annotations: Mapping[str, str] | None = None,
+    **spec: Any,
+) -> Object:
+    """A pod that names a lease, or with None none."""
+    meta = {
+        "namespace": namespace,
+        **({"name": name} if name else {"generateName": "pod-"}),
+        "labels": {} if lease is None else {LEASE_LABEL: lease},
+        "annotations": dict(annotations or {}),
+    }
+    spec = {"containers": [{"name": "c", "image": "c"}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def _would_be(kube: Client, pod: Object) -> Object:
+    """What would become of a pod."""
+    path = kube.resource("pods").path(pod["metadata"]["namespace"])
+    return kube.request("POST", path, pod, dryRun="All", fieldValidation="Strict")
+
+
+def _gates(pod: Object) -> list[str]:
+    return [gate["name"] for gate in pod["spec"].get("schedulingGates", ())]
+
+
+def _said(act: Try) -> str:
+    """What somebody is told who is refused."""
+    with pytest.raises(ApiError) as refused:
+        act()
+    return str(refused.value)
+
+
+@contextmanager
+def _holding(stage: Stage) -> Iterator[Stage]:
+    """A stage where pods can be made, with a pool that holds them to their leases."""
+    ensure_service_account(stage.kube, stage.namespace, "default")
+    stage.pool(wait="", **GATES)
+    until(lambda: bool(_gates(_would_be(stage.kube, _pod(stage.namespace)))), "the policy knows the pool")
+    yield stage
+
+
+@pytest.fixture
+def holding(watched: Stage) -> Iterator[Stage]:
+    with _holding(watched) as made:
+        yield made
+
+
+def test_a_pod_is_gated_while_some_pool_holds_pods(watched: Stage) -> None:
+    ensure_service_account(watched.kube, watched.namespace, "default")
+
+    def gated() -> bool:
+        return bool(_gates(_would_be(watched.kube, _pod(watched.namespace))))
+
+    until(lambda: not gated(), "no pool, no gate")
+    quiet = watched.pool(wait="")
+    assert watched.kube.get(POOLS, quiet)["spec"]["enforcement"]["mode"] == "Advisory"
+    strict = watched.pool(wait="", **GATES)
+    until(gated, "one pool holds pods")
+    watched.kube.patch(POOLS, strict, {"spec": {"enforcement": {"mode": "Advisory"}}})
+    until(lambda: not gated(), "it let go")
+    watched.kube.patch(POOLS, quiet, {"spec": GATES})
+    until(gated, "another does")
+
+
+def test_a_pod_gets_the_gate_once_however_many_pools_hold_pods(holding: Stage) -> None:
+    kube, own, other = holding.kube, holding.namespace, {"name": "example.org/quota"}
+    for _ in range(3):
+        holding.pool(wait="", **GATES)
+    for _ in range(50):  # in the course of which the policy hears of the other pools
+        assert _gates(_would_be(kube, _pod(own))) == [LEASE_GATE]
+    assert _gates(_would_be(kube, _pod(own, schedulingGates=[]))) == [LEASE_GATE]
+    assert _gates(_would_be(kube, _pod(own, schedulingGates=[other]))) == [other["name"], LEASE_GATE]
+    for there in ([{"name": LEASE_GATE}], [{"name": LEASE_GATE}, other]):
+        made = kube.create(_pod(own, schedulingGates=there))
+        assert made["spec"]["schedulingGates"] == there
+
+
+def test_pods_that_name_no_lease_or_are_bound_already_are_left_alone(holding: Stage) -> None:
+    """Static pods are bound when they appear; a gate would make the API server refuse them."""
+    own = holding.namespace
+    assert _gates(_would_be(holding.kube, _pod(own, lease=None))) == []
+    assert _gates(_would_be(holding.kube, _pod(own, nodeName="somewhere"))) == []
+
+
+def test_where_pools_cannot_be_asked_pods_that_name_a_lease_are_refused_and_no_others() -> None:
+    """Here because nobody defined them; else because the API server has just started and not looked yet."""
+    with ControlPlane(local=True) as server, server.client() as kube:
+        for file in FILES:
+            install(server, file)
+        ensure_service_account(kube, "default", "default")
+        labelled, plain = _pod("default"), _pod("default", lease=None)
+        until(lambda: refusal(lambda: _would_be(kube, labelled)) == 403, "the policy acts")
+        assert "failed to find resource referenced by paramKind" in _said(lambda: _would_be(kube, labelled))
+        assert _gates(_would_be(kube, plain)) == []
+
+
+def _cast(server: ControlPlane, stage: Stage) -> Client:
+    """Pods of a tenant: two at the gate, one that was let go, one without a lease. The tenant may write all of them, by
+    Kubernetes' `admin` and by a role that gives too much.
+    """
+    own = stage.namespace
+    stage.kube.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "everything-of-pods"},
+            "rules": [{"apiGroups": [""], "resources": ["pods", "pods/status"], "verbs": ["*"]}],
+        }
+    )
+    kube = _bound(server, own, "mallory", "admin", "leasehold-editor", "everything-of-pods")
+    until(lambda: refusal(lambda: kube.list("pods", own)) == 0, "the role is bound")
+    for name, lease in (("waits", "mine"), ("waits-too", "mine"), ("runs", "mine"), ("free", None)):
+        stage.kube.create(_pod(own, name, lease))
+    operator = server.client(server.as_service_account(SYSTEM, OPERATOR))
+    operator.patch("pods", "runs", {"metadata": {"annotations": {SLICE_ANNOTATION: "uid/0"}}, **UNGATED}, own)
+    return kube
+
+
+def _with_its_pods(kube: Client, own: str) -> dict[str, Try]:
+    """What a tenant may do to its pods by RBAC, and must not."""
+
+    def patch(name: str, change: Any, **options: Any) -> Try:
+        return lambda: kube.patch("pods", name, change, own, **options)
+
+    def labelled(lease: str | None) -> Object:
+        return {"metadata": {"labels": {LEASE_LABEL: lease}}}
+
+    def noted(key: str, value: str | None) -> Object:
+        return {"metadata": {"annotations": {key: value}}}
+
+    def born(key: str) -> Try:
+        return lambda: kube.create(_pod(own, annotations={key: "uid/0"}))
+
+    first = [{"op": "remove", "path": "/spec/schedulingGates/0"}]
+    return {
+        "lift its gate": patch("waits", UNGATED),
+        "lift its gate by a JSON patch": patch(
+            "waits-too", first, content_type="application/json-patch+json"
+        ),
+        "say which slice it was given": patch("waits", noted(SLICE_ANNOTATION, "uid/1")),
+        "say that it was given another": patch("runs", noted(SLICE_ANNOTATION, "uid/1")),
+        "say so by its status": patch("runs", noted(SLICE_ANNOTATION, "uid/2"), subresource="status"),
+        "say that it was given none": patch("runs", noted(SLICE_ANNOTATION, None)),
+        "say that its lease ends": patch("runs", noted(ENDING_ANNOTATION, "now")),
+        "be born with a slice": born(SLICE_ANNOTATION),
+        "be born at the end of a lease": born(ENDING_ANNOTATION),
+        "come to a lease while it runs": patch("free", labelled("mine")),
+        "go over to another lease": patch("runs", labelled("theirs")),
+        "go over by its status": patch("runs", labelled("others"), subresource="status"),
+        "leave its lease": patch("runs", labelled(None)),
+    }
+
+
+def test_every_reach_of_a_tenant_for_its_pods_is_refused_and_on_record(holding: Stage) -> None:
+    server, own = holding.control_plane, holding.namespace
+    mallory, user = _cast(server, holding), f"system:serviceaccount:{own}:mallory"
+    before = holding.kube.list("pods", own)
+    begun = len(record(server, user))
+    tries = _with_its_pods(mallory, own)
+    assert {what: code for what, act in tries.items() if (code := refusal(act)) != 403} == {}
+    assert len(by_policy(record(server, user)[begun:])) == len(tries), "by a policy, not by RBAC"
+    assert holding.kube.list("pods", own) == before
+
+
+def test_without_the_policies_the_same_reaches_for_pods_succeed(open_door: ControlPlane) -> None:
+    with stage_on(open_door) as stage, _holding(stage):
+        mallory = _cast(open_door, stage)
+        found = {what: refusal(act) for what, act in _with_its_pods(mallory, stage.namespace).items()}
+        assert {what: code for what, code in found.items() if code} == {}
+
+
+def test_a_tenant_and_a_kubelet_still_do_to_pods_what_they_do(holding: Stage) -> None:
+    own = holding.namespace
+    mallory = _cast(holding.control_plane, holding)
+    free = {"metadata": {"labels": {"team": "m"}, "annotations": {"example.org/note": "x"}}}
+    for name in ("waits", "runs", "free"):
+        mallory.patch("pods", name, free, own)
+    condition = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-22T12:00:00Z"}
+    holding.kube.patch("pods", "runs", {"status": {"conditions": [condition]}}, own, subresource="status")
+    document = mallory.get("pods", "waits", own)
+    document["spec"]["tolerations"].append({"key": "infra", "operator": "Exists"})
+    mallory.replace(document)
+    mallory.create(_pod(own, "another", "mine"))
+    for name in ("another", "waits", "runs", "free"):
+        mallory.delete("pods", name, own)
+
+
+def test_who_is_refused_is_told_what_to_do(holding: Stage) -> None:
+    tries = _with_its_pods(_cast(holding.control_plane, holding), holding.namespace)
+    for what, words in {
+        "lift its gate": "once the lease mine holds room for the pod; lifting it by hand needs the verb forcerelease on"
+        " that lease. To run without a lease, make the pod without the label leasehold.dev/lease",
+        "say that it was given another": "leasehold.dev/slice of a pod is written by Leasehold's operator alone",
+        "be born at the end of a lease": "leasehold.dev/lease-ending of a pod is written by Leasehold's operator alone;"
+        " make the pod without it",
+        "come to a lease while it runs": "this pod was made without the label leasehold.dev/lease, and cannot get it"
+        " later: make another pod",
+        "go over to another lease": "this pod was made with the label leasehold.dev/lease=mine, and keeps it",
+    }.items():
+        assert words in _said(tries[what]), what
+
+
+def test_an_administrator_lifts_a_gate_and_writes_no_books(holding: Stage) -> None:
+    """By the verb that forces a release, as whoever has every right does; so gates open without an operator."""
+    server, own = holding.control_plane, holding.namespace
+    _cast(server, holding)
+    on_call = _bound(server, own, "on-call", "everything-of-pods", "leasehold-admin")
+    until(lambda: refusal(lambda: on_call.get(LEASES, "none", own)) == 404, "the role is bound")
+    lie = {"metadata": {"annotations": {SLICE_ANNOTATION: "uid/1"}}}
+    for kube, name in ((on_call, "waits"), (holding.kube, "waits-too")):
+        with pytest.raises(ApiError, match="written by Leasehold's operator alone"):
+            kube.patch("pods", name, lie, own)
+        assert _gates(kube.patch("pods", name, UNGATED, own)) == []
+
+
+def test_who_may_force_one_lease_lifts_the_gates_of_its_pods_and_no_others(holding: Stage) -> None:
+    server, own = holding.control_plane, holding.namespace
+    _cast(server, holding)
+    holding.kube.create(_pod(own, "foreign", "theirs"))
+    rule = {"apiGroups": ["leasehold.dev"], "resources": ["capacityleases"], "verbs": ["get", "forcerelease"]}
+    holding.kube.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "force-mine"},
+            "rules": [{**rule, "resourceNames": ["mine"]}],
+        }
+    )
+    owner = _bound(server, own, "owner", "everything-of-pods", "force-mine")
+    until(lambda: refusal(lambda: owner.get(LEASES, "mine", own)) == 404, "the role is bound")
+    assert _gates(owner.patch("pods", "waits", UNGATED, own)) == []
+    assert refusal(lambda: owner.patch("pods", "foreign", UNGATED, own)) == 403
+
+
+@pytest.mark.parametrize("lease", ["Build", "build_42", "a..b", ""])
+def test_a_label_that_is_no_leases_name_is_refused(holding: Stage, lease: str) -> None:
+    said = _said(lambda: holding.kube.create(_pod(holding.namespace, lease=lease)))
+    assert f'the label leasehold.dev/lease is "{lease}", which no lease can be called' in said
+    assert "a lease for pods has a name no longer than that" in said
+
+
+def test_a_lease_for_pods_has_a_name_that_a_label_holds(holding: Stage) -> None:
+    longest = f"{'a' * 30}.{'b' * 32}"
+    assert _gates(_would_be(holding.kube, _pod(holding.namespace, lease=longest))) == [LEASE_GATE]
+    said = _said(lambda: _would_be(holding.kube, _pod(holding.namespace, lease=f"{longest}c")))
+    assert "must be no more than 63" in said
+
+
+def test_nobody_is_born_as_leased(holding: Stage) -> None:
+    """A status at creation is dropped by the API server, so no policy need look at it."""
+    pod = _pod(holding.namespace)
+    pod["status"] = {"conditions": [{"type": POD_CONDITION, "status": "True"}]}
+    made = holding.kube.create(pod)
+    assert POD_CONDITION not in [each["type"] for each in made["status"].get("conditions", ())]
+
+
 def test_the_real_controllers_find_nothing_wrong_and_get_by(
     guarded: ControlPlane, reporter_on: Callable[..., NodeReporter]
 ) -> None:
@@ -670,11 +942,11 @@ def test_the_real_controllers_find_nothing_wrong_and_get_by(
             found = stage.kube.list("validatingadmissionpolicies.admissionregistration.k8s.io")
             return [policy for policy in found if policy.get("status", {}).get("observedGeneration")]
 
-        until(lambda: len(checked()) == 3, "the policies were checked", seconds=60)
+        until(lambda: len(checked()) == 4, "the policies were checked", seconds=60)
         warnings = [
             policy["status"].get("typeChecking", {}).get("expressionWarnings") for policy in checked()
         ]
-        assert warnings == [None] * 3
+        assert warnings == [None] * 4
 
         def borrowing(role: str) -> bool:
             rules = stage.kube.get("clusterroles", role).get("rules") or ()

@@ -13,16 +13,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.harness import PATIENCE, Object, ProcessOperator, Stage, condition, is_, micro_now, until
+from tests.cluster.harness import (
+    PATIENCE,
+    Object,
+    ProcessOperator,
+    Stage,
+    condition,
+    install,
+    is_,
+    micro_now,
+    until,
+)
 
 from leasehold.api.names import LEASE_GATE, LEASE_LABEL, POD_CONDITION
-from leasehold.testing.control_plane import ControlPlane
+from leasehold.testing.client import Client
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane
+from leasehold.testing.errors import ApiError
 from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import SimulatedNodes
 from leasehold.testing.processes import wait_until
 
 KUBELET = sorted((Path(__file__).parent / "kubelet").glob("*.yaml"))
 """The stages that pods go through."""
+
+ENFORCEMENT = tuple(f"enforcement/{part}.yaml" for part in ("rbac-operator", "priorityclasses", "policies"))
+"""What `enforcement.enabled` adds to an installation."""
 
 APP = "app"
 """The label of all pods that were made together."""
@@ -53,14 +68,34 @@ def whole_control_plane(audit_log: Path | None = None) -> Iterator[ControlPlane]
         for program in ("kube-controller-manager", "kube-scheduler"):
             control_plane.start_program(program, _UNHURRIED)
         control_plane.start_program("kwok", _PROMPT, pod_stages=KUBELET)
+        for file in ("rbac-operator.yaml", *ENFORCEMENT):
+            install(control_plane, file)
         yield control_plane
 
 
+def pods_may_be_made(kube: Client, namespace: str) -> bool:
+    """Tell whether pods with a lease are taken: they are refused until the API server knows of pools."""
+    meta = {"name": "probe", "namespace": namespace, "labels": {LEASE_LABEL: "none"}}
+    spec = {"containers": [{"name": "main", "image": "none"}]}
+    path = kube.resource("pods").path(namespace)
+    try:
+        kube.request(
+            "POST", path, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}, dryRun="All"
+        )
+    except ApiError as error:
+        if "paramKind" not in str(error):
+            raise
+        return False
+    return True
+
+
 class Enforcer:
-    """An operator that may touch pods, as a process."""
+    """An operator that may touch pods, as a process with its own account and no other rights than that has."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control_plane = control_plane
+        account = control_plane.as_service_account(OPERATOR_NAMESPACE, "leasehold-operator", seconds=7200)
+        self._kubeconfig = control_plane.write_kubeconfig(account)
         self.process: ProcessOperator
 
     def __enter__(self) -> Enforcer:
@@ -71,7 +106,7 @@ class Enforcer:
         self.stop()
 
     def start(self) -> None:
-        self.process = ProcessOperator(self._control_plane, enforcement="on")
+        self.process = ProcessOperator(self._control_plane, self._kubeconfig, enforcement="on")
         try:
             self.process.wait_ready()
         except BaseException:
@@ -156,6 +191,8 @@ class PodStage(Stage):
         super().__init__(control_plane)
         self.nodes = SimulatedNodes(self.kube, annotations={KWOK_NODE_ANNOTATION: "fake"})
         self.kube.wait("serviceaccounts", "default", self.namespace, until=lambda account: True)
+        # The API server looks for new kinds every 30 seconds.
+        until(lambda: pods_may_be_made(self.kube, self.namespace), "pods with a lease may be made", 60)
 
     def close(self) -> None:
         """Remove everything, pods while their nodes can let them go."""

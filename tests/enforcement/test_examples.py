@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -36,7 +35,7 @@ class Example:
 
     def apply(self, *documents: Object) -> None:
         for document in documents or self.documents:
-            self.kube.create(_with_gate(document))
+            self.kube.create(document)
 
     def pods(self) -> list[Object]:
         return self.kube.list("pods", NAMESPACE, labelSelector=f"{LEASE_LABEL}={self.lease}")
@@ -74,10 +73,6 @@ def example(stage: PodStage, request: pytest.FixtureRequest) -> Iterator[Example
         yield made
     finally:
         made.end()
-
-
-def _with_gate(document: Any) -> Any:
-    return document
 
 
 def played(file: str) -> pytest.MarkDecorator:

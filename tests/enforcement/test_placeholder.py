@@ -6,17 +6,7 @@ import pytest
 from tests.cluster.harness import SMALL, Object, finished, granted, is_, until
 from tests.enforcement.harness import PodStage, bound_to, running
 
-from leasehold.testing.control_plane import ControlPlane
-
 SYSTEM = "leasehold-system"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def priority(whole: ControlPlane) -> None:
-    """The PriorityClass that the chart makes."""
-    above = {"value": 1_000_000, "preemptionPolicy": "Never", "description": "Room that is held."}
-    named = {"metadata": {"name": "leasehold-placeholder"}}
-    whole.client().apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", **named, **above})
 
 
 def placeholders(stage: PodStage, lease: str) -> list[Object]:
@@ -57,7 +47,7 @@ def test_a_pod_of_the_lease_takes_the_place_of_its_placeholder(stage: PodStage) 
     stage.until(lease, granted)
     until(lambda: held_by(stage, lease) == {node: ["3"]}, "the room is held")
     strangers = [stage.pod(cpu="3") for _ in range(3)]
-    pod = stage.pod(lease, cpu="3", memory="", gated=True)
+    pod = stage.pod(lease, cpu="3", memory="")
     stage.until_pod(pod, running)
     assert not any(bound_to()(stage.get_pod(name)) for name in strangers)
     until(lambda: not placeholders(stage, lease), "nothing is left to hold")
@@ -71,7 +61,7 @@ def test_the_rest_of_a_slice_stays_held(stage: PodStage, more: dict[str, str]) -
     stage.until(lease, granted)
     until(lambda: held_by(stage, lease) == {node: ["3"]}, "the room is held")
     (before,) = placeholders(stage, lease)
-    pod = stage.pod(lease, cpu="1", memory="", gated=True)
+    pod = stage.pod(lease, cpu="1", memory="")
     stage.until_pod(pod, running)
     (after,) = placeholders(stage, lease)
     assert (after["metadata"]["uid"] == before["metadata"]["uid"]) == (not more)
