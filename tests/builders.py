@@ -367,7 +367,7 @@ def pod_document(
         body["nodeName"] = node
     if gated if gated is not None else not (node or given) and lease is not None:
         body["schedulingGates"] = [{"name": LEASE_GATE}]
-    return {"metadata": meta, "spec": body, "status": {**told_status, **(status or {})}}
+    return {"kind": "Pod", "metadata": meta, "spec": body, "status": {**told_status, **(status or {})}}
 
 
 def make_placeholder(

@@ -17,9 +17,12 @@ from tests.adapters.fakes import (
     lease_document,
     lease_path,
     node_document,
+    pod_path,
     pool_document,
+    reason,
     report_document,
     status,
+    waiting_pod,
 )
 
 from leasehold import controller as module
@@ -27,9 +30,12 @@ from leasehold.adapters.election import Leadership, boot_clock
 from leasehold.adapters.http import HealthServer
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound, Unknown
+from leasehold.api.names import LEASE_LABEL
 from leasehold.controller import Controller, main
 from leasehold.core.election import Terms
 from leasehold.settings import BadSetting, Settings
+
+PODS = ["leased pods", "other pods", "placeholders"]
 
 
 @pytest.fixture
@@ -85,6 +91,11 @@ class Desk:
         elif document.get("kind") == "CapacityPool":
             told = self.controller.pool_gone if kind == "DELETED" else self.controller.pool_seen
             told(document)
+        elif document.get("kind") == "Pod":
+            labelled = LEASE_LABEL in document["metadata"]["labels"]
+            self.controller.informers["leased pods" if labelled else "other pods"].audience.changed(
+                kind, document
+            )
 
     async def begin(self) -> None:
         for name in ("nodes", "nodereports"):
@@ -115,6 +126,14 @@ class Desk:
 @pytest.fixture
 async def desk(kubeconfig: str) -> Any:
     made = Desk(kubeconfig)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def enforcing(kubeconfig: str) -> Any:
+    """A desk of an operator that may hold pods to their leases."""
+    made = Desk(kubeconfig, enforcement="on")
     yield made
     await made.close()
 
@@ -158,6 +177,21 @@ async def test_no_pool_is_led_before_the_last_list_is_complete(desk: Desk, late:
     await beginning
     assert begun == ["campaign"]
     assert "ci" in desk.controller.pools.followers
+
+
+@pytest.mark.parametrize("late", PODS)
+async def test_no_pool_is_led_before_the_lists_of_pods_are_complete(enforcing: Desk, late: str) -> None:
+    for name, informer in enforcing.controller.informers.items():
+        if name != late:
+            informer.synced.set()
+    beginning = asyncio.create_task(enforcing.controller._begin())
+    await enforcing.until(lambda: (paths.POOLS, None) in [(at, b) for _, at, b in enforcing.kube.requests])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not enforcing.controller.started.is_set()
+    enforcing.controller.informers[late].synced.set()
+    await beginning
+    assert enforcing.controller.started.is_set()
 
 
 async def test_the_first_word_is_waited_for_and_the_clock_follows_the_server(
@@ -390,6 +424,78 @@ async def test_who_waits_can_be_looked_up(desk: Desk) -> None:
     (pool,) = desk.controller._pool_rows()
     assert (pool["name"], pool["ready"], pool["held"]) == ("ci", True, 1)
     assert pool["waiting"] == 3, "the refused one is pending too"
+
+
+# --- pods ---
+
+GATE = {"mode": "Gate", "nodeTaint": "Dedicated"}
+
+
+def chores() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()} & {"stray pods", "node taints", "report specs"}
+
+
+async def test_an_operator_that_may_not_touch_pods_does_not_even_look_at_them(desk: Desk) -> None:
+    assert not set(PODS) & desk.controller.informers.keys()
+    desk.kube.add(paths.pool("ci"), pool_document(enforcement=GATE))
+    desk.kube.add(paths.pool("free"), pool_document("free", nodeSelector={"matchLabels": {"no": "such"}}))
+    await desk.begin()
+    assert chores() == {"report specs"}
+    desk.kube.add(lease_path("a"), lease_document("a"))
+    await desk.until(lambda: reason(desk.kube.objects[lease_path("a")], "Allocated") == "PoolNotReady")
+    await desk.until(lambda: reason(desk.kube.objects[paths.pool("ci")], "Ready") == "EnforcementOff")
+    await desk.until(lambda: reason(desk.kube.objects[paths.pool("free")], "Ready") == "NoNodes")
+    assert not any("/pods" in path for _, path, _ in desk.kube.requests)
+
+
+async def test_an_operator_that_may_touch_pods_hears_of_all_that_take_something(enforcing: Desk) -> None:
+    informers = enforcing.controller.informers
+    assert informers["leased pods"].query == {"labelSelector": "leasehold.dev/lease"}
+    assert informers["other pods"].query == {
+        "labelSelector": "!leasehold.dev/lease,!leasehold.dev/placeholder",
+        "fieldSelector": "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed",
+    }
+    assert informers["placeholders"].query == {"labelSelector": "leasehold.dev/placeholder"}
+    assert informers["placeholders"].path == "/api/v1/namespaces/leasehold-system/pods"
+    assert {informers[name].resync for name in PODS} == {enforcing.controller.resync}
+
+
+async def test_an_operator_that_may_touch_pods_holds_them_to_their_leases(
+    enforcing: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leasehold.adapters.enforcement.taints._EVERY_SECONDS", 0.01)
+    kube = enforcing.kube
+    kube.add(paths.pool("ci"), pool_document(enforcement=GATE))
+    await enforcing.begin()
+    assert chores() == {"stray pods", "node taints", "report specs"}
+
+    def start(name: str, lease: str | None, **how: Any) -> str:
+        kube.add(pod_path(name), waiting_pod(name, lease, **how))
+        return pod_path(name)
+
+    plain = start("plain", None, cpu="3", node="n1")
+    for name in ("a", "b"):
+        kube.add(lease_path(name), lease_document(name))
+    await enforcing.until(
+        lambda: (
+            sorted(status(kube.objects[lease_path(name)], "Allocated") for name in ("a", "b"))
+            == ["False", "True"]
+        )
+    )
+    kube.remove(plain)
+    await enforcing.until(lambda: status(kube.objects[lease_path("b")], "Allocated") == "True")
+    mine, stray = start("mine", "a"), start("stray", "nobodys")
+    await enforcing.until(lambda: "schedulingGates" not in kube.objects[mine]["spec"])
+    await enforcing.until(lambda: reason(kube.objects[stray], "leasehold.dev/Leased") == "LeaseNotFound")
+    await enforcing.until(lambda: kube.objects[f"{paths.NODES}/n1"].get("spec"))
+    (taint,) = kube.objects[f"{paths.NODES}/n1"]["spec"]["taints"]
+    (tolerated,) = kube.objects[mine]["spec"]["tolerations"]
+    assert (
+        (taint["key"], taint["value"])
+        == (tolerated["key"], tolerated["value"])
+        == ("leasehold.dev/pool", "ci")
+    )
+    assert reason(kube.objects[paths.pool("ci")], "Ready") == "Serving"
 
 
 # --- the process ---

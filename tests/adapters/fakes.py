@@ -7,20 +7,26 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.builders import pod_document
+
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
+from leasehold.adapters.pods import LeasedPods, OtherPods
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
 from leasehold.adapters.tools import Tools
+from leasehold.api.names import LEASE_LABEL
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
 
 Object = dict[str, Any]
 WRITES = ("PATCH", "PUT")
+WRITERS = 8
+"""How many requests a replica sends at once."""
 Fault = Callable[[str, str, Any], "Exception | str | None"]
 """Called for each request; returns an error to raise instead of doing it, or `("after", error)` to do it first."""
 
@@ -123,6 +129,43 @@ class FakeKube:
             raise after[1]
         return answer
 
+    async def merge(self, path: str, patch: Object) -> Object:
+        """Apply a strategic merge patch, as far as pods need it: see `_merged`."""
+        after = await self._ask("PATCH", path, patch)
+        at = path.removesuffix("/status")
+        if at not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[at]
+        meta = dict(patch.get("metadata", {}))
+        for name in ("resourceVersion", "uid"):
+            asked = meta.pop(name, None)
+            if asked is not None and asked != known["metadata"][name]:
+                raise Conflict(f"{path} was written in between", 409)
+        body = (
+            {"status": patch["status"]} if path != at else {"metadata": meta, "spec": patch.get("spec", {})}
+        )
+        changed = _merged(known, body)
+        answer = known if changed == known else self._store(at, changed, "MODIFIED")
+        if after is not None:
+            raise after[1]
+        return answer
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Begin the end of a pod that runs; one that does not is gone at once."""
+        path = paths.pod(namespace, name)
+        after = await self._ask("POST", f"{path}/eviction", uid)
+        if path not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[path]
+        if known["metadata"]["uid"] != uid:
+            raise Conflict(f"{path} is another by now", 409)
+        if known["spec"].get("nodeName"):
+            self.touch(path, {"metadata": {"deletionTimestamp": "2026-11-22T19:00:00Z"}})
+        else:
+            self.remove(path)
+        if after is not None:
+            raise after[1]
+
     async def create(self, path: str, body: Object) -> Object:
         after = await self._ask("POST", path, body)
         at = f"{path}/{body['metadata']['name']}"
@@ -156,6 +199,31 @@ class FakeKube:
 
     def writes(self, path: str) -> list[Object]:
         return [body for method, at, body in self.requests if method in WRITES and at.startswith(path)]
+
+
+_KEYS = {"schedulingGates": "name", "conditions": "type"}
+"""The lists of a Pod that are merged by a key; all others that we write are replaced."""
+
+
+def _merged(before: Mapping[str, Any], patch: Mapping[str, Any]) -> Object:
+    """A strategic merge: null takes out, lists with a key are merged by it, and `$patch: delete` takes a row out."""
+    result = dict(before)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping):
+            result[name] = _merged(result.get(name) or {}, value)
+        elif name in _KEYS:
+            rows = {row[_KEYS[name]]: row for row in result.get(name) or ()}
+            for row in value:
+                key = row[_KEYS[name]]
+                rows[key] = _merged(rows.get(key, {}), row)
+            result[name] = [row for row in rows.values() if row.get("$patch") != "delete"]
+            if not result[name]:
+                del result[name]
+        else:
+            result[name] = value
+    return result
 
 
 def _selects(selector: str, document: Object) -> bool:
@@ -225,6 +293,11 @@ def lease_document(name: str, pool: str = "ci", cpu: str = "1", **spec: Any) -> 
     }
 
 
+def gate_document(name: str = "ci", **enforcement: Any) -> Object:
+    """A pool that holds pods to their leases."""
+    return pool_document(name, enforcement={"mode": "Gate", **enforcement})
+
+
 def pool_document(name: str = "ci", **spec: Any) -> Object:
     return {
         "apiVersion": "leasehold.dev/v1alpha1",
@@ -251,6 +324,17 @@ def report_document(name: str = "n1", *, at: int, **usage: str) -> Object:
         "spec": {},
         "status": {"reportTime": format_time(at), "bootID": "b", "sequence": 1, "usage": rows},
     }
+
+
+def waiting_pod(name: str, lease: str | None, *, cpu: str = "1", **how: Any) -> Object:
+    """A pod that was made a minute ago, by the clock on the wall."""
+    document = pod_document(name, lease=lease, cpu=cpu, memory=None, namespace="team", **how)
+    document["metadata"]["creationTimestamp"] = format_time(SteadyClock().now() // 1000 * 1000 - 60_000)
+    return document
+
+
+def pod_path(name: str, namespace: str = "team") -> str:
+    return paths.pod(namespace, name)
 
 
 class FakeRight:
@@ -282,6 +366,23 @@ class World:
 
     def ask(self, name: str, pool: str = "ci", **spec: Any) -> Object:
         return self.kube.add(lease_path(name), lease_document(name, pool, **spec))
+
+    def start(self, name: str, lease: str | None = "a", *, cpu: str = "1", **how: Any) -> Object:
+        """Add a pod that names a lease, or none."""
+        return self.kube.add(pod_path(name), waiting_pod(name, lease, cpu=cpu, **how))
+
+    def bind(self, name: str, node: str = "n1") -> None:
+        """Do as the scheduler and the kubelet do with a pod that may go."""
+        self.kube.touch(pod_path(name), {"spec": {"nodeName": node}, "status": {"phase": "Running"}})
+
+    def pod(self, name: str) -> Object:
+        return self.kube.objects[pod_path(name)]
+
+    def is_gated(self, name: str) -> bool:
+        return "schedulingGates" in self.pod(name)["spec"]
+
+    def is_leaving(self, name: str) -> bool:
+        return "deletionTimestamp" in self.pod(name)["metadata"]
 
     def lease(self, name: str) -> Object:
         return self.kube.objects[lease_path(name)]
@@ -326,7 +427,7 @@ class Replica:
             self.cluster,
             self.recorder,  # type: ignore[arg-type]
             self.metrics,
-            8,
+            WRITERS,
             debounce,
         )
         for path, document in kube.objects.items():
@@ -335,6 +436,8 @@ class Replica:
             elif path.startswith(paths.REPORTS):
                 self.cluster.report_seen(document)
         self.cluster.namespace_seen("team", {})
+        self.leased = LeasedPods(self.cluster.pods, self.cluster.heard)
+        self.others = OtherPods(self.cluster.pods, self.cluster.heard)
         kube.watchers.append(self._told)
 
     def _told(self, kind: str, document: Object) -> None:
@@ -342,11 +445,19 @@ class Replica:
             self.hear(kind, document)
 
     def hear(self, kind: str, document: Object) -> None:
-        """Take in news of leases and pools; of nodes and reports tests tell by hand."""
+        """Take in news of leases, pools and pods; of nodes and reports tests tell by hand."""
         if document.get("kind") == "CapacityLease":
             self.cluster.changed(kind, document)
         elif document.get("kind") == "CapacityPool":
             self.pool_heard(kind, document)
+        elif document.get("kind") == "Pod":
+            self.pod_heard(kind, document)
+
+    def pod_heard(self, kind: str, document: Object) -> None:
+        """Tell both watches of pods what each would hear: one that leaves its selection is gone for it."""
+        labelled = LEASE_LABEL in document["metadata"]["labels"]
+        self.leased.changed(kind if labelled else "DELETED", document)
+        self.others.changed("DELETED" if labelled else kind, document)
 
     def node_heard(self, document: Object) -> None:
         self.cluster.node_seen(document)
@@ -358,11 +469,14 @@ class Replica:
 class Scene(World, Replica):
     """A world with one replica and its workers, of one pool if no others are added."""
 
-    def __init__(self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0) -> None:
+    def __init__(
+        self, pool: Object | None = None, *, nodes: int = 1, debounce: float = 0, pods: bool = True
+    ) -> None:
         World.__init__(self)
         for i in range(1, nodes + 1):
             self.node(f"n{i}")
         Replica.__init__(self, self.kube, debounce=debounce)
+        self.cluster.pods.watched = pods
         self.right = FakeRight()
         self.workers: dict[str, PoolWorker] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}

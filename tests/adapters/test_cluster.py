@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.adapters.fakes import lease_document, node_document, report_document
+from tests.builders import pod_document
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
@@ -260,6 +261,100 @@ def test_a_lease_whose_pool_is_chosen_later_moves_to_it(cluster: Cluster) -> Non
     cluster.changed("MODIFIED", lease(5, pool="a"))
     assert cluster.leases["a"] == {}, "an older word does not bring it back"
     assert not cluster.is_gone("u1")
+
+
+def test_a_lease_is_found_by_its_name_and_one_made_anew_under_it_is_the_one(cluster: Cluster) -> None:
+    key = ("team", "l")
+
+    def named(version: int, uid: str) -> dict[str, Any]:
+        return stamped(lease_document("l"), version, uid)
+
+    assert cluster.named(key) is None
+    cluster.changed("ADDED", named(5, "old"))
+    assert cluster.named(key) is cluster.find("old")
+    cluster.listed([cluster.note(named(8, "anew"))], 9)  # its end and its beginning in one list
+    assert cluster.named(key) is cluster.find("anew")
+    assert cluster.find("old") is None
+    cluster.changed("DELETED", named(10, "anew"))
+    assert cluster.named(key) is None
+    cluster.changed("ADDED", named(11, "third"))
+    cluster.lease_gone("anew")  # a late word about the one before
+    assert cluster.named(key) is cluster.find("third")
+    assert cluster.named(("other", "l")) is None
+
+
+# --- pods ---
+
+
+def pod(version: int = 5, name: str = "w", lease: str = "l-u1", **how: Any) -> dict[str, Any]:
+    return pod_document(name, lease=lease, namespace="team", version=version, **how)
+
+
+def test_pods_are_told_to_the_pool_of_their_lease(cluster: Cluster) -> None:
+    mine, other = Listener(), Listener()
+    cluster.pool_joined("ci", mine, ALL)
+    cluster.pool_joined("other", other, ALL)
+    cluster.changed("ADDED", lease(5))
+    mine.told.clear()
+    cluster.pods.seen(pod())
+    assert mine.told == [("pods_changed", ("team", "l-u1"))]
+    assert (other.told, cluster.strays) == ([], set())
+
+
+def test_pods_of_no_lease_or_of_no_pool_are_strays(cluster: Cluster) -> None:
+    cluster.changed("ADDED", lease(5, "u1", pool="none"))
+    cluster.pods.seen(pod())
+    cluster.pods.seen(pod(name="x", lease="nobodys"))
+    assert cluster.strays == {("team", "l-u1"), ("team", "nobodys")}
+    assert cluster.stray_news.is_set()
+    cluster.pods.gone("uid-x")
+    assert cluster.strays == {("team", "l-u1")}, "where nobody takes them they must not pile up"
+
+
+def test_strays_hear_of_their_lease_that_has_no_pool(cluster: Cluster) -> None:
+    cluster.pods.seen(pod())
+    cluster.strays.clear()
+    cluster.stray_news.clear()
+    cluster.changed("ADDED", lease(5, "u2", pool="none"))
+    assert cluster.strays == set()
+    cluster.changed("ADDED", lease(6, "u1", pool="none"))
+    assert cluster.strays == {("team", "l-u1")}
+    assert cluster.stray_news.is_set()
+
+
+def test_pods_that_outlive_their_lease_are_strays_and_those_that_finished_are_forgotten(
+    cluster: Cluster,
+) -> None:
+    pool = Listener()
+    cluster.pool_joined("ci", pool, ALL)
+    for uid in ("u1", "u2"):
+        cluster.changed("ADDED", lease(5, uid))
+        done = pod(name=f"done-{uid}", lease=f"l-{uid}", phase="Succeeded", ended="10s", node="n1")
+        done["metadata"]["annotations"]["leasehold.dev/slice"] = f"{uid}/0"
+        cluster.pods.seen(done)
+        cluster.pods.gone(f"uid-done-{uid}")
+    cluster.pods.seen(pod(lease="l-u1"))
+    known = [cluster.find(uid) for uid in ("u1", "u2")]
+    assert all(
+        len(cluster.pods.of(found)) == count for found, count in zip(known, (2, 1), strict=True) if found
+    )
+    pool.told.clear()
+    for uid in ("u1", "u2"):
+        cluster.changed("DELETED", lease(6, uid))
+    assert cluster.strays == {("team", "l-u1")}
+    assert pool.told == [("lease_gone", "u1"), ("lease_gone", "u2")]
+    assert [len(cluster.pods.of(found)) for found in known if found] == [1, 0]
+
+
+def test_nodes_hear_of_what_pods_take_there(cluster: Cluster) -> None:
+    pool, elsewhere = Listener(), Listener()
+    cluster.pool_joined("ci", pool, Selector((("team", "a"),), ()))
+    cluster.pool_joined("elsewhere", elsewhere, Selector((("team", "b"),), ()))
+    cluster.node_seen(stamped(node_document("n1", team="a"), 5))
+    pool.told.clear()
+    cluster.pods.seen(pod(node="n1"))
+    assert pool.told == [("node_changed", "n1")]
+    assert elsewhere.told == []
 
 
 # --- namespaces ---

@@ -344,6 +344,28 @@ async def test_reporters_are_asked_for_leases_of_all_pools_whoever_leads_them(st
     assert far.pools.asking() == near.pools.asking()
 
 
+async def test_nodes_are_kept_for_dedicated_pools_whoever_leads_them(stage: Stage) -> None:
+    kept = {"mode": "Gate", "nodeTaint": "Dedicated"}
+
+    def pool(name: str, role: str, enforcement: Object) -> None:
+        selector = {"matchLabels": {"role": role}}
+        stage.add_pool(pool_document(name, nodeSelector=selector, enforcement=enforcement))
+
+    pool(NEAR, "near", kept)
+    pool(FAR, "far", kept)
+    pool("shared", "shared", {"mode": "Gate"})
+    pool("broken", "broken", {"mode": "Guess"})
+    near, far = await two(stage)
+    for role in ("near", "far", "shared", "broken", "nobodys"):
+        stage.node(f"n-{role}", role=role)
+    assert near.pools.dedicated() == far.pools.dedicated() == {"n-near": NEAR, "n-far": FAR}
+    stage.add_pool(pool_of("second", role="far"))
+    assert near.pools.dedicated() == {"n-near": NEAR}, "two pools select that node: it is nobody's alone"
+    stage.kube.touch(paths.pool(NEAR), {"spec": {"enforcement": {"nodeTaint": "None"}}})
+    await stage.until(lambda: near.pools.dedicated() == {})
+    await stage.until(lambda: far.pools.dedicated() == {})
+
+
 async def test_reporters_are_asked_the_same_while_a_pool_is_taken_over(stage: Stage) -> None:
     """What they are not asked for a moment is forgotten: which pods had ended, for one."""
     stage.node("n1")

@@ -34,6 +34,7 @@ from leasehold.core.gating import (
     Let,
     PodPlan,
     Tell,
+    Unassign,
     Warn,
     ending_text,
     plan_pods,
@@ -200,6 +201,28 @@ def test_a_pod_let_go_under_an_earlier_lease_of_the_name_takes_no_room_and_is_no
     found = plan(lease, old, make_pod("new", cpu="2"))
     assert places(found) == {"new": ("node-1", 0)}
     assert [a.reason for a in found.actions if isinstance(a, Tell)] == [R.OUTSIDE_LEASE]
+
+
+def test_a_slice_that_a_gated_pod_brings_along_is_not_believed_beyond_its_room() -> None:
+    lease = gang(2)
+    forged = make_pod("forged", cpu="9", given=(lease, 0), gated=True)
+    honest = make_pod("honest", cpu="2", age="1s")
+    found = plan(lease, forged, honest)
+    assert places(found) == {"honest": ("node-1", 0)}
+    assert [(a.pod.name, a.reason) for a in found.actions if isinstance(a, Tell)] == [
+        ("forged", R.EXCEEDS_LEASE)
+    ]
+    fits = make_pod("fits", cpu="2", given=(lease, 1), gated=True)
+    assert places(plan(lease, fits)) == {"fits": ("node-2", 1)}
+    beyond = make_pod("beyond", cpu="2", given=(lease, 7), gated=True)
+    assert places(plan(lease, beyond)) == {"beyond": ("node-1", 0)}
+
+
+def test_a_pod_that_its_lease_has_shrunk_away_under_gives_its_nomination_back() -> None:
+    lease = held(cpu="500m")
+    nominated = make_pod(given=(lease, 0), gated=True, status={"nominatedNodeName": "node-1"})
+    holding = make_pool(enforcement={"mode": "Placeholder"})
+    assert only(plan(lease, nominated, policy=holding)) == Unassign(nominated)
 
 
 def test_a_pod_whose_gate_somebody_removed_is_told_so() -> None:

@@ -1099,6 +1099,8 @@ def test_pods_that_stay_have_their_capacity_put_aside_until_they_go() -> None:
     assert story.says("Released") == "False/Quarantined"
     assert story.lease.status["release"]["lastError"] == "No word that the workload is gone from node-2"
     assert (story.notices(), story.wakes_at, story.lease.allocated) == (["Quarantined"], None, True)
+    story.at("11m", pods=of(stays))
+    assert story.says("Released") == "False/Quarantined", "a clock that went back"
     story.at("2h", pods=of(stays))
     assert (story.notices(), story.says("Released")) == ([], "False/Quarantined")
     story.at("3h", pods=of())

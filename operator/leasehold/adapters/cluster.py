@@ -91,7 +91,7 @@ class Cluster:
         self.leases_heard = 0
         self.membership: dict[str, Membership] = {}
         self.workers: dict[str, Member] = {}
-        self.pods = Pods(self._tell_node, self._pods_changed)
+        self.pods = Pods(self._tell_node, self._pods_changed, lambda uid: self.find(uid) is not None)
         self.strays: set[Key] = set()
         self.stray_news = asyncio.Event()
         self.homeless: set[str] = set()
@@ -360,13 +360,16 @@ class Cluster:
         self.leases.setdefault(lease.pool, {})[lease.uid] = lease
         self._pool_of[lease.uid] = lease.pool
         self._by_namespace.setdefault(lease.namespace, set()).add(lease.uid)
-        self._by_name[lease.namespace, lease.name] = lease.uid
+        key = (lease.namespace, lease.name)
+        self._by_name[key] = lease.uid
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
         else:
             self.homeless.add(lease.uid)
             self.homeless_news.set()
+            if self.pods.any(key):
+                self._pods_changed(key)
 
     def find(self, uid: str) -> Lease | None:
         """Return a lease by its uid."""
@@ -403,8 +406,8 @@ class Cluster:
             del self._by_namespace[lease.namespace]
             self.gone_namespaces -= {lease.namespace}
         self._leave_pool(lease)
-        self.pods.forget_lease(lease)
-        if self.pods.named(key) or self.pods.placeholders(key):
+        self.pods.forget_lease(uid)
+        if self.pods.any(key):
             self._pods_changed(key)
 
     # --- pods ---
@@ -415,9 +418,11 @@ class Cluster:
         worker = None if lease is None else self.workers.get(lease.pool)
         if worker is not None:
             worker.pods_changed(key)
-        else:
+        elif self.pods.any(key):
             self.strays.add(key)
             self.stray_news.set()
+        else:
+            self.strays.discard(key)
 
     def _leave_pool(self, lease: Lease) -> None:
         del self.leases[lease.pool][lease.uid]

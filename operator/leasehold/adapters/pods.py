@@ -6,9 +6,11 @@ Little is kept of each, because there are many: of a pod without a lease its nod
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from leasehold.api.names import LEASE_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
 from leasehold.core.pods import Placeholder, Pod, Resident, placeholder_of, pod_of, resident_of
@@ -17,6 +19,8 @@ Json = Mapping[str, Any]
 
 Key = tuple[str, str]
 """A namespace, and the name of a lease there."""
+
+_REMEMBERED = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +82,15 @@ class Pods:
     """Shared memory of pods. It records and tells; it does not decide.
 
     `watched` tells whether pods are heard of at all, and `refusals` says, by a lease's uid, why it has no placeholder.
-    `node_changed` and `lease_changed` are told what concerns them.
+    `node_changed` and `lease_changed` are told what concerns them; `exists` is asked whether there is a lease of a uid.
     """
 
-    def __init__(self, node_changed: Callable[[str], None], lease_changed: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        node_changed: Callable[[str], None],
+        lease_changed: Callable[[Key], None],
+        exists: Callable[[str], bool],
+    ) -> None:
         self.watched = False
         self.leased = Residents(node_changed)
         self.others = Residents(node_changed)
@@ -90,26 +99,36 @@ class Pods:
         self._placeholders: dict[Key, dict[str, Placeholder]] = {}
         self._placeholder_key: dict[str, Key] = {}
         self._lease_changed = lease_changed
+        self._exists = exists
         self._by_lease: dict[Key, dict[str, Pod]] = {}
         self._key_of: dict[str, Key] = {}
-        self._last_done: dict[Key, Pod] = {}
+        self._last_done: dict[str, Pod] = {}
         self._running: Mapping[str, Mapping[str, str]] | None = None
+        self._awaited: set[str] = set()
+        # An answer to our own write may come in after the watch said that the pod is gone.
+        self._gone: OrderedDict[str, int] = OrderedDict()
 
     # --- what is asked ---
 
     def of(self, lease: Lease) -> list[Pod]:
-        """Return the pods that name a lease, and the last of those that finished and were removed since."""
-        return self.named((lease.namespace, lease.name))
+        """Return the pods that name a lease; and the last of those that finished and were, or are being, removed, as
+        it was before.
+        """
+        found = self.named((lease.namespace, lease.name))
+        last = self._last_done.get(lease.uid)
+        return found if last is None else [*found, last]
 
     def named(self, key: Key) -> list[Pod]:
-        """Return the pods that name a lease by its name; see `of`."""
-        found = list(self._by_lease.get(key, {}).values())
-        last = self._last_done.get(key)
-        return found if last is None or last.uid in self._by_lease.get(key, {}) else [*found, last]
+        """Return the pods there are that name a lease by its name."""
+        return list(self._by_lease.get(key, {}).values())
 
     def keys(self) -> list[Key]:
         """Return the names of leases that pods or placeholders name."""
         return [*self._by_lease.keys() | self._placeholders.keys()]
+
+    def any(self, key: Key) -> bool:
+        """Tell whether any pod or placeholder names a lease by its name."""
+        return key in self._by_lease or key in self._placeholders
 
     def placeholders(self, key: Key) -> list[Placeholder]:
         """Return the placeholders of a lease, by its name."""
@@ -137,8 +156,14 @@ class Pods:
     # --- what is heard ---
 
     def seen(self, document: Json) -> None:
-        """Take in a pod that names a lease, from the watch or from an answer to our own write."""
-        self._take(self.note(document))
+        """Take in a pod, from the watch or from an answer to our own write: that may have lost its label meanwhile."""
+        if LEASE_LABEL in (document["metadata"].get("labels") or {}):
+            self._take(self.note(document))
+
+    def await_next(self, uid: str) -> None:
+        """Tell of a pod's next version, whatever is different in it: a write waits for it."""
+        if uid in self._key_of:
+            self._awaited.add(uid)
 
     def note(self, document: Json) -> Seen:
         """Read a pod that names a lease."""
@@ -152,46 +177,60 @@ class Pods:
 
     def _take(self, seen: Seen) -> None:
         pod = seen.pod
-        if pod is None:
+        if pod is None or pod.version <= self._gone.get(pod.uid, -1):
             return
         key = (pod.namespace, pod.lease)
         before = self._key_of.get(pod.uid)
         known = None if before is None else self._by_lease[before][pod.uid]
         if known is not None and pod.version < known.version:
             return
+        if known is not None and pod.leaving:
+            self._remember_done(known)
         if before is not None and before != key:
             self._drop(pod.uid)
-        if known is not None and pod.leaving:
-            self._remember_done(key, known)
+            self._lease_changed(before)
         self._key_of[pod.uid] = key
         self._by_lease.setdefault(key, {})[pod.uid] = pod
         self.leased.put(pod.uid, seen.resident)
-        if known != pod:
+        if known != pod or (pod.uid in self._awaited and known is not None and known.version < pod.version):
+            self._awaited.discard(pod.uid)
             self._running = None
             self._lease_changed(key)
 
-    def gone(self, uid: str) -> None:
-        """Take in that a pod that named a lease no longer exists."""
+    def gone(self, uid: str, version: int | None = None) -> None:
+        """Take in that a pod no longer exists, or names no lease any more, as of a version (None: the one known)."""
         self.leased.put(uid, None)
         key = self._key_of.get(uid)
-        if key is not None:
-            self._remember_done(key, self._by_lease[key][uid])
-            self._drop(uid)
-            self._lease_changed(key)
+        if key is None:
+            return
+        known = self._by_lease[key][uid]
+        self._remember_gone(uid, known.version if version is None else version)
+        self._remember_done(known)
+        self._drop(uid)
+        self._lease_changed(key)
 
-    def forget_lease(self, lease: Lease) -> None:
+    def _remember_gone(self, uid: str, version: int) -> None:
+        self._gone[uid] = version
+        if len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+
+    def forget_lease(self, uid: str) -> None:
         """Take in that a lease no longer exists: what was remembered for it matters no more."""
-        self._last_done.pop((lease.namespace, lease.name), None)
-        self.refusals.pop(lease.uid, None)
+        self._last_done.pop(uid, None)
+        self.refusals.pop(uid, None)
 
-    def _remember_done(self, key: Key, pod: Pod) -> None:
+    def _remember_done(self, pod: Pod) -> None:
         """Keep a pod that finished by itself: it may be removed before its lease has heard."""
-        last = self._last_done.get(key)
-        if pod.over and not pod.leaving and (last is None or last.since <= pod.since):
-            self._last_done[key] = pod
+        if pod.slice is None or pod.gated or not pod.over or pod.leaving:
+            return
+        lease = pod.slice.lease
+        last = self._last_done.get(lease)
+        if (last is None or last.since <= pod.since) and self._exists(lease):
+            self._last_done[lease] = pod
 
     def _drop(self, uid: str) -> None:
         self._running = None
+        self._awaited.discard(uid)
         key = self._key_of.pop(uid)
         del self._by_lease[key][uid]
         if not self._by_lease[key]:
@@ -205,7 +244,7 @@ class Pods:
             self._take(seen)
         for uid in self._key_of.keys() - here:
             if self._by_lease[self._key_of[uid]][uid].version <= version:
-                self.gone(uid)
+                self.gone(uid, version)
 
     # --- placeholders ---
 
@@ -232,7 +271,9 @@ class Pods:
     def _take_placeholder(self, uid: str, found: Placeholder | None) -> None:
         key = self._placeholder_key.get(uid)
         known = None if key is None else self._placeholders[key][uid]
-        if found is None or (known is not None and found.version < known.version):
+        if found is None or found.version <= self._gone.get(uid, -1):
+            return
+        if known is not None and found.version < known.version:
             return
         self._placeholder_key[uid] = found.key
         self._placeholders.setdefault(found.key, {})[uid] = found
@@ -241,12 +282,13 @@ class Pods:
         if known != found:
             self._lease_changed(found.key)
 
-    def placeholder_gone(self, uid: str) -> None:
-        """Take in that a placeholder no longer exists."""
+    def placeholder_gone(self, uid: str, version: int | None = None) -> None:
+        """Take in that a placeholder no longer exists, as of a version (None: the one known)."""
         self.holding.put(uid, None)
         key = self._placeholder_key.pop(uid, None)
         if key is not None:
-            del self._placeholders[key][uid]
+            known = self._placeholders[key].pop(uid)
+            self._remember_gone(uid, known.version if version is None else version)
             if not self._placeholders[key]:
                 del self._placeholders[key]
             self._lease_changed(key)
@@ -258,7 +300,7 @@ class Pods:
             self._take_placeholder(uid, one)
         for uid in self._placeholder_key.keys() - here.keys():
             if self._placeholders[self._placeholder_key[uid]][uid].version <= version:
-                self.placeholder_gone(uid)
+                self.placeholder_gone(uid, version)
 
 
 class Placeholders:
@@ -277,7 +319,7 @@ class Placeholders:
         """Take in one change of a placeholder."""
         self._heard()
         if kind == "DELETED":
-            self._pods.placeholder_gone(item["metadata"]["uid"])
+            self._pods.placeholder_gone(item["metadata"]["uid"], int(item["metadata"]["resourceVersion"]))
         else:
             self._pods.placeholder_seen(item)
 
@@ -298,7 +340,7 @@ class LeasedPods:
         """Take in one change of a pod."""
         self._heard()
         if kind == "DELETED":
-            self._pods.gone(item["metadata"]["uid"])
+            self._pods.gone(item["metadata"]["uid"], int(item["metadata"]["resourceVersion"]))
         else:
             self._pods.seen(item)
 

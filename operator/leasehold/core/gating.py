@@ -190,6 +190,13 @@ class Use:
         for name, units in pod.requests.items():
             used[name] = used.get(name, 0) + units
 
+    def drop(self, pod: Pod, index: int) -> None:
+        """Count a pod no more that was counted in a slice."""
+        self.counts[index] -= 1
+        used = self.amounts[index]
+        for name, units in pod.requests.items():
+            used[name] -= units
+
     def lacks(self, pod: Pod, index: int, part: Slice, names: Sequence[str]) -> str:
         """Return the first resource of the pool of which a slice has too little left for a pod, or ""."""
         used = self.amounts.get(index, {})
@@ -278,11 +285,17 @@ class _Plan:
         given = pod.slice
         if given is not None and given.lease == lease.uid and given.position < len(lease.slices):
             node = lease.slices[given.position].node
-            if policy.holds_room and pod.nominated != node:
+            if not self._still_fits(pod, lease, given.position, policy):
+                if pod.nominated:
+                    self.actions.append(Unassign(pod))
+                    return
+            elif policy.holds_room and pod.nominated != node:
                 self.actions.append(Assign(pod, node, given))
-            elif self._room_is_left(lease, given):
-                self.actions.append(Let(pod, R.ADMITTED, node, given))
-            return
+                return
+            else:
+                if self._room_is_left(lease, given):
+                    self.actions.append(Let(pod, R.ADMITTED, node, given))
+                return
         fitting = [i for i, part in enumerate(lease.slices) if self._may_run(pod, part.node)]
         if not fitting:
             self._tell(pod, R.NODES_EXCLUDED, R.NODES_EXCLUDED.meaning)
@@ -306,6 +319,17 @@ class _Plan:
             f" {format_amount(name, most)} left on one node."
         )
         self._tell(pod, R.EXCEEDS_LEASE, text)
+
+    def _still_fits(self, pod: Pod, lease: Lease, index: int, policy: PoolPolicy) -> bool:
+        """Tell whether a pod fits into the slice it was given. Its annotation may be somebody else's, and a lease may
+        have shrunk since; one that does not fit is not counted there any more.
+        """
+        assert self.use is not None
+        self.use.drop(pod, index)
+        if self.use.lacks(pod, index, lease.slices[index], policy.names):
+            return False
+        self.use.take(pod, index)
+        return True
 
     def _room_is_left(self, lease: Lease, given: SliceRef) -> bool:
         """Tell whether placeholders have left the room that pods were given, so that the scheduler finds it free."""

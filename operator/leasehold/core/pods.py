@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from sys import intern
 from typing import Any, Final, NamedTuple
@@ -45,13 +45,14 @@ class Pod:
     """A Pod that names a lease. Instants are milliseconds; `node` is "" until it is bound.
 
     `terms`, `selector` and `tolerations` are kept while it is gated, as they are written: the placement it asks for
-    itself. `told` is the reason and the message of our condition. `since` is when it finished, or else was made.
+    itself. `told` is the reason and the message of our condition. `since` is when it finished, or else was made. Two
+    that differ in their version alone are equal.
     """
 
     uid: str
     namespace: str
     name: str
-    version: int
+    version: int = field(compare=False)
     lease: str
     node: str
     requests: Mapping[str, int]

@@ -208,6 +208,32 @@ async def test_a_patch_names_its_kind_and_its_manager() -> None:
     assert await delete.json() == {"preconditions": {"uid": "the-uid"}}
 
 
+async def test_a_strategic_patch_names_its_kind_and_its_manager() -> None:
+    handler, seen = answering((200, {"kind": "Pod"}))
+    gates = {"schedulingGates": [{"$patch": "delete", "name": "g"}]}
+    async with serving(handler) as client:
+        assert await client.merge("/a", {"spec": gates}) == {"kind": "Pod"}
+    assert (seen[0].method, seen[0].content_type) == ("PATCH", "application/strategic-merge-patch+json")
+    assert seen[0].query == {"fieldManager": "leasehold-operator"}
+    assert await seen[0].json() == {"spec": gates}
+
+
+async def test_an_eviction_is_for_one_pod_and_is_asked_for_once() -> None:
+    handler, seen = answering((201, {"kind": "Status"}), (429, {"message": "the budget"}))
+    async with serving(handler) as client:
+        await client.evict("team", "w", "the-uid")
+        with pytest.raises(Busy, match="the budget"):
+            await client.evict("team", "w", "the-uid")
+    assert len(seen) == 2, "a budget does not give way within a second: whoever asks knows when to ask again"
+    assert (seen[0].method, seen[0].path) == ("POST", "/api/v1/namespaces/team/pods/w/eviction")
+    assert await seen[0].json() == {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": "w", "namespace": "team"},
+        "deleteOptions": {"preconditions": {"uid": "the-uid"}},
+    }
+
+
 async def test_a_list_is_read_page_by_page_with_the_version_of_the_first() -> None:
     first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [{"n": 1}]}
     second = {"metadata": {"resourceVersion": "12"}, "items": [{"n": 2}]}

@@ -21,6 +21,7 @@ class Script:
         self.lists, self.watches = lists, watches
         self.asked: list[str] = []
         self.queries: list[dict[str, Any]] = []
+        self.selections: list[dict[str, str]] = []
         self.only_metadata: list[bool] = []
         self.finished = asyncio.Event()
 
@@ -28,6 +29,7 @@ class Script:
         self, path: str, query: dict[str, str], *, metadata_only: bool, **_: Any
     ) -> tuple[list[Any], str]:
         self.asked.append("list")
+        self.selections.append(query)
         self.only_metadata.append(metadata_only)
         found = self.lists.pop(0) if self.lists else ([], "999")
         if isinstance(found, Exception):
@@ -96,6 +98,14 @@ async def test_it_lists_and_then_tells_every_change() -> None:
         assert informer.last_event == 42
         assert script.asked == ["list", "10", "16"], "the next watch goes on where the last one ended"
         assert script.queries[0]["labelSelector"] == "label"
+        assert "fieldSelector" not in script.queries[0]
+
+
+async def test_lists_and_watches_ask_for_the_same_selection() -> None:
+    script = Script([([], "10")], [])
+    async with running(script, field_selector="spec.nodeName!="):
+        assert script.selections == [{"labelSelector": "label", "fieldSelector": "spec.nodeName!="}]
+        assert script.queries[0].items() >= script.selections[0].items()
 
 
 @pytest.mark.parametrize("metadata_only", [True, False])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.adapters.fakes import (
     Scene,
     failing,
+    gate_document,
     lease_document,
     lease_path,
+    pod_path,
     pool_document,
     reason,
     status,
@@ -95,3 +97,90 @@ async def test_tenants_hear_of_their_namespaces_and_their_past_survives_a_restar
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         assert 290_000 < scene.worker.state.shares.account("red").past <= 310_000
+
+
+# --- what pods take ---
+
+
+async def waiting(scene: Scene, name: str) -> None:
+    await scene.until(lambda: scene.reason(name, "Allocated") == "WaitingForCapacity")
+
+
+async def running(scene: Scene, lease: str, cpu: str) -> None:
+    """Have a lease granted and a pod run that takes all it holds."""
+    scene.ask(lease, cpu=cpu)
+    await scene.granted(lease)
+    scene.start(f"of-{lease}", lease, cpu=cpu)
+    await scene.until(lambda: not scene.is_gated(f"of-{lease}"))
+    scene.bind(f"of-{lease}")
+    await scene.until(lambda: scene.reason(lease, "Claimed") == "PodBound")
+
+
+async def test_what_pods_without_a_lease_request_is_not_lent() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.start("plain", None, cpu="3", node="n1")
+        scene.ask("a", cpu="2")
+        await waiting(scene, "a")
+        scene.ask("b", cpu="1")
+        await scene.granted("b")
+        scene.kube.remove(pod_path("plain"))
+        await scene.granted("a")
+
+
+async def test_pods_of_leases_are_not_counted_twice() -> None:
+    async with Scene(gate_document()) as scene:
+        await running(scene, "a", "3")
+        scene.ask("b", cpu="1")
+        await scene.granted("b")
+
+
+async def test_what_a_pod_requests_beyond_its_lease_is_not_lent() -> None:
+    async with Scene(gate_document()) as scene:
+        await running(scene, "a", "1")
+        containers = [{"name": "main", "resources": {"requests": {"cpu": "3"}}}]
+        scene.kube.touch(pod_path("of-a"), {"spec": {"containers": containers}})  # it grew in place
+        await scene.until(lambda: scene.reason("a", "Degraded") == "PodsAboveGrant")
+        scene.ask("b", cpu="2")
+        await waiting(scene, "b")
+
+
+async def test_pods_that_outlive_a_lease_that_was_forced_to_end_count_as_others() -> None:
+    async with Scene(gate_document()) as scene:
+        await running(scene, "a", "4")
+        scene.ask("b", cpu="4")
+        await waiting(scene, "b")
+        forced = {"leasehold.dev/force-release": "true"}
+        scene.kube.touch(
+            lease_path("a"), {"metadata": {"annotations": forced}, "spec": {"desiredState": "Released"}}
+        )
+        await scene.until(lambda: scene.is_leaving("of-a"))
+        assert scene.reason("a", "Released") == "Forced"
+        scene.worker.mark()
+        await scene.until(lambda: not scene.worker.state.busy and not scene.worker.state.attention)
+        assert not scene.is_granted("b"), "the pod is still on the node"
+        scene.kube.remove(pod_path("of-a"))
+        await scene.granted("b")
+
+
+async def test_pods_that_outlive_the_object_of_their_lease_count_as_others() -> None:
+    async with Scene(gate_document()) as scene:
+        await running(scene, "a", "4")
+        scene.ask("b", cpu="4")
+        await waiting(scene, "b")
+        scene.kube.remove(lease_path("a"))  # somebody took its finalizer away
+        passes = scene.worker.passes
+        await scene.until(lambda: scene.worker.passes > passes + 1 or scene.is_granted("b"))
+        assert not scene.is_granted("b")
+        scene.kube.remove(pod_path("of-a"))
+        await scene.granted("b")
+
+
+async def test_a_pool_whose_pods_nobody_hears_of_grants_nothing_and_says_so() -> None:
+    scene = Scene(gate_document(), pods=False)
+    async with scene:
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "EnforcementOff")
+        scene.ask("a")
+        await scene.until(lambda: scene.reason("a", "Allocated") == "PoolNotReady")
+        scene.kube.touch(paths.pool("ci"), {"spec": {"enforcement": {"mode": "Advisory"}}})
+        await scene.granted("a")
+        await scene.until(lambda: reason(scene.pool(), "Ready") == "Serving")

@@ -9,16 +9,20 @@ import pytest
 from tests.adapters.fakes import (
     Scene,
     failing,
+    gate_document,
     lease_path,
     lost,
     node_document,
+    pod_path,
     pool_document,
+    reason,
+    soon,
     status,
     value,
 )
 
 from leasehold.adapters.kube import paths
-from leasehold.adapters.kube.errors import Unknown
+from leasehold.adapters.kube.errors import Busy, Unknown
 from leasehold.adapters.pool.object import Deposed
 from leasehold.core.times import format_time
 
@@ -133,3 +137,129 @@ async def test_a_lease_that_a_later_leader_fenced_deposes() -> None:
         scene.kube.touch(lease_path("a"), {"status": {"allocation": {"ledgerEpoch": 9}}})
         with pytest.raises(Deposed, match="epoch 9"):
             await asyncio.wait_for(scene.tasks.pop("ci"), 5)
+
+
+# --- pods ---
+
+
+def told(scene: Scene, name: str) -> str:
+    return reason(scene.pod(name), "leasehold.dev/Leased")
+
+
+async def test_a_pod_waits_for_its_lease_runs_under_it_and_ends_with_it() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.start("w", cpu="2")
+        assert scene.cluster.strays == {("team", "a")}, "its lease is not there yet"
+        scene.ask("a", cpu="2")
+        await scene.granted("a")
+        await scene.until(lambda: not scene.is_gated("w"))
+        assert scene.reason("a", "Claimed") == "WaitingForPods"
+        scene.bind("w")
+        await scene.until(lambda: scene.reason("a", "Claimed") == "PodBound")
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: scene.is_leaving("w"))
+        assert scene.reason("a", "Released") == "PodsLeaving"
+        assert scene.worker.state.ledger.count("releasing") == 1
+        scene.kube.remove(pod_path("w"))
+        await scene.until(lambda: scene.reason("a", "Finished") == "Released")
+        scene.start("late")
+        await scene.until(lambda: told(scene, "late") == "LeaseEnded")
+        assert scene.is_gated("late")
+
+
+async def test_a_pod_of_a_waiting_lease_is_told_so_and_let_go_with_the_grant() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a", cpu="4")
+        await scene.granted("a")
+        scene.ask("b", cpu="4")
+        scene.start("w", "b", cpu="4")
+        await scene.until(lambda: told(scene, "w") == "LeasePending")
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: told(scene, "w") == "Admitted")
+        assert not scene.is_gated("w")
+
+
+async def test_a_lease_is_given_back_when_its_pods_are_done_and_gone() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a", podCompletionAction="Release")
+        await scene.granted("a")
+        scene.start("w")
+        await scene.until(lambda: not scene.is_gated("w"))
+        scene.bind("w")
+        ended = {"name": "main", "state": {"terminated": {"finishedAt": soon(scene, 0)}}}
+        # It is removed before anybody has looked at what it came to.
+        scene.kube.touch(pod_path("w"), {"status": {"phase": "Succeeded", "containerStatuses": [ended]}})
+        scene.kube.remove(pod_path("w"))
+        await scene.until(
+            lambda: scene.lease("a")["status"].get("release", {}).get("cause") == "PodsComplete"
+        )
+        assert scene.reason("a", "Finished") == "Released"
+
+
+async def test_pods_are_looked_at_anew_when_the_pool_has_other_rules_for_them() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a")
+        await scene.granted("a")
+        scene.start("w", cpu="3")
+        await scene.until(lambda: told(scene, "w") == "ExceedsLease")
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: told(scene, "w") == "LeaseEnded")
+        scene.kube.touch(paths.pool("ci"), {"spec": {"enforcement": {"strayPodAction": "Fail"}}})
+        await scene.until(lambda: scene.pod("w")["status"]["phase"] == "Failed")
+
+
+async def test_a_release_waits_for_a_pod_that_may_be_bound_any_moment() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a")
+        await scene.granted("a")
+        scene.start("w")
+        await scene.until(lambda: not scene.is_gated("w"))
+        fault = failing(Busy("a budget", 429), method="POST", path="/eviction")
+        scene.kube.faults.append(fault)
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: scene.reason("a", "Released") == "PodsLeaving")
+        await scene.until(lambda: "EvictionRefused" in scene.recorder.reasons())
+        await scene.until(lambda: not scene.worker.state.busy and not scene.worker.state.attention)
+        scene.kube.remove(pod_path("w"))
+        await scene.until(lambda: scene.reason("a", "Finished") == "Released")
+
+
+async def test_an_advisory_pool_lets_pods_go_and_takes_no_notice_of_them() -> None:
+    async with Scene() as scene:
+        scene.ask("a")
+        await scene.granted("a")
+        scene.start("w", cpu="3")
+        await scene.until(lambda: not scene.is_gated("w"))
+        scene.bind("w")
+        scene.start("plain", None, cpu="3", node="n1")
+        scene.ask("b", cpu="3")
+        await scene.granted("b")
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: scene.reason("a", "Finished") == "Released")
+        assert not scene.is_leaving("w")
+
+
+async def test_a_keeper_that_fails_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(gate_document())
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(scene.worker.keeper._writing, "write", broken)
+    async with scene:
+        scene.ask("a")
+        scene.start("w")
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(scene.tasks.pop("ci"), 5)
+
+
+async def test_pods_are_left_alone_by_whoever_may_lead_no_more() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a")
+        await scene.granted("a")
+        scene.right.is_valid = False
+        scene.start("w")
+        await asyncio.sleep(0.05)
+        assert scene.is_gated("w")
+        scene.right.is_valid = True
+        await scene.until(lambda: not scene.is_gated("w"))

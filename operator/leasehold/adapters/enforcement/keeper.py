@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
 from leasehold.adapters.enforcement.writing import PodWriting
@@ -13,10 +13,10 @@ from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.tools import Tools
 from leasehold.core.deadlines import Deadlines
-from leasehold.core.gating import Action, Assign, Let, plan_pods
+from leasehold.core.gating import Action, Assign, Let, Tell, Warn, plan_pods
 from leasehold.core.lease import Lease
 from leasehold.core.placeholders import Create, Drop, Holding, Nominate, Shrink, plan_placeholders
-from leasehold.core.pods import Pod, SliceRef
+from leasehold.core.pods import Pod, SliceRef, slice_text
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, earliest
 
@@ -47,6 +47,7 @@ class Keeper:
         self._writing = PodWriting(tools)
         self._given: dict[str, SliceRef] = {}
         self._outdated: dict[str, tuple[int, int]] = {}
+        self._touched: dict[Key, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -83,32 +84,60 @@ class Keeper:
         self._news.clear()
 
     def _keep(self, key: Key, now: int) -> None:
-        found = self._look(key)
-        if found is None or _text(key) in self._pauses:
+        if _text(key) in self._pauses:
             return
         cluster = self._tools.cluster
+        found = self._look(key)
+        if found is None:
+            self._forget(key, frozenset())
+            self._wakes.put(_text(key), None)
+            return
         lease, policy = found
         pods, placeholders = self._known(key), cluster.pods.placeholders(key)
+        there = {pod.uid for pod in pods} | {one.uid for one in placeholders}
+        if lease is not None:
+            there |= {slice_text(SliceRef(lease.uid, i)) for i in range(len(lease.slices))}
+        self._forget(key, there)
         plan = plan_pods(lease, pods, policy, cluster.nodes, self._writing.refused, now, placeholders)
-        self._wakes.put(_text(key), plan.wake_at)
+        wake_at = plan.wake_at
         holds = policy is not None and policy.holds_room
         held = plan_placeholders(lease, pods, placeholders, self._writing.rigid, wanted=holds)
         for action in (*plan.actions, *held):
             subject = _subject(action)
-            if subject not in self._busy and not self._is_outdated(subject, action, now):
-                self._busy.add(subject)
-                if isinstance(action, Let | Assign) and action.slice is not None:
-                    self._given[subject] = action.slice
-                task = asyncio.create_task(
-                    self._act(key, action, policy, "" if lease is None else lease.pool)
-                )
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
+            until = self._outdated_until(subject, action, now)
+            if until is not None:
+                wake_at = earliest(wake_at, until)
+            elif subject not in self._busy:
+                self._start(key, action, lease, policy)
+        self._wakes.put(_text(key), wake_at)
 
-    def _is_outdated(self, subject: str, action: Action | Holding, now: int) -> bool:
-        """Tell whether an action rests on what is known to be no longer so, a moment after that was found out."""
+    def _start(
+        self, key: Key, action: Action | Holding, lease: Lease | None, policy: PoolPolicy | None
+    ) -> None:
+        subject = _subject(action)
+        self._busy.add(subject)
+        self._touched.setdefault(key, set()).add(subject)
+        if isinstance(action, Let | Assign) and action.slice is not None:
+            self._given[subject] = action.slice
+        task = asyncio.create_task(self._act(key, action, lease, policy))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _forget(self, key: Key, there: Set[str]) -> None:
+        """Forget what was noted about subjects that are gone."""
+        touched = self._touched.get(key, set())
+        for subject in touched - there - self._busy:
+            touched.discard(subject)
+            self._given.pop(subject, None)
+            self._outdated.pop(subject, None)
+            self._writing.refused.pop(subject, None)
+        if not touched:
+            self._touched.pop(key, None)
+
+    def _outdated_until(self, subject: str, action: Action | Holding, now: int) -> int | None:
+        """Return until when (ms) an action is left alone, if what it rests on was just found to be no longer so."""
         version, until = self._outdated.get(subject, (-1, 0))
-        return _version(action) <= version and now < until
+        return until if _version(action) <= version and now < until else None
 
     def _known(self, key: Key) -> list[Pod]:
         """Return the pods of a lease with what they are being given: until that is heard of nobody else may get it.
@@ -127,37 +156,52 @@ class Keeper:
             self._failure = error
         self._news.set()
 
-    async def _act(self, key: Key, action: Action | Holding, policy: PoolPolicy | None, pool: str) -> None:
+    async def _act(
+        self, key: Key, action: Action | Holding, lease: Lease | None, policy: PoolPolicy | None
+    ) -> None:
+        """Write what was decided, unless the lease it was decided for is another when its turn has come."""
         subject = _subject(action)
+        worked = False
         try:
-            async with self._tools.writers.turn():
-                if self._may_write():
-                    await self._writing.write(action, policy, pool)
+            async with self._tools.writers.turn(patient=isinstance(action, (Tell, Warn))):
+                may_write = self._may_write()
+                if may_write and self._stands(key, lease):
+                    await self._writing.write(action, policy, "" if lease is None else lease.pool)
+                    self._outdated.pop(subject, None)
+                else:
+                    self._given.pop(subject, None)
+                worked = may_write
         except NotFound:
             self._given.pop(subject, None)
             self._tools.cluster.pods.gone(subject)
             self._tools.cluster.pods.placeholder_gone(subject)
+            worked = True
         except Conflict:
             # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
-            again = self._tools.clock.now() + _LOOK_AGAIN
-            self._outdated[subject] = _version(action), again
-            self._wakes.put(_text(key), again)
+            self._outdated[subject] = _version(action), self._tools.clock.now() + _LOOK_AGAIN
+            self._tools.cluster.pods.await_next(subject)
+            worked = True
         except ApiError as error:
             log.warning("pods of lease %s: %s", _text(key), error, extra={"object": _text(key)})
-            self._pauses.failed(_text(key), self._tools.clock.now())
-        else:
-            self._pauses.worked(_text(key))
-            self._outdated.pop(subject, None)
         finally:
+            if worked:
+                self._pauses.worked(_text(key))
+            else:
+                self._pauses.failed(_text(key), self._tools.clock.now())
             self._busy.discard(subject)
             self._marked.add(key)
+
+    def _stands(self, key: Key, lease: Lease | None) -> bool:
+        """Tell whether a lease is still as it was when it was decided about."""
+        found = self._look(key)
+        return found is not None and found[0] is lease
 
 
 def _subject(action: Action | Holding) -> str:
     """Return what an action is about: one thing is done at a time to a pod, and to the placeholders of a slice."""
     match action:
         case Create(ref):
-            return f"{ref.lease}/{ref.position}"
+            return slice_text(ref)
         case Nominate(one) | Shrink(one) | Drop(one):
             return one.uid
         case _:

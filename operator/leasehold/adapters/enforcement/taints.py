@@ -59,7 +59,8 @@ class NodeTaints:
     async def _write(self, name: str, pool: str) -> None:
         """Taints are one list that others write to as well: read it, and write it if nobody did meanwhile."""
         document = await self.client.get(paths.node(name))
-        taints = [row for row in document["spec"].get("taints") or () if row["key"] != POOL_TAINT]
+        spec = document.get("spec") or {}
+        taints = [row for row in spec.get("taints") or () if row["key"] != POOL_TAINT]
         if pool:
             taints.append({"key": POOL_TAINT, "value": pool, "effect": "NoSchedule"})
         meta = {"resourceVersion": document["metadata"]["resourceVersion"]}

@@ -7,10 +7,11 @@ version or the uid that was decided on.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from leasehold.adapters.kube import paths
-from leasehold.adapters.kube.errors import Busy, Refused
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused
 from leasehold.adapters.recorder import Subject
 from leasehold.adapters.tools import Tools
 from leasehold.api.names import (
@@ -38,8 +39,11 @@ _WHOLE: Final = frozenset({"cpu", "memory", "ephemeral-storage"})
 """What can be requested without a limit of the same size."""
 
 
+log = logging.getLogger(__name__)
+
+
 class PodWriting:
-    """Writes to pods. `refused` says when the eviction of each was last refused, and `rigid` are the nodes on which
+    """Writes to pods. `refused` says when the end of each was last asked for (ms), and `rigid` are the nodes on which
     placeholders cannot be shrunk in place.
     """
 
@@ -115,12 +119,17 @@ class PodWriting:
             self._event(pod, reason, message)
 
     async def _evict(self, pod: Pod) -> None:
-        first = pod.uid not in self.refused
+        """Ask once. Whatever the answer is but none at all, a pod that stays is asked again, and deleted in the end: a
+        budget that does not allow it is a 429, but two for one pod are a 500.
+        """
         try:
             await self._tools.client.evict(pod.namespace, pod.name, pod.uid)
-        except Busy as busy:
-            if first:
-                text = f"{PodReason.EVICTION_REFUSED.meaning} {busy}"
+        except ApiError as error:
+            if not error.code or isinstance(error, (NotFound, Conflict)):
+                raise
+            log.info("pod %s: %s", pod.key, error, extra={"object": pod.key})
+            if pod.uid not in self.refused:
+                text = f"{PodReason.EVICTION_REFUSED.meaning} {error}"
                 self._event(pod, PodReason.EVICTION_REFUSED, text[:1000])
         else:
             self._event(pod, PodReason.EVICTED, PodReason.EVICTED.meaning)

@@ -64,7 +64,7 @@ class News:
         if not pods.watched:
             return
         key = lease.namespace, lease.name
-        if self._memory.state.policy.holds_room or pods.of(lease) or pods.placeholders(key):
+        if self._memory.state.policy.holds_room or pods.any(key):
             self._keeper.mark([key])
             if before is not None and before.slices != lease.slices:
                 self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
@@ -80,6 +80,10 @@ class News:
 
     def lease_gone(self, uid: str) -> None:
         """Take in that a lease of this pool no longer exists."""
+        known = self._memory.state.leases.get(uid)
+        if known is not None and self._tools.cluster.pods.watched:
+            self._keeper.mark([(known.namespace, known.name)])
+            self._memory.dirty_nodes |= {part.node for part in known.slices}
         self._memory.state.forget(uid)
         self._fence.forget(uid)
         self._dirty.set()

@@ -1,0 +1,746 @@
+"""Pods are let go, told, warned and ended, pod by pod, and each write carries what was decided on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.adapters.fakes import (
+    WRITERS,
+    FakeKube,
+    FakeRight,
+    Object,
+    Replica,
+    condition,
+    failing,
+    lost,
+    pod_path,
+    reason,
+    until,
+)
+from tests.builders import (
+    NOON,
+    clock,
+    document_of,
+    edited,
+    ending,
+    granted,
+    make_lease,
+    make_node,
+    make_pool,
+    pod_document,
+)
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.enforcement.keeper import Keeper
+from leasehold.adapters.kube.errors import Busy, Conflict, Refused, Unknown
+from leasehold.adapters.pods import Key
+from leasehold.core.gating import LOOK_AGAIN, RETRY
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.policy import PoolPolicy
+from leasehold.core.times import SECOND
+
+BUILD: Key = ("team-a", "build")
+GATE = make_pool(enforcement={"mode": "Gate", "evictionTimeoutSeconds": 60})
+HELD = granted(make_lease(), policy=GATE)
+OVER = ending(HELD)
+CONDITION = "leasehold.dev/Leased"
+
+
+class Ward(Replica):
+    """The keeper of the pool `ci` on a fake API server, at noon by a clock that moves when it is told to."""
+
+    def __init__(self, policy: PoolPolicy = GATE, kube: FakeKube | None = None) -> None:
+        self.later = 0.0
+        super().__init__(kube or FakeKube(), clock=SteadyClock(lambda: NOON / 1000, lambda: self.later))
+        self.policy = policy
+        self.right = FakeRight()
+        self.looks = 0
+        self.keeper = Keeper(self.tools, self.look_up, self.right.valid)
+        self.cluster.workers["ci"] = Hearer(self.keeper)  # type: ignore[assignment]
+        self.cluster.nodes["node-1"] = make_node()
+
+    def look_up(self, key: Key) -> tuple[Lease, PoolPolicy] | None:
+        self.looks += 1
+        lease = self.cluster.named(key)
+        return None if lease is None or lease.pool != "ci" else (lease, self.policy)
+
+    def pool_heard(self, kind: str, document: Object) -> None:
+        raise AssertionError("there is none")
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.keeper.run())
+        yield
+        assert not task.done(), task
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def lease(self, lease: Lease) -> None:
+        """The lease is as this from now on."""
+        known = self.cluster.find(lease.uid)
+        if known is not None and known.version >= lease.version:
+            lease = lease_of({**document_of(lease), "metadata": self._newer(lease, known)})
+        self.cluster.lease_seen(lease)
+
+    def _newer(self, lease: Lease, known: Lease) -> dict[str, Any]:
+        meta: dict[str, Any] = document_of(lease)["metadata"]
+        return {**meta, "resourceVersion": str(known.version + 1)}
+
+    def pod(self, name: str = "worker", **how: Any) -> Object:
+        return self.kube.add(pod_path(name, "team-a"), pod_document(name, **how))
+
+    def there(self, name: str = "worker") -> Object:
+        """The pod as the API server has it."""
+        return self.kube.objects[pod_path(name, "team-a")]
+
+    def told(self, name: str = "worker") -> str:
+        return reason(self.there(name), CONDITION)
+
+    def gates(self, name: str = "worker") -> list[str]:
+        return [gate["name"] for gate in self.there(name)["spec"].get("schedulingGates", ())]
+
+    def is_leaving(self, name: str = "worker") -> bool:
+        return "deletionTimestamp" in self.there(name)["metadata"]
+
+    def asked(self, method: str = "", path: str = "") -> int:
+        """How often something was asked of the API server."""
+        return sum(method in found and path in at for found, at, _ in self.kube.requests)
+
+    def wait(self, milliseconds: int) -> None:
+        """Let time pass; real time is not waited for."""
+        self.later += milliseconds / 1000
+        self.keeper.mark(())
+
+    async def rest(self) -> None:
+        """Return when the keeper has nothing to do any more."""
+        quiet = 0
+        while quiet < 20:
+            before = (len(self.kube.requests), self.looks)
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if before == (len(self.kube.requests), self.looks) else 0
+
+
+class Hearer:
+    """A pool's worker as far as its keeper goes."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+
+    def pods_changed(self, key: Key) -> None:
+        self.keeper.mark([key])
+
+    def lease_seen(self, lease: Lease) -> None:
+        self.keeper.mark([(lease.namespace, lease.name)])
+
+    def lease_gone(self, uid: str) -> None:
+        pass
+
+    def holds_on(self, node: str) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def every_turn(ward: Ward) -> AsyncIterator[asyncio.Semaphore]:
+    """Take every turn to write there is; nobody else gets one until it is released."""
+    leave = asyncio.Semaphore(0)
+
+    async def hold() -> None:
+        async with ward.tools.writers.turn():
+            await leave.acquire()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(WRITERS):
+            group.create_task(hold())
+        await asyncio.sleep(0)
+        yield leave
+        for _ in range(WRITERS):
+            leave.release()
+
+
+class Slow(FakeKube):
+    """Answers no write before it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.under_way = 0
+
+    async def merge(self, path: str, patch: Object) -> Object:
+        self.under_way += 1
+        await self.go.wait()
+        return await super().merge(path, patch)
+
+
+RUNS: dict[str, Any] = {"given": (HELD, 0), "node": "node-1"}
+GATE_ROW = {"name": "leasehold.dev/lease"}
+
+
+# --- letting go ---
+
+
+async def test_a_pod_is_let_go_in_one_write_with_its_slice_and_its_node() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    async with ward.keeping():
+        await until(lambda: not ward.gates())
+        await ward.rest()
+    meta, spec = ward.there()["metadata"], ward.there()["spec"]
+    assert meta["annotations"] == {"leasehold.dev/slice": f"{HELD.uid}/0"}
+    only = {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
+    assert spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] == {
+        "nodeSelectorTerms": [{"matchFields": [only]}]
+    }
+    assert "tolerations" not in spec
+    assert len(ward.kube.requests) == 1
+    assert ward.recorder.notes == [], "it never had to wait"
+
+
+async def test_what_a_pod_brings_along_stays() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ssd = {"matchExpressions": [{"key": "disk", "operator": "DoesNotExist"}]}
+    prefers = [{"weight": 1, "preference": ssd}]
+    affinity = {
+        "podAntiAffinity": {"x": 1},
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [ssd]},
+            "preferredDuringSchedulingIgnoredDuringExecution": prefers,
+        },
+    }
+    gates = [{"name": "example.com/other"}, GATE_ROW]
+    ward.pod(affinity=affinity, schedulingGates=gates, gated=False, annotations={"a": "b"})
+    async with ward.keeping():
+        await until(lambda: ward.gates() == ["example.com/other"])
+    spec = ward.there()["spec"]
+    assert spec["affinity"]["podAntiAffinity"] == {"x": 1}
+    node = spec["affinity"]["nodeAffinity"]
+    assert node["preferredDuringSchedulingIgnoredDuringExecution"] == prefers
+    (term,) = node["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == ssd["matchExpressions"]
+    assert term["matchFields"][0]["values"] == ["node-1"]
+    assert ward.there()["metadata"]["annotations"]["a"] == "b"
+
+
+@pytest.mark.parametrize("mine", [[], [{"key": "gpu", "operator": "Exists"}]])
+async def test_in_a_dedicated_pool_pods_tolerate_its_taint_and_keep_what_they_tolerate(
+    mine: list[Any],
+) -> None:
+    ward = Ward(make_pool(enforcement={"mode": "Gate", "nodeTaint": "Dedicated"}))
+    ward.lease(HELD)
+    ward.pod(tolerations=mine)
+    async with ward.keeping():
+        await until(lambda: not ward.gates())
+    taint = {"key": "leasehold.dev/pool", "operator": "Equal", "value": "ci", "effect": "NoSchedule"}
+    assert ward.there()["spec"]["tolerations"] == [*mine, taint]
+
+
+async def test_a_pod_that_tolerates_the_taint_already_is_left_with_that() -> None:
+    ward = Ward(make_pool(enforcement={"mode": "Gate", "nodeTaint": "Dedicated"}))
+    ward.lease(HELD)
+    taint = {"key": "leasehold.dev/pool", "operator": "Equal", "value": "ci", "effect": "NoSchedule"}
+    ward.pod(tolerations=[taint])
+    async with ward.keeping():
+        await until(lambda: not ward.gates())
+    assert ward.there()["spec"]["tolerations"] == [taint]
+
+
+async def test_in_an_advisory_pool_the_gate_is_lifted_and_nothing_else() -> None:
+    ward = Ward(make_pool())
+    ward.lease(make_lease())
+    ward.pod()
+    async with ward.keeping():
+        await until(lambda: ward.told() == "LeasePending")
+        ward.lease(HELD)
+        await until(lambda: ward.told() == "NotEnforced")
+        await ward.rest()
+    assert (ward.gates(), ward.there()["metadata"]["annotations"]) == ([], {})
+    assert "affinity" not in ward.there()["spec"]
+    assert condition(ward.there(), CONDITION)["status"] == "True"
+
+
+async def test_pods_of_other_pools_are_left_alone() -> None:
+    ward = Ward()
+    ward.lease(make_lease("deploy", pool="other"))
+    ward.pod(lease="deploy")
+    async with ward.keeping():
+        ward.keeper.mark([("team-a", "deploy")])
+        await ward.rest()
+    assert (ward.kube.requests, ward.looks) == ([], 1)
+
+
+async def test_a_pod_that_its_lease_excludes_is_let_go_once_the_nodes_labels_fit() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod(nodeSelector={"disk": "ssd"})
+    async with ward.keeping():
+        await until(lambda: ward.told() == "NodesExcluded")
+        await ward.rest()
+        ward.cluster.nodes["node-1"] = make_node(labels={"disk": "ssd"})
+        ward.wait(LOOK_AGAIN - 1)
+        await ward.rest()
+        assert ward.gates()
+        ward.wait(1)
+        await until(lambda: not ward.gates())
+        await until(lambda: ward.told() == "Admitted")
+
+
+# --- telling ---
+
+
+async def test_a_pod_hears_why_it_waits_with_one_event_for_each_reason_and_when_it_may_go() -> None:
+    ward = Ward()
+    ward.lease(make_lease())
+    ward.pod()
+    async with ward.keeping():
+        await until(lambda: ward.told() == "LeasePending")
+        await ward.rest()
+        assert condition(ward.there(), CONDITION) == {
+            "type": CONDITION,
+            "status": "False",
+            "reason": "LeasePending",
+            "message": "Lease build is not granted yet (LeasePending).",
+            "lastTransitionTime": clock(),
+        }
+        why = [{"type": "Allocated", "status": "False", "reason": "BlockedByHead"}]
+        ward.lease(edited(make_lease(), status={"conditions": why}))
+        await until(lambda: "BlockedByHead" in condition(ward.there(), CONDITION)["message"])
+        await ward.rest()
+        assert ward.recorder.reasons() == ["LeasePending"], "another message is no other reason"
+        assert len(ward.kube.requests) == 2
+        ward.lease(HELD)
+        await until(lambda: ward.told() == "Admitted")
+        await ward.rest()
+    assert condition(ward.there(), CONDITION)["status"] == "True"
+    assert (ward.gates(), ward.recorder.reasons()) == ([], ["LeasePending", "Admitted"])
+    assert [notice.warning for _, notice in ward.recorder.notes] == [False, False]
+    subject = ward.recorder.notes[0][0]
+    assert (subject.kind, subject.namespace, subject.name, subject.uid) == (
+        "Pod",
+        "team-a",
+        "worker",
+        "uid-worker",
+    )
+    assert len(ward.kube.requests) == 4
+
+
+async def test_other_conditions_of_a_pod_stay() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    mine = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    ward.pod(cpu="9", status={"conditions": [mine]})
+    async with ward.keeping():
+        await until(lambda: ward.told() == "ExceedsLease")
+    assert ward.there()["status"]["conditions"][0] == mine
+    assert [notice.warning for _, notice in ward.recorder.notes] == [True]
+
+
+async def test_a_word_that_got_lost_after_the_gate_was_lifted_is_said_later() -> None:
+    ward = Ward()
+    ward.lease(make_lease())
+    ward.pod()
+    async with ward.keeping():
+        await until(lambda: ward.told() == "LeasePending")
+        await ward.rest()
+        ward.kube.faults.append(failing(Unknown("504", 504), times=1, path="/status"))
+        ward.lease(HELD)
+        await until(lambda: not ward.gates())
+        await ward.rest()
+        assert ward.told() == "LeasePending"
+        ward.wait(SECOND)
+        await until(lambda: ward.told() == "Admitted")
+
+
+# --- warning ---
+
+
+async def test_a_pod_is_warned_of_the_end_and_the_warning_is_taken_back() -> None:
+    near = {"type": "ExpiringSoon", "status": "True", "reason": "Expiration"}
+    soon = edited(HELD, status={**HELD.status, "conditions": [*HELD.status["conditions"], near]})
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod(**RUNS)
+
+    def warning() -> Any:
+        return ward.there()["metadata"]["annotations"].get("leasehold.dev/lease-ending")
+
+    async with ward.keeping():
+        ward.lease(soon)
+        await until(lambda: warning() == f"{clock('1h')} Expiration")
+        await ward.rest()
+        assert ward.recorder.reasons() == ["LeaseEnding"]
+        ward.lease(HELD)
+        await until(lambda: warning() is None)
+        await ward.rest()
+    assert ward.recorder.reasons() == ["LeaseEnding"]
+    assert len(ward.kube.requests) == 2
+    assert ward.there()["metadata"]["annotations"] == {"leasehold.dev/slice": f"{HELD.uid}/0"}
+
+
+# --- ending ---
+
+
+async def test_a_new_pod_of_a_lease_that_is_over_fails_where_the_pool_says_so() -> None:
+    ward = Ward(make_pool(enforcement={"mode": "Gate", "strayPodAction": "Fail"}))
+    ward.lease(OVER)
+    ward.pod()
+    ward.pod("replica", owner="ReplicaSet")
+    async with ward.keeping():
+        await until(lambda: ward.there()["status"].get("phase") == "Failed")
+        await until(lambda: ward.told("replica") == "LeaseEnded")
+        await ward.rest()
+    assert ward.there()["status"]["reason"] == "LeaseEnded"
+    assert ward.there()["status"]["message"] == "Lease build is over. Name one that is held."
+    assert ward.recorder.reasons() == ["LeaseEnded"] * 2
+    assert len(ward.kube.requests) == 2
+
+
+async def test_pods_of_a_lease_that_is_over_are_evicted_once() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod(**RUNS)
+    ward.pod("unbound", given=(HELD, 0))
+    async with ward.keeping():
+        await ward.rest()
+        assert ward.kube.requests == []
+        ward.lease(OVER)
+        await until(ward.is_leaving)
+        await until(lambda: pod_path("unbound", "team-a") not in ward.kube.objects)
+        ward.wait(3600 * SECOND)
+        await ward.rest()
+    assert [(method, path) for method, path, _ in ward.kube.requests] == [
+        ("POST", f"{pod_path(name, 'team-a')}/eviction") for name in ("unbound", "worker")
+    ]
+    assert ward.recorder.reasons() == ["Evicted", "Evicted"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Busy("the budget does not allow it", 429),
+        Unknown("more than one budget", 500),
+        Refused("a webhook says no", 403),
+    ],
+)
+async def test_an_eviction_that_is_refused_is_tried_again_and_at_the_limit_the_pod_is_deleted(
+    refusal: Exception,
+) -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod(**RUNS)
+    ward.kube.faults.append(failing(refusal, method="POST", path="/eviction"))
+    async with ward.keeping():
+        ward.lease(OVER)
+        await until(lambda: ward.recorder.reasons() == ["EvictionRefused"])
+        await ward.rest()
+        assert str(refusal) in ward.recorder.notes[0][1].message
+        ward.wait(RETRY - 1)
+        await ward.rest()
+        assert ward.asked("POST") == 1
+        for tries in range(2, 13):
+            ward.wait(1 if tries == 2 else RETRY)
+            await ward.rest()
+            assert ward.asked("POST") == tries
+        assert ward.recorder.reasons() == ["EvictionRefused"]
+        ward.wait(RETRY - 1)
+        await ward.rest()
+        assert (ward.asked("POST"), ward.asked("DELETE")) == (12, 0)
+        ward.wait(1)
+        await until(lambda: pod_path("worker", "team-a") not in ward.kube.objects)
+        await ward.rest()
+    assert ward.recorder.reasons() == ["EvictionRefused", "Deleted"]
+    assert (ward.asked("POST"), ward.asked("DELETE")) == (12, 1)
+
+
+async def test_a_budget_that_gives_way_lets_the_pod_be_evicted() -> None:
+    ward = Ward()
+    ward.lease(OVER)
+    ward.pod(**RUNS)
+    ward.kube.faults.append(failing(Busy("no", 429), times=2, method="POST", path="/eviction"))
+    async with ward.keeping():
+        for tries in (1, 2, 3):
+            await until(lambda tries=tries: ward.asked("POST") == tries)
+            await ward.rest()
+            ward.wait(RETRY)
+        await until(ward.is_leaving)
+    assert ward.recorder.reasons() == ["EvictionRefused", "Evicted"]
+
+
+async def test_a_pod_that_is_deleted_is_not_asked_for_again_before_the_word_of_it_is_there() -> None:
+    ward = Ward()
+    ward.lease(OVER)
+    ward.pod(**RUNS)
+    ward.kube.faults.append(failing(Busy("no", 429), method="POST", path="/eviction"))
+    async with ward.keeping():
+        await until(lambda: ward.asked("POST") == 1)
+        ward.deaf = True
+        ward.wait(60 * SECOND)
+        await until(lambda: ward.asked("DELETE") == 1)
+        await ward.rest()
+        assert ward.asked("DELETE") == 1
+        ward.wait(RETRY)
+        await until(lambda: ward.asked("DELETE") == 2)
+        await ward.rest()
+    assert ward.cluster.pods.named(BUILD) == [], "that it is not there is as good as the word of it"
+    assert ward.recorder.reasons() == ["EvictionRefused", "Deleted"]
+
+
+async def test_when_the_end_of_a_pod_was_asked_for_is_forgotten_with_the_pod_or_with_its_lease() -> None:
+    ward = Ward()
+    ward.lease(OVER)
+    ward.pod("a", **RUNS)
+    ward.pod("b", **RUNS)
+    ward.kube.faults.append(failing(Busy("no", 429), method="POST", path="b/eviction"))
+    async with ward.keeping():
+        await until(lambda: ward.asked("POST") == 2)
+        await ward.rest()
+        assert ward.keeper._writing.refused.keys() == {"uid-a", "uid-b"}
+        ward.kube.remove(pod_path("a", "team-a"))
+        await ward.rest()
+        assert ward.keeper._writing.refused.keys() == {"uid-b"}
+        ward.cluster.lease_gone(OVER.uid)
+        ward.keeper.mark([BUILD])
+        await ward.rest()
+    assert (ward.keeper._writing.refused, ward.keeper._touched) == ({}, {})
+
+
+# --- what goes wrong ---
+
+
+async def test_a_write_is_for_the_version_that_was_decided_on_and_is_decided_anew_for_another() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod(nodeSelector={"kubernetes.io/hostname": "node-1"})
+    ward.deaf = True
+    ward.kube.touch(pod_path("worker", "team-a"), {"metadata": {"labels": {"leasehold.dev/lease": "deploy"}}})
+    ward.deaf = False
+    async with ward.keeping():
+        await until(lambda: ward.asked("PATCH") == 1)
+        await ward.rest()
+        assert ward.gates(), "it names another lease by now"
+        ward.hear("MODIFIED", ward.there())
+        ward.wait(SECOND)
+        await ward.rest()
+        assert ward.gates()
+        assert ward.cluster.strays == {("team-a", "deploy")}
+
+
+async def test_a_pod_of_the_same_name_that_was_made_anew_is_not_written_to() -> None:
+    ward = Ward()
+    ward.lease(OVER)
+    ward.pod(**RUNS)
+    ward.deaf = True
+    ward.kube.remove(pod_path("worker", "team-a"))
+    anew = pod_document("worker", **RUNS)
+    anew["metadata"]["uid"] = "uid-anew"
+    ward.kube.add(pod_path("worker", "team-a"), anew)
+    async with ward.keeping():
+        await until(lambda: ward.asked("POST") == 1)
+        await ward.rest()
+    assert not ward.is_leaving()
+    assert ward.recorder.notes == []
+
+
+async def test_a_word_after_the_gate_is_not_said_to_another_pod_of_the_name() -> None:
+    ward = Ward()
+    ward.lease(make_lease())
+    ward.pod()
+
+    def made_anew(method: str, path: str, body: Any) -> None:
+        if not ward.gates() and ward.there()["metadata"]["uid"] == "uid-worker":
+            anew = pod_document("worker")
+            anew["metadata"]["uid"] = "uid-anew"
+            ward.deaf = True
+            ward.kube.remove(pod_path("worker", "team-a"))
+            ward.kube.add(pod_path("worker", "team-a"), anew)
+
+    async with ward.keeping():
+        await until(lambda: ward.told() == "LeasePending")
+        ward.kube.faults.append(made_anew)
+        ward.lease(HELD)
+        await until(lambda: ward.there()["metadata"]["uid"] == "uid-anew")
+        await ward.rest()
+    assert ward.told() == ""
+
+
+async def test_what_an_answer_says_is_known_before_the_watch_tells() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    async with ward.keeping():
+        ward.deaf = True
+        await until(lambda: not ward.gates())
+        await ward.rest()
+        ward.wait(SECOND)
+        await ward.rest()
+    assert ward.asked("PATCH") == 1
+    assert not ward.cluster.pods.named(BUILD)[0].gated
+
+
+async def test_an_answer_that_got_lost_is_not_done_again() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    ward.kube.faults.append(lost(Unknown("504", 504)))
+    async with ward.keeping():
+        await until(lambda: not ward.gates())
+        await ward.rest()
+        ward.wait(SECOND)
+        await ward.rest()
+    assert ward.asked("PATCH") == 1
+
+
+async def test_what_conflicts_is_tried_again_when_the_watch_brought_something_or_after_a_second() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod("a")
+    ward.pod("b")
+    ward.kube.faults.append(failing(Conflict("409", 409), times=2, path="pods/a"))
+    async with ward.keeping():
+        await until(lambda: not ward.gates("b"))
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 1, "others of the lease need not wait for it"
+        ward.kube.touch(pod_path("a", "team-a"), {"metadata": {"labels": {"x": "y"}}})
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 2, "it is another version"
+        ward.wait(SECOND - 1)
+        await ward.rest()
+        assert ward.asked("PATCH", "pods/a") == 2
+        ward.wait(1)
+        await until(lambda: not ward.gates("a"))
+        await ward.rest()
+    assert ward.keeper._outdated == {}
+
+
+@pytest.mark.parametrize("error", [Unknown("no answer"), Refused("422", 422)])
+async def test_a_write_that_fails_is_tried_again_after_longer_and_longer_pauses(error: Exception) -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    ward.kube.faults.append(failing(error, times=3))
+    async with ward.keeping():
+        await until(lambda: ward.asked("PATCH") == 1)
+        for pause, tries in ((100, 2), (200, 3), (400, 4)):
+            await ward.rest()
+            ward.wait(pause - 1)
+            await ward.rest()
+            assert ward.asked("PATCH") == tries - 1
+            ward.wait(1)
+            await until(lambda tries=tries: ward.asked("PATCH") == tries)
+        await until(lambda: not ward.gates())
+
+
+async def test_an_eviction_without_an_answer_is_neither_refused_nor_done() -> None:
+    ward = Ward()
+    ward.lease(OVER)
+    ward.pod(**RUNS)
+    ward.kube.faults.append(failing(Unknown("no answer"), times=1, method="POST"))
+    async with ward.keeping():
+        await until(lambda: ward.asked("POST") == 1)
+        await ward.rest()
+        assert (ward.recorder.notes, ward.keeper._writing.refused) == ([], {})
+        ward.wait(SECOND)
+        await until(ward.is_leaving)
+    assert ward.recorder.reasons() == ["Evicted"]
+
+
+async def test_a_pod_that_is_not_there_any_more_is_forgotten() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    ward.deaf = True
+    ward.kube.remove(pod_path("worker", "team-a"))
+    async with ward.keeping():
+        await until(lambda: ward.cluster.pods.keys() == [])
+        await ward.rest()
+    assert ward.asked("PATCH") == 1
+
+
+async def test_nothing_is_written_without_the_right_to_lead_and_nobody_spins() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    ward.right.is_valid = False
+    async with ward.keeping():
+        await ward.rest()
+        assert (ward.kube.requests, ward.looks) == ([], 1), "it is asked again after a pause"
+        ward.right.is_valid = True
+        ward.wait(SECOND)
+        await until(lambda: not ward.gates())
+
+
+async def test_each_pod_has_one_write_at_a_time() -> None:
+    kube = Slow()
+    ward = Ward(kube=kube)
+    ward.lease(HELD)
+    ward.pod("a")
+    ward.pod("b")
+    async with ward.keeping():
+        await until(lambda: kube.under_way == 2)
+        for _ in range(5):
+            ward.keeper.mark([BUILD])
+            await ward.rest()
+        assert kube.under_way == 2
+        kube.go.set()
+        await until(lambda: not ward.gates("a") and not ward.gates("b"))
+        await ward.rest()
+    assert kube.under_way == 2
+
+
+async def test_a_pod_whose_lease_ended_while_it_waited_for_its_turn_is_not_let_go() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+    async with ward.keeping():
+        async with every_turn(ward):
+            await ward.rest()
+            ward.lease(OVER)
+        await until(lambda: ward.told() == "LeaseEnded")
+    assert ward.gates()
+
+
+async def test_words_to_pods_let_grants_pass() -> None:
+    ward = Ward()
+    ward.lease(make_lease())
+    ward.pod()
+    order: list[str] = []
+
+    async def urgent() -> None:
+        async with ward.tools.writers.turn():
+            order.append(f"grant before {ward.asked('PATCH')} words")
+
+    async with ward.keeping(), asyncio.TaskGroup() as group, every_turn(ward) as leave:
+        await ward.rest()  # the pod's word waits for its turn
+        group.create_task(urgent())
+        await ward.rest()
+        leave.release()
+        await until(lambda: ward.told() == "LeasePending")
+    assert order == ["grant before 0 words"]
+
+
+async def test_a_mistake_of_ours_ends_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod()
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ward.keeper._writing, "write", broken)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(ward.keeper.run(), 5)
+
+
+async def test_writes_under_way_end_with_the_keeper() -> None:
+    kube = Slow()
+    ward = Ward(kube=kube)
+    ward.lease(HELD)
+    ward.pod()
+    async with ward.keeping():
+        await until(lambda: kube.under_way == 1)
+    assert ward.keeper._tasks == set()
+    assert ward.gates()
