@@ -14,11 +14,11 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Conflict, NotFound
 from leasehold.adapters.metrics import Metrics
-from leasehold.adapters.pods import LeasedPods, OtherPods
+from leasehold.adapters.pods import LeasedPods, OtherPods, Placeholders
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.adapters.recorder import Subject
 from leasehold.adapters.tools import Tools
-from leasehold.api.names import LEASE_LABEL
+from leasehold.api.names import LEASE_LABEL, PLACEHOLDER_LABEL
 from leasehold.core.lifecycle import Notice
 from leasehold.core.status import apply_patch
 from leasehold.core.times import format_time
@@ -132,7 +132,7 @@ class FakeKube:
     async def merge(self, path: str, patch: Object) -> Object:
         """Apply a strategic merge patch, as far as pods need it: see `_merged`."""
         after = await self._ask("PATCH", path, patch)
-        at = path.removesuffix("/status")
+        at = path.removesuffix("/status").removesuffix("/resize")
         if at not in self.objects:
             raise NotFound(f"no {path}", 404)
         known = self.objects[at]
@@ -141,10 +141,8 @@ class FakeKube:
             asked = meta.pop(name, None)
             if asked is not None and asked != known["metadata"][name]:
                 raise Conflict(f"{path} was written in between", 409)
-        body = (
-            {"status": patch["status"]} if path != at else {"metadata": meta, "spec": patch.get("spec", {})}
-        )
-        changed = _merged(known, body)
+        part = "status" if path.endswith("/status") else "spec"
+        changed = _merged(known, {"metadata": meta, part: patch.get(part, {})})
         answer = known if changed == known else self._store(at, changed, "MODIFIED")
         if after is not None:
             raise after[1]
@@ -171,7 +169,10 @@ class FakeKube:
         at = f"{path}/{body['metadata']['name']}"
         if at in self.objects:
             raise Conflict(f"{at} already exists", 409)
-        answer = self.add(at, {**body, "metadata": dict(body["metadata"])})
+        meta = dict(body["metadata"])
+        if "/namespaces/" in path:
+            meta.setdefault("namespace", path.split("/namespaces/")[1].split("/")[0])
+        answer = self.add(at, {**body, "metadata": meta})
         if after is not None:
             raise after[1]
         return answer
@@ -201,7 +202,7 @@ class FakeKube:
         return [body for method, at, body in self.requests if method in WRITES and at.startswith(path)]
 
 
-_KEYS = {"schedulingGates": "name", "conditions": "type"}
+_KEYS = {"schedulingGates": "name", "conditions": "type", "containers": "name"}
 """The lists of a Pod that are merged by a key; all others that we write are replaced."""
 
 
@@ -438,6 +439,7 @@ class Replica:
         self.cluster.namespace_seen("team", {})
         self.leased = LeasedPods(self.cluster.pods, self.cluster.heard)
         self.others = OtherPods(self.cluster.pods, self.cluster.heard)
+        self.placeholders = Placeholders(self.cluster.pods, self.cluster.heard)
         kube.watchers.append(self._told)
 
     def _told(self, kind: str, document: Object) -> None:
@@ -454,7 +456,10 @@ class Replica:
             self.pod_heard(kind, document)
 
     def pod_heard(self, kind: str, document: Object) -> None:
-        """Tell both watches of pods what each would hear: one that leaves its selection is gone for it."""
+        """Tell the watches of pods what each would hear: one that leaves its selection is gone for it."""
+        if PLACEHOLDER_LABEL in document["metadata"]["labels"]:
+            self.placeholders.changed(kind, document)
+            return
         labelled = LEASE_LABEL in document["metadata"]["labels"]
         self.leased.changed(kind if labelled else "DELETED", document)
         self.others.changed("DELETED" if labelled else kind, document)

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import GIB, at, granted, make_lease, pod_document
 
 from leasehold.adapters import pods as module
-from leasehold.adapters.pods import Key, LeasedPods, OtherPods, Pods
+from leasehold.adapters.pods import Key, LeasedPods, OtherPods, Placeholders, Pods
 from leasehold.core.gating import workload_of
 from leasehold.core.lease import Lease
 from leasehold.core.pods import Resident, SliceRef
@@ -28,6 +28,7 @@ class Registry:
         self.pods = Pods(self.told.append, self.told.append, lambda uid: uid in self.leases)
         self.leased = LeasedPods(self.pods, self.hear)
         self.others = OtherPods(self.pods, self.hear)
+        self.holding = Placeholders(self.pods, self.hear)
 
     def hear(self) -> None:
         self.heard += 1
@@ -259,6 +260,87 @@ def test_nothing_is_remembered_for_leases_that_do_not_exist(registry: Registry) 
     registry.see("late", version=3, ended="20s", **DONE)
     registry.see("late", version=4, kind="DELETED")
     assert registry.pods.of(LEASE) == []
+
+
+# --- placeholders ---
+
+
+def hold(name: str = "hold", version: int = 1, of: str = "team-a/build", **how: Any) -> dict[str, Any]:
+    """A placeholder of the lease `build`; one that says nothing of itself where `of` is empty."""
+    whose = {"leasehold.dev/placeholder-of": of} if of else {}
+    given = {"given": (LEASE, 0), "gated": False, "namespace": "leasehold-system"}
+    return pod_document(name, lease=None, version=version, annotations=whose, **{**given, **how})
+
+
+def test_placeholders_are_known_by_their_lease_and_take_room_once_they_are_bound(registry: Registry) -> None:
+    registry.holding.changed("ADDED", hold(version=1))
+    assert registry.news() == [BUILD]
+    assert (registry.pods.any(BUILD), registry.pods.keys(), registry.names()) == (True, [BUILD], [])
+    assert registry.pods.on("n1") == []
+    registry.holding.changed("MODIFIED", hold(version=2, node="n1"))
+    assert registry.news() == ["n1", BUILD]
+    assert [found.slice for found in registry.pods.on("n1")] == [SliceRef(LEASE.uid, 0)]
+    registry.holding.changed("MODIFIED", hold(version=1))
+    assert registry.pods.placeholders(BUILD)[0].node == "n1", "an older version changes nothing"
+    registry.holding.changed("MODIFIED", hold(version=3, node="n1", phase="Failed"))
+    assert (registry.pods.on("n1"), registry.pods.placeholders(BUILD)[0].over) == ([], True)
+    registry.holding.changed("DELETED", hold(version=4))
+    assert (registry.pods.any(BUILD), registry.pods.keys()) == (False, [])
+
+
+def test_a_late_answer_does_not_bring_a_placeholder_back(registry: Registry) -> None:
+    registry.holding.changed("ADDED", hold(version=1))
+    registry.holding.changed("DELETED", hold(version=4))
+    registry.pods.placeholder_seen(hold(version=3))
+    assert registry.pods.placeholders(BUILD) == []
+
+
+def test_a_list_of_placeholders_drops_what_it_lacks_but_not_what_was_seen_later(registry: Registry) -> None:
+    for name, version in (("gone", 5), ("kept", 6), ("newer", 50)):
+        registry.holding.changed("ADDED", hold(name, version))
+    documents = [hold("kept", 6), hold("stranger", 7, of="")]
+    registry.holding.listed([registry.pods.note_placeholder(document) for document in documents], 40)
+    assert sorted(one.name for one in registry.pods.placeholders(BUILD)) == ["kept", "newer"]
+
+
+def test_a_placeholder_that_cannot_be_read_holds_nothing(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = hold()
+    broken["metadata"]["creationTimestamp"] = "yesterday"
+    registry.holding.changed("ADDED", broken)
+    assert not registry.pods.any(BUILD)
+    assert "placeholder hold cannot be read" in caplog.text
+
+
+def test_why_a_placeholder_is_refused_is_told_when_it_changes_and_forgotten_with_the_lease(
+    registry: Registry,
+) -> None:
+    registry.pods.refused(LEASE, "")
+    assert registry.news() == []
+    registry.pods.refused(LEASE, "quota")
+    registry.pods.refused(LEASE, "quota")
+    assert (registry.news(), registry.pods.refusals) == ([BUILD], {LEASE.uid: "quota"})
+    registry.pods.refused(LEASE, "")
+    assert (registry.news(), registry.pods.refusals) == ([BUILD], {})
+    registry.pods.refused(LEASE, "quota")
+    registry.pods.forget_lease(LEASE.uid)
+    assert registry.pods.refusals == {}
+
+
+def test_the_pods_that_run_with_a_slice_are_known_by_their_node_the_newest_last(registry: Registry) -> None:
+    assert registry.pods.running() == {}
+    registry.see("young", given=(LEASE, 0), node="n1", age="1s")
+    registry.see("old", given=(LEASE, 0), node="n1", age="1h")
+    registry.see("unbound", given=(LEASE, 0))
+    registry.see("outside", node="n1")
+    assert {node: list(pods) for node, pods in registry.pods.running().items()} == {
+        "n1": ["uid-old", "uid-young"]
+    }
+    registry.see("old", version=2, age="1h", **DONE)
+    assert registry.pods.running() == {"n1": {"uid-young": LEASE.uid}}
+    registry.see("young", version=2, kind="DELETED")
+    assert registry.pods.running() == {}
 
 
 # --- by node ---

@@ -36,6 +36,7 @@ from tests.builders import (
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.enforcement.keeper import Keeper
+from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Busy, Conflict, Refused, Unknown
 from leasehold.adapters.pods import Key
 from leasehold.core.gating import LOOK_AGAIN, RETRY
@@ -744,3 +745,165 @@ async def test_writes_under_way_end_with_the_keeper() -> None:
         await until(lambda: kube.under_way == 1)
     assert ward.keeper._tasks == set()
     assert ward.gates()
+
+
+# --- placeholders ---
+
+HOLDING = make_pool(enforcement={"mode": "Placeholder", "placeholderPriorityClassName": "held"})
+HELD_FIRST = paths.pod("leasehold-system", f"hold-{HELD.uid}-0-0")
+HELD_NEXT = paths.pod("leasehold-system", f"hold-{HELD.uid}-0-1")
+
+
+class Site(Ward):
+    """A ward of a pool that holds room, where the scheduler binds placeholders only when it is told to."""
+
+    def __init__(self, kube: FakeKube | None = None) -> None:
+        super().__init__(HOLDING, kube)
+        self.lease(HELD)
+        self.keeper.mark([BUILD])
+
+    def holds(self, path: str = HELD_FIRST) -> Any:
+        """What a placeholder requests, or None where it is not there."""
+        found = self.kube.objects.get(path)
+        return found and found["spec"]["containers"][0]["resources"]["requests"]
+
+    def nominated(self, path: str) -> str:
+        return str(self.kube.objects[path].get("status", {}).get("nominatedNodeName", ""))
+
+    def bind(self, path: str = HELD_FIRST) -> None:
+        self.kube.touch(path, {"spec": {"nodeName": "node-1"}, "status": {"phase": "Running"}})
+
+    async def held(self) -> None:
+        """Until the whole slice is held."""
+        await until(lambda: self.holds() and self.nominated(HELD_FIRST) == "node-1")
+        self.bind()
+        await self.rest()
+        self.kube.requests.clear()
+
+    def writes_in_order(self) -> list[tuple[str, str]]:
+        return [(method, path) for method, path, _ in self.kube.requests]
+
+
+async def test_a_lease_without_pods_has_its_room_held() -> None:
+    site = Site()
+    async with site.keeping():
+        await until(lambda: site.holds() and site.nominated(HELD_FIRST) == "node-1")
+        await site.rest()
+        assert len(site.kube.requests) == 2, "made, and nominated until it is bound"
+        site.bind()
+        site.wait(3600 * SECOND)
+        await site.rest()
+    made = site.kube.objects[HELD_FIRST]
+    assert site.holds() == {"cpu": "2", "memory": "4Gi"}
+    assert made["metadata"]["labels"]["leasehold.dev/placeholder"] == HELD.uid
+    assert made["metadata"]["annotations"] == {
+        "leasehold.dev/slice": f"{HELD.uid}/0",
+        "leasehold.dev/placeholder-of": "team-a/build",
+    }
+    assert made["spec"]["priorityClassName"] == "held"
+    required = made["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert required["nodeSelectorTerms"][0]["matchFields"][0]["values"] == ["node-1"]
+    assert len(site.kube.requests) == 2
+
+
+async def test_a_pod_that_takes_it_all_is_nominated_before_and_let_go_after_the_room_is_left() -> None:
+    site = Site()
+    async with site.keeping():
+        await site.held()
+        site.pod(cpu="2", memory="4Gi")
+        await until(lambda: not site.gates())
+        await site.rest()
+    worker = pod_path("worker", "team-a")
+    assert site.writes_in_order() == [
+        ("PATCH", f"{worker}/status"),
+        ("DELETE", HELD_FIRST),
+        ("PATCH", worker),
+    ]
+    assert site.there()["status"]["nominatedNodeName"] == "node-1"
+    assert site.there()["metadata"]["annotations"]["leasehold.dev/slice"] == f"{HELD.uid}/0"
+
+
+async def test_a_pod_that_takes_a_part_has_the_placeholder_shrunk_in_place() -> None:
+    site = Site()
+    async with site.keeping():
+        await site.held()
+        site.pod(cpu="500m", memory="1Gi")
+        await until(lambda: not site.gates())
+        await site.rest()
+        assert site.holds() == {"cpu": "1500m", "memory": "3Gi"}
+        assert [path for _, path in site.writes_in_order()][1] == f"{HELD_FIRST}/resize"
+        site.wait(3600 * SECOND)
+        await site.rest()
+    assert len(site.kube.requests) == 3
+
+
+async def test_where_the_node_cannot_shrink_it_a_smaller_one_is_made_first() -> None:
+    site = Site()
+    site.kube.faults.append(failing(Refused("no resize", 422), path="/resize"))
+    async with site.keeping():
+        await site.held()
+        site.pod(cpu="500m", memory="1Gi")
+        await until(lambda: site.holds(HELD_NEXT) and site.nominated(HELD_NEXT) == "node-1")
+        assert site.holds(HELD_NEXT) == {"cpu": "1500m", "memory": "3Gi"}
+        await until(lambda: site.holds() is None)
+        await until(lambda: not site.gates())
+        site.bind(HELD_NEXT)
+        await site.rest()
+    assert site.asked("PATCH", "/resize") == 1, "the node is asked once"
+
+
+async def test_a_placeholder_that_shrinks_slowly_is_not_asked_again_and_again() -> None:
+    site = Site()
+    async with site.keeping():
+        await site.held()
+        allocated = {"name": "placeholder", "allocatedResources": {"cpu": "2", "memory": "4Gi"}}
+        slow = {
+            "containerStatuses": [{**allocated, "resources": {"requests": allocated["allocatedResources"]}}]
+        }
+        site.kube.touch(HELD_FIRST, {"status": slow})
+        site.pod(cpu="500m", memory="1Gi")
+        await until(lambda: site.asked("PATCH", "/resize") > 0)
+        await site.rest()
+        assert site.asked("PATCH", "/resize") <= 2
+        assert site.gates(), "it still has its room"
+        site.kube.touch(HELD_FIRST, {"status": {"containerStatuses": []}})
+        await until(lambda: not site.gates())
+
+
+async def test_a_placeholder_is_not_deleted_again_before_the_word_of_it_is_there() -> None:
+    site = Site()
+    async with site.keeping():
+        await site.held()
+        site.deaf = True
+        site.lease(OVER)
+        await until(lambda: site.asked("DELETE") == 1)
+        await site.rest()
+        assert site.asked("DELETE") == 1
+        site.wait(SECOND)
+        await until(lambda: site.cluster.pods.placeholders(BUILD) == [])
+    assert site.asked("DELETE") == 2, "that it is not there is as good as the word of it"
+
+
+async def test_a_placeholder_that_is_refused_is_tried_again_and_its_lease_knows() -> None:
+    site = Site()
+    site.kube.faults.append(failing(Refused("quota exceeded", 403), times=1, method="POST"))
+    async with site.keeping():
+        await until(lambda: site.cluster.pods.refusals == {HELD.uid: "quota exceeded"})
+        await site.rest()
+        site.wait(100)
+        await until(lambda: site.holds() and site.cluster.pods.refusals == {})
+
+
+async def test_room_is_held_no_more_when_the_lease_ends_or_the_pool_holds_none() -> None:
+    for ends in (True, False):
+        site = Site()
+        async with site.keeping():
+            await site.held()
+            if ends:
+                site.lease(OVER)
+            else:
+                site.policy = GATE
+                site.keeper.mark([BUILD])
+            await until(lambda site=site: site.holds() is None)
+            await site.rest()
+        assert site.writes_in_order() == [("DELETE", HELD_FIRST)]

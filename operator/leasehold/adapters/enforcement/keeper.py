@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 from leasehold.adapters.enforcement.writing import PodWriting
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound
@@ -23,6 +24,14 @@ from leasehold.core.times import SECOND, earliest
 _LOOK_AGAIN = SECOND
 
 log = logging.getLogger(__name__)
+
+
+class _Outdated(NamedTuple):
+    """What is not done to something until then (ms), as long as it has no later version."""
+
+    version: int
+    until: int
+    kind: type
 
 
 class Keeper:
@@ -46,7 +55,7 @@ class Keeper:
         self._busy: set[str] = set()
         self._writing = PodWriting(tools)
         self._given: dict[str, SliceRef] = {}
-        self._outdated: dict[str, tuple[int, int]] = {}
+        self._outdated: dict[str, _Outdated] = {}
         self._touched: dict[Key, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -134,10 +143,18 @@ class Keeper:
         if not touched:
             self._touched.pop(key, None)
 
+    def _leave_alone(self, subject: str, action: Action | Holding, kind: type | None = None) -> None:
+        """Do nothing, or not the same, about a subject for a moment if it is as it was when this was decided."""
+        self._outdated[subject] = _Outdated(
+            _version(action), self._tools.clock.now() + _LOOK_AGAIN, kind or object
+        )
+
     def _outdated_until(self, subject: str, action: Action | Holding, now: int) -> int | None:
         """Return until when (ms) an action is left alone, if what it rests on was just found to be no longer so."""
-        version, until = self._outdated.get(subject, (-1, 0))
-        return until if _version(action) <= version and now < until else None
+        found = self._outdated.get(subject)
+        if found is None or now >= found.until or _version(action) > found.version:
+            return None
+        return found.until if isinstance(action, found.kind) else None
 
     def _known(self, key: Key) -> list[Pod]:
         """Return the pods of a lease with what they are being given: until that is heard of nobody else may get it.
@@ -167,7 +184,10 @@ class Keeper:
                 may_write = self._may_write()
                 if may_write and self._stands(key, lease):
                     await self._writing.write(action, policy, "" if lease is None else lease.pool)
-                    self._outdated.pop(subject, None)
+                    if isinstance(action, (Nominate, Shrink, Drop)):
+                        self._leave_alone(subject, action, type(action))  # until it is heard what came of it
+                    else:
+                        self._outdated.pop(subject, None)
                 else:
                     self._given.pop(subject, None)
                 worked = may_write
@@ -178,7 +198,7 @@ class Keeper:
             worked = True
         except Conflict:
             # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
-            self._outdated[subject] = _version(action), self._tools.clock.now() + _LOOK_AGAIN
+            self._leave_alone(subject, action)
             self._tools.cluster.pods.await_next(subject)
             worked = True
         except ApiError as error:
