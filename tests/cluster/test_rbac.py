@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from tests.cluster.harness import (
     MANIFESTS,
     POOLS,
     SMALL,
-    Right,
     Stage,
     ThreadOperator,
     condition,
@@ -31,10 +28,8 @@ from tests.cluster.harness import (
     until,
 )
 
-from leasehold.api.names import LEASE_GATE, LEASE_LABEL, POD_CONDITION, POOL_TAINT, SLICE_ANNOTATION
 from leasehold.testing.client import Client
 from leasehold.testing.control_plane import OPERATOR_NAMESPACE as NAMESPACE
-from leasehold.testing.control_plane import ensure_service_account
 from leasehold.testing.errors import ApiError
 
 ENFORCEMENT = "enforcement/rbac-operator.yaml"
@@ -127,85 +122,6 @@ def test_the_operator_may_not_do_what_it_need_not(bare: Stage) -> None:
             with pytest.raises(ApiError) as refused:
                 client.list(resource, bare.namespace)
             assert refused.value.status == 403
-
-
-@contextmanager
-def may_hold_pods(stage: Stage) -> Iterator[set[Right]]:
-    """The rights that enforcement adds, for as long as this lasts: the API server is shared."""
-    given = install(stage.control_plane, ENFORCEMENT)
-    yield given
-    for document in yaml.safe_load_all((MANIFESTS / ENFORCEMENT).read_text()):
-        stage.kube.delete(f"{document['kind'].lower()}s", document["metadata"]["name"])
-    account = stage.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
-    with Client(account) as client:
-        until(lambda: refused(lambda: client.list("pods", stage.namespace)), "they are taken back")
-
-
-def refused(act: Callable[[], object]) -> bool:
-    try:
-        act()
-    except ApiError as error:
-        return error.status == 403
-    return False
-
-
-def test_the_rights_over_pods_are_what_holding_them_takes(bare: Stage, audit_log: Path) -> None:
-    """Each step by hand, as the operator's account: gate, slice and node in one write, condition, eviction, taint."""
-    begun = len(requests_of(audit_log, "leasehold-operator"))
-    kube, own, (node,) = bare.kube, bare.namespace, bare.nodes.create(1, SMALL)
-    ensure_service_account(kube, own, "default")
-    for name in ("first", "second"):
-        kube.create(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "namespace": own, "labels": {LEASE_LABEL: "build"}},
-                "spec": {
-                    "containers": [{"name": "c", "image": "c"}],
-                    "schedulingGates": [{"name": LEASE_GATE}],
-                },
-            }
-        )
-    with may_hold_pods(bare) as given:
-        account = bare.control_plane.as_service_account(NAMESPACE, "leasehold-operator")
-        with Client(account) as client:
-            until(lambda: not refused(lambda: client.list("pods")), "the role is bound")
-            listed = client.list_object("pods", labelSelector=LEASE_LABEL)
-            version = listed["metadata"]["resourceVersion"]
-            terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
-            placed = client.patch(
-                "pods",
-                "first",
-                {
-                    "metadata": {"annotations": {SLICE_ANNOTATION: "uid/0"}},
-                    "spec": {
-                        "schedulingGates": None,
-                        "affinity": {
-                            "nodeAffinity": {
-                                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
-                            }
-                        },
-                    },
-                },
-                own,
-            )
-            assert "schedulingGates" not in placed["spec"]
-            event = next(client.watch("pods", resource_version=version, timeout_seconds=5))
-            assert event.object["metadata"]["annotations"] == {SLICE_ANNOTATION: "uid/0"}
-            word = {"type": POD_CONDITION, "status": "True", "reason": "Admitted"}
-            client.patch("pods", "first", {"status": {"conditions": [word]}}, own, subresource="status")
-            assert condition(client.get("pods", "first", own), POD_CONDITION)["status"] == "True"
-            path = f"{client.resource('pods').path(own, 'first')}/eviction"
-            eviction = {"apiVersion": "policy/v1", "kind": "Eviction"}
-            client.request("POST", path, {**eviction, "metadata": {"name": "first", "namespace": own}})
-            client.delete("pods", "second", own)
-            assert client.list("pods", own) == []
-            taint = {"key": POOL_TAINT, "value": "ci", "effect": "NoSchedule"}
-            client.patch("nodes", node, {"spec": {"taints": [taint]}})
-        used = requests_of(audit_log, "leasehold-operator")[begun:]
-        allowed = [request for request in used if request["responseStatus"]["code"] < 400]
-        assert rights_used(allowed) - given == set()
-        assert given - rights_used(allowed) == set(), "rights that holding pods has no use for"
 
 
 def test_without_enforcement_the_operator_reaches_no_pod_and_changes_no_node() -> None:

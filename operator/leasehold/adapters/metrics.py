@@ -116,10 +116,17 @@ class Metrics:
             "Changes of leases that a list of all showed before the watch did: on their way, or lost.",
             "pool",
         )
+        self.pods = counter(
+            "pod_actions_total",
+            "What was done about pods of leases (Assign, Let, Tell, Warn, Evict, Delete, Fail) and about placeholders"
+            " (Create, Nominate, Shrink, Drop), by the API server's answer done.",
+            "pool",
+            "action",
+        )
         self._troubles = (self.conflicts, self.refusals, self.mismatches, self.missed, self.foreign_writes)
         self._by_pool: tuple[Counter | Histogram, ...] = (
             *(self.grants, self.ends, self.receipts, self.events, *self._troubles),
-            *(self.wait, self.hold, self.reclaim, self.decision),
+            *(self.wait, self.hold, self.reclaim, self.decision, self.pods),
         )
         ProcessCollector(registry=self.registry)
 

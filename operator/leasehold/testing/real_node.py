@@ -38,7 +38,7 @@ from leasehold.testing.processes import Child, wait_until
 from leasehold.testing.servers import Identity, Network
 from leasehold.testing.toolchain import Progress, print_progress
 
-_PAUSE_IMAGE = "localhost/leasehold-pause:1"
+PAUSE_IMAGE = "localhost/leasehold-pause:1"
 _API_PORT = 443
 _FORWARD = Path(__file__).with_name("_forward.py")
 _READY_SECONDS = 90.0
@@ -382,7 +382,7 @@ class RealNode:
         if not answers or not child.running():
             raise StartError(f"containerd did not start:\n{child.log_tail()}")
         pause = {"/pause": self._binaries / "pause"}
-        archive = images.write_archive(self.directory / "pause.tar", _PAUSE_IMAGE, pause, ["/pause"])
+        archive = images.write_archive(self.directory / "pause.tar", PAUSE_IMAGE, pause, ["/pause"])
         self._import(archive)
 
     def _write_kubelet_config(self) -> None:
@@ -445,7 +445,7 @@ state = "{directory}/containerd-state"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{directory}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{_PAUSE_IMAGE}"
+  sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".cni]

@@ -59,6 +59,8 @@ class PodWriting:
                 await self._hold(action, policy)
             case _:
                 await self._keep(action, pool if policy is not None and policy.taints_nodes else "")
+        if policy is not None:
+            self._tools.metrics.pods.labels(pool=pool, action=type(action).__name__).inc()
 
     async def _keep(self, action: Action, taint: str) -> None:
         pod = action.pod
