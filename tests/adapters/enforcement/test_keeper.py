@@ -20,6 +20,7 @@ from tests.adapters.fakes import (
     pod_path,
     reason,
     until,
+    value,
 )
 from tests.builders import (
     NOON,
@@ -110,6 +111,10 @@ class Ward(Replica):
     def asked(self, method: str = "", path: str = "") -> int:
         """How often something was asked of the API server."""
         return sum(method in found and path in at for found, at, _ in self.kube.requests)
+
+    def done(self, action: str) -> float:
+        """How often something was done, as the metrics have it."""
+        return value(self.metrics.pods, pool="ci", action=action)
 
     def wait(self, milliseconds: int) -> None:
         """Let time pass; real time is not waited for."""
@@ -464,6 +469,7 @@ async def test_an_eviction_that_is_refused_is_tried_again_and_at_the_limit_the_p
         await ward.rest()
     assert ward.recorder.reasons() == ["EvictionRefused", "Deleted"]
     assert (ward.asked("POST"), ward.asked("DELETE")) == (12, 1)
+    assert (ward.done("Evict"), ward.done("Delete")) == (0, 1)
 
 
 async def test_a_budget_that_gives_way_lets_the_pod_be_evicted() -> None:
@@ -478,6 +484,7 @@ async def test_a_budget_that_gives_way_lets_the_pod_be_evicted() -> None:
             ward.wait(RETRY)
         await until(ward.is_leaving)
     assert ward.recorder.reasons() == ["EvictionRefused", "Evicted"]
+    assert ward.done("Evict") == 1
 
 
 async def test_a_pod_that_is_deleted_is_not_asked_for_again_before_the_word_of_it_is_there() -> None:
@@ -915,6 +922,13 @@ async def test_where_the_node_cannot_shrink_it_a_smaller_one_is_made_first() -> 
         site.bind(HELD_NEXT)
         await site.rest()
     assert site.asked("PATCH", "/resize") == 1, "the node is asked once"
+    assert {what: site.done(what) for what in ("Shrink", "Create", "Nominate", "Drop", "Let")} == {
+        "Shrink": 0,
+        "Create": 2,
+        "Nominate": 2,
+        "Drop": 1,
+        "Let": 1,
+    }
 
 
 async def test_a_placeholder_that_shrinks_slowly_is_not_asked_again_and_again() -> None:
