@@ -118,8 +118,8 @@ class Metrics:
         )
         self.pods = counter(
             "pod_actions_total",
-            "What was done about pods of leases (Assign, Let, Tell, Warn, Evict, Delete, Fail) and about placeholders"
-            " (Create, Nominate, Shrink, Drop), by the API server's answer done.",
+            "What was done about pods of leases (Assign, Unassign, Let, Tell, Warn, Evict, Delete, Fail) and about"
+            " placeholders (Create, Nominate, Shrink, Drop), by the API server's answer done.",
             "pool",
             "action",
         )

@@ -20,6 +20,7 @@ from tests.adapters.fakes import (
     pod_path,
     reason,
     until,
+    value,
 )
 from tests.builders import (
     NOON,
@@ -111,6 +112,10 @@ class Ward(Replica):
         """How often something was asked of the API server."""
         return sum(method in found and path in at for found, at, _ in self.kube.requests)
 
+    def done(self, action: str) -> float:
+        """How often something was done, as the metrics have it."""
+        return value(self.metrics.pods, pool="ci", action=action)
+
     def wait(self, milliseconds: int) -> None:
         """Let time pass; real time is not waited for."""
         self.later += milliseconds / 1000
@@ -168,12 +173,21 @@ class Slow(FakeKube):
     def __init__(self) -> None:
         super().__init__()
         self.go = asyncio.Event()
-        self.under_way = 0
+        self.writes_of: list[str] = []
+
+    @property
+    def under_way(self) -> int:
+        return len(self.writes_of)
 
     async def merge(self, path: str, patch: Object) -> Object:
-        self.under_way += 1
+        self.writes_of.append(path)
         await self.go.wait()
         return await super().merge(path, patch)
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        self.writes_of.append(name)
+        await self.go.wait()
+        await super().evict(namespace, name, uid)
 
 
 RUNS: dict[str, Any] = {"given": (HELD, 0), "node": "node-1"}
@@ -455,6 +469,7 @@ async def test_an_eviction_that_is_refused_is_tried_again_and_at_the_limit_the_p
         await ward.rest()
     assert ward.recorder.reasons() == ["EvictionRefused", "Deleted"]
     assert (ward.asked("POST"), ward.asked("DELETE")) == (12, 1)
+    assert (ward.done("Evict"), ward.done("Delete")) == (0, 1)
 
 
 async def test_a_budget_that_gives_way_lets_the_pod_be_evicted() -> None:
@@ -469,6 +484,7 @@ async def test_a_budget_that_gives_way_lets_the_pod_be_evicted() -> None:
             ward.wait(RETRY)
         await until(ward.is_leaving)
     assert ward.recorder.reasons() == ["EvictionRefused", "Evicted"]
+    assert ward.done("Evict") == 1
 
 
 async def test_a_pod_that_is_deleted_is_not_asked_for_again_before_the_word_of_it_is_there() -> None:
@@ -649,6 +665,22 @@ async def test_an_eviction_without_an_answer_is_neither_refused_nor_done() -> No
     assert ward.recorder.reasons() == ["Evicted"]
 
 
+async def test_a_pod_that_went_before_it_was_let_go_leaves_its_slice_to_others() -> None:
+    ward = Ward()
+    ward.lease(HELD)
+    ward.pod("a", cpu="2")
+    ward.kube.faults.append(failing(Unknown("no answer"), times=1))
+    async with ward.keeping():
+        await until(lambda: ward.asked("PATCH") == 1)
+        await ward.rest()
+        ward.kube.remove(pod_path("a", "team-a"))
+        ward.pod("b", cpu="2")
+        ward.wait(SECOND)
+        await until(lambda: not ward.gates("b"))
+        await ward.rest()
+    assert ward.keeper._given == {}
+
+
 async def test_a_pod_that_is_not_there_any_more_is_forgotten() -> None:
     ward = Ward()
     ward.lease(HELD)
@@ -692,6 +724,46 @@ async def test_each_pod_has_one_write_at_a_time() -> None:
     assert kube.under_way == 2
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_what_a_pod_is_being_given_is_nobody_elses(answered: bool) -> None:
+    kube = Slow()
+    ward = Ward(kube=kube)
+    ward.lease(HELD)
+    ward.pod("a", cpu="2")
+    a, b = (pod_path(name, "team-a") for name in "ab")
+    async with ward.keeping():
+        await until(lambda: kube.writes_of == [a])
+        ward.pod("b", cpu="2", age="1h")
+        await ward.rest()
+        assert kube.writes_of == [a, f"{b}/status"], "it waits, although it is older"
+        if not answered:
+            kube.faults.append(failing(Unknown("no answer"), times=1, path=a))
+        kube.go.set()
+        await until(lambda: ward.told("b") == "ExceedsLease")
+        await ward.rest()
+        ward.wait(SECOND)
+        await until(lambda: not ward.gates("a"))
+        await ward.rest()
+        assert ward.gates("b")
+    assert ward.keeper._given == {}
+
+
+async def test_nothing_is_noted_of_a_pod_that_went_while_its_end_was_asked_for() -> None:
+    kube = Slow()
+    ward = Ward(kube=kube)
+    ward.lease(OVER)
+    ward.pod(**RUNS)
+    async with ward.keeping():
+        await until(lambda: kube.writes_of == ["worker"])
+        kube.remove(pod_path("worker", "team-a"))
+        await ward.rest()
+        kube.faults.append(failing(Busy("no", 429), method="POST"))
+        kube.go.set()
+        await until(lambda: ward.asked("POST") == 1)
+        await ward.rest()
+    assert (ward.keeper._writing.refused, ward.keeper._touched) == ({}, {})
+
+
 async def test_a_pod_whose_lease_ended_while_it_waited_for_its_turn_is_not_let_go() -> None:
     ward = Ward()
     ward.lease(HELD)
@@ -701,7 +773,7 @@ async def test_a_pod_whose_lease_ended_while_it_waited_for_its_turn_is_not_let_g
             await ward.rest()
             ward.lease(OVER)
         await until(lambda: ward.told() == "LeaseEnded")
-    assert ward.gates()
+    assert (ward.gates(), ward.keeper._given) == (["leasehold.dev/lease"], {})
 
 
 async def test_words_to_pods_let_grants_pass() -> None:
@@ -850,6 +922,13 @@ async def test_where_the_node_cannot_shrink_it_a_smaller_one_is_made_first() -> 
         site.bind(HELD_NEXT)
         await site.rest()
     assert site.asked("PATCH", "/resize") == 1, "the node is asked once"
+    assert {what: site.done(what) for what in ("Shrink", "Create", "Nominate", "Drop", "Let")} == {
+        "Shrink": 0,
+        "Create": 2,
+        "Nominate": 2,
+        "Drop": 1,
+        "Let": 1,
+    }
 
 
 async def test_a_placeholder_that_shrinks_slowly_is_not_asked_again_and_again() -> None:
@@ -882,6 +961,21 @@ async def test_a_placeholder_is_not_deleted_again_before_the_word_of_it_is_there
         site.wait(SECOND)
         await until(lambda: site.cluster.pods.placeholders(BUILD) == [])
     assert site.asked("DELETE") == 2, "that it is not there is as good as the word of it"
+
+
+async def test_a_name_that_somebody_else_took_is_tried_again_after_a_second() -> None:
+    kube = FakeKube()
+    kube.add(HELD_FIRST, pod_document("mine", lease=None, namespace="leasehold-system"))
+    site = Site(kube)
+    async with site.keeping():
+        await until(lambda: site.asked("POST") == 1)
+        await site.rest()
+        site.wait(SECOND - 1)
+        await site.rest()
+        assert site.asked("POST") == 1
+        kube.remove(HELD_FIRST)
+        site.wait(1)
+        await until(lambda: site.nominated(HELD_FIRST) == "node-1" if site.holds() else False)
 
 
 async def test_a_placeholder_that_is_refused_is_tried_again_and_its_lease_knows() -> None:

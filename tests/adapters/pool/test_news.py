@@ -24,6 +24,7 @@ from tests.adapters.fakes import (
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Busy, Unknown
 from leasehold.adapters.pool.object import Deposed
+from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.times import format_time
 
 
@@ -237,6 +238,32 @@ async def test_an_advisory_pool_lets_pods_go_and_takes_no_notice_of_them() -> No
         scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
         await scene.until(lambda: scene.reason("a", "Finished") == "Released")
         assert not scene.is_leaving("w")
+
+
+async def test_pods_that_wait_are_looked_at_by_whoever_begins_to_lead() -> None:
+    scene = Scene(gate_document())
+    async with scene:
+        scene.ask("a")
+        await scene.granted("a")
+        await scene.until(lambda: not scene.worker.state.busy)
+    scene.start("w")
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.until(lambda: not scene.is_gated("w"))
+
+
+@pytest.mark.parametrize("later", [True, False])
+async def test_the_room_of_leases_without_pods_is_held_where_the_pool_says_so(later: bool) -> None:
+    async with Scene(gate_document(mode="Gate" if later else "Placeholder")) as scene:
+        scene.ask("a")
+        await scene.granted("a")
+        if later:
+            scene.kube.touch(paths.pool("ci"), {"spec": {"enforcement": {"mode": "Placeholder"}}})
+        uid = scene.lease("a")["metadata"]["uid"]
+        placeholder = paths.pod("leasehold-system", f"hold-{uid}-0-0")
+        await scene.until(lambda: placeholder in scene.kube.objects)
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: placeholder not in scene.kube.objects)
 
 
 async def test_a_keeper_that_fails_ends_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:

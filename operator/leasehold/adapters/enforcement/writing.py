@@ -56,13 +56,14 @@ class PodWriting:
         """Do what was decided. `policy` and the name are those of the lease's pool, where there is one."""
         match action:
             case Create() | Nominate() | Shrink() | Drop():
-                await self._hold(action, policy)
+                done = await self._hold(action, policy)
             case _:
-                await self._keep(action, pool if policy is not None and policy.taints_nodes else "")
-        if policy is not None:
+                done = await self._keep(action, pool if policy is not None and policy.taints_nodes else "")
+        if done and policy is not None:
             self._tools.metrics.pods.labels(pool=pool, action=type(action).__name__).inc()
 
-    async def _keep(self, action: Action, taint: str) -> None:
+    async def _keep(self, action: Action, taint: str) -> bool:
+        """Tell whether it was done: an eviction may be refused."""
         pod = action.pod
         match action:
             case Assign(_, node, ref):
@@ -86,11 +87,12 @@ class PodWriting:
                 await self._patch(pod, {"status": status}, status=True)
                 self._event(pod, reason, message)
             case Evict():
-                await self._evict(pod)
+                return await self._evict(pod)
             case Delete():
                 await self._tools.client.delete(paths.pod(pod.namespace, pod.name), pod.uid)
                 self.refused[pod.uid] = self._tools.clock.now()
                 self._event(pod, PodReason.DELETED, PodReason.DELETED.meaning)
+        return True
 
     async def _let(self, action: Let, taint: str) -> None:
         pod = action.pod
@@ -120,15 +122,17 @@ class PodWriting:
         if pod.told[0] != reason:
             self._event(pod, reason, message)
 
-    async def _evict(self, pod: Pod) -> None:
-        """Ask once. Whatever the answer is but none at all, a pod that stays is asked again, and deleted in the end: a
-        budget that does not allow it is a 429, but two for one pod are a 500.
+    async def _evict(self, pod: Pod) -> bool:
+        """Ask once, and tell whether it was allowed. Whatever the answer is but none at all, a pod that stays is asked
+        again, and deleted in the end: a budget that does not allow it is a 429, but two for one pod are a 500.
         """
+        refused = False
         try:
             await self._tools.client.evict(pod.namespace, pod.name, pod.uid)
         except ApiError as error:
             if not error.code or isinstance(error, (NotFound, Conflict)):
                 raise
+            refused = True
             log.info("pod %s: %s", pod.key, error, extra={"object": pod.key})
             if pod.uid not in self.refused:
                 text = f"{PodReason.EVICTION_REFUSED.meaning} {error}"
@@ -136,6 +140,7 @@ class PodWriting:
         else:
             self._event(pod, PodReason.EVICTED, PodReason.EVICTED.meaning)
         self.refused[pod.uid] = self._tools.clock.now()
+        return not refused
 
     async def _patch(
         self, pod: Pod, patch: dict[str, Any], *, status: bool = False, fenced: bool = True
@@ -156,7 +161,8 @@ class PodWriting:
 
     # --- placeholders ---
 
-    async def _hold(self, action: Holding, policy: PoolPolicy | None) -> None:
+    async def _hold(self, action: Holding, policy: PoolPolicy | None) -> bool:
+        """Tell whether it was done: a node may not be able to shrink a placeholder in place."""
         pods, client = self._tools.cluster.pods, self._tools.client
         match action:
             case Create():
@@ -168,9 +174,10 @@ class PodWriting:
                 )
                 pods.placeholder_seen(answer)
             case Shrink(one, amounts):
-                await self._shrink(one, amounts)
+                return await self._shrink(one, amounts)
             case Drop(one):
                 await client.delete(paths.pod(one.namespace, one.name), one.uid)
+        return True
 
     async def _create(self, action: Create, priority: str) -> None:
         terms, cluster = self._tools.placeholders, self._tools.cluster
@@ -225,7 +232,7 @@ class PodWriting:
         cluster.pods.refused(lease, "")
         cluster.pods.placeholder_seen(answer)
 
-    async def _shrink(self, one: Placeholder, amounts: Any) -> None:
+    async def _shrink(self, one: Placeholder, amounts: Any) -> bool:
         """Resize in place; where the node cannot, another placeholder will be made instead."""
         row = {"name": "placeholder", "resources": {"requests": amounts_document(amounts)}}
         patch = {"metadata": {"uid": one.uid}, "spec": {"containers": [row]}}
@@ -234,5 +241,6 @@ class PodWriting:
             answer = await self._tools.client.merge(path, patch)
         except Refused:
             self.rigid.add(one.node)
-            return
+            return False
         self._tools.cluster.pods.placeholder_seen(answer)
+        return True
