@@ -10,6 +10,7 @@ from tests.adapters.fakes import (
     status,
     version_of,
 )
+from tests.builders import pod_document
 
 from leasehold.adapters.kube import paths
 from leasehold.api.names import SESSION_LABEL
@@ -98,3 +99,20 @@ async def test_a_node_that_is_gone_indeed_loses_its_leases() -> None:
         scene.cluster.node_gone(node)
         await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
         assert scene.lease("a")["status"]["release"]["cause"] == "NodeLost"
+
+
+async def test_a_pod_that_nobody_told_of_keeps_its_lease_from_being_taken_for_unclaimed() -> None:
+    pool = pool_document(
+        leasePolicy={"gracePeriodSeconds": 0, "claimTimeoutSeconds": 1}, enforcement={"mode": "Gate"}
+    )
+    async with Scene(pool) as scene:
+        scene.cluster.pods.watched = True
+        await scene.until(lambda: scene.worker.ready)
+        made = scene.ask("a")
+        await scene.until(lambda: status(scene.lease("a"), "Allocated") == "True")
+        scene.kube.watchers.clear()  # from now on nothing is heard
+        given = {"leasehold.dev/slice": f"{made['metadata']['uid']}/0"}
+        pod = pod_document("worker", lease="a", namespace="team", node="n1", annotations=given)
+        scene.kube.add(paths.pod("team", "worker"), pod)
+        await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
+        assert status(scene.lease("a"), "Ready") == "True"

@@ -25,7 +25,8 @@ class Registry:
         self.told: list[str | Key] = []
         self.leases = {LEASE.uid}
         self.heard = 0
-        self.pods = Pods(self.told.append, self.told.append, lambda uid: uid in self.leases)
+        self.now = 0
+        self.pods = Pods(self.told.append, self.told.append, lambda uid: uid in self.leases, lambda: self.now)
         self.leased = LeasedPods(self.pods, self.hear)
         self.others = OtherPods(self.pods, self.hear)
         self.holding = Placeholders(self.pods, self.hear)
@@ -409,3 +410,29 @@ def test_a_pod_that_gets_the_label_counts_once(registry: Registry) -> None:
     registry.see("worker", version=2, node="n1")
     registry.others.changed("DELETED", other("worker", version=2))
     assert len(registry.pods.on("n1")) == 1
+
+
+def test_a_pod_is_over_by_this_clock_where_its_nodes_clock_is_behind(registry: Registry) -> None:
+    registry.see(given=(LEASE, 0), node="n1", ended=None)
+    registry.now = at("10m")
+    registry.see(version=2, ended="1m", **DONE)
+    assert registry.done_since() == at("10m")
+    registry.now = at("20m")
+    registry.see(version=3, ended="1m", annotations={"more": "news"}, **DONE)
+    assert registry.done_since() == at("10m"), "it is over since then, however often it is heard of"
+
+
+def test_a_gate_that_is_being_lifted_counts_until_the_next_word_of_its_pod(registry: Registry) -> None:
+    registry.see(version=5)
+    (pod,) = registry.pods.named(BUILD)
+    registry.pods.letting[pod.uid] = SliceRef(LEASE.uid, 0), 5
+    registry.see(version=5)
+    assert pod.uid in registry.pods.letting
+    letting = [ref for ref, _ in registry.pods.letting.values()]
+    assert workload_of(LEASE, [pod], letting=letting).left_on == {"node-1"}
+    assert workload_of(LEASE, [], letting=letting).left_on == {"node-1"}
+    registry.see(version=6)
+    assert not registry.pods.letting, "it was that write, or makes it fail"
+    registry.pods.letting[pod.uid] = SliceRef(LEASE.uid, 0), 6
+    registry.see(version=7, kind="DELETED")
+    assert not registry.pods.letting

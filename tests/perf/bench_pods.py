@@ -284,7 +284,7 @@ class _Bench:
 def _watching_all_pods(count: int) -> Iterator[Figure]:
     """Feed pods as the API server sends them to the memory of pods without leases, and see what it keeps."""
     changes: list[str] = []
-    pods = Pods(changes.append, lambda key: None)
+    pods = Pods(changes.append, lambda key: None, lambda uid: False, lambda: 0)
     audience = OtherPods(pods, lambda: None)
     texts = [json.dumps(_ordinary(i)) for i in range(count)]
     started = time.perf_counter()

@@ -91,7 +91,9 @@ class Cluster:
         self.leases_heard = 0
         self.membership: dict[str, Membership] = {}
         self.workers: dict[str, Member] = {}
-        self.pods = Pods(self._tell_node, self._pods_changed, lambda uid: self.find(uid) is not None)
+        self.pods = Pods(
+            self._tell_node, self._pods_changed, lambda uid: self.find(uid) is not None, clock.now
+        )
         self.strays: set[Key] = set()
         self.stray_news = asyncio.Event()
         self.homeless: set[str] = set()

@@ -1,22 +1,27 @@
 """One more look, at the API server itself, at what a lease is about to be lost for.
 
 A watch can be behind, or dead and not know it. A holder must not lose its lease for that. So where the reason is
-another object (a session that is silent, a node that is gone), that object is read before the end is written.
+other objects (a session that is silent, a node that is gone, pods that are not there), those are read before the end is
+written.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import NotFound
-from leasehold.api.names import SESSION_LABEL, LeaseReason, Liveness
+from leasehold.api.names import LEASE_LABEL, SESSION_LABEL, LeaseReason, Liveness
 from leasehold.core.course import Step
 from leasehold.core.lease import Lease
+from leasehold.core.pods import Pod
 from leasehold.core.times import SECOND
 
 _SILENT = frozenset({LeaseReason.HEARTBEAT_LOST, LeaseReason.CLAIM_TIMEOUT})
+_WITHOUT_PODS = frozenset({LeaseReason.CLAIM_TIMEOUT, LeaseReason.PODS_COMPLETE})
 _REMEMBERED = 10_000
 
 
@@ -37,6 +42,8 @@ class Confirmation:
         cause = (step.patch.get("release") or {}).get("cause") if not lease.releasing else None
         if cause in _SILENT and lease.liveness == Liveness.SESSION:
             return await self._session(lease, step.due or 0)
+        if cause in _WITHOUT_PODS and self._cluster.pods.watched:
+            return await self._pods(lease)
         if cause == LeaseReason.NODE_LOST:
             for name in sorted({part.node for part in lease.slices}):
                 if not await self._node(name):
@@ -64,6 +71,15 @@ class Confirmation:
             self._remember(key, now)
         return same
 
+    async def _pods(self, lease: Lease) -> bool:
+        """Look for pods that the watch has not told of."""
+        before = _what_matters(self._cluster.pods.of(lease))
+        query = {"labelSelector": f"{LEASE_LABEL}={lease.name}"}
+        documents, _ = await self._client.list(paths.pod(lease.namespace), query)
+        for document in documents:
+            self._cluster.pods.seen(document)
+        return _what_matters(self._cluster.pods.of(lease)) == before
+
     async def _node(self, name: str) -> bool:
         key = ("node", "", name)
         now = self._clock.now()
@@ -85,3 +101,7 @@ class Confirmation:
         if len(self._seen) > _REMEMBERED:
             self._seen.clear()
         self._seen[key] = at
+
+
+def _what_matters(pods: Iterable[Pod]) -> set[tuple[str, str, bool, bool]]:
+    return {(pod.uid, pod.node, pod.gated, pod.over) for pod in pods}

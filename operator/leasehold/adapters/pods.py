@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from leasehold.api.names import LEASE_LABEL
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.pods import Placeholder, Pod, Resident, placeholder_of, pod_of, resident_of
+from leasehold.core.pods import Placeholder, Pod, Resident, SliceRef, placeholder_of, pod_of, resident_of
 
 Json = Mapping[str, Any]
 
@@ -83,6 +84,7 @@ class Pods:
 
     `watched` tells whether pods are heard of at all, and `refusals` says, by a lease's uid, why it has no placeholder.
     `node_changed` and `lease_changed` are told what concerns them; `exists` is asked whether there is a lease of a uid.
+    `letting` are the pods whose gate is being lifted, with what they are given and the version that was decided on.
     """
 
     def __init__(
@@ -90,8 +92,11 @@ class Pods:
         node_changed: Callable[[str], None],
         lease_changed: Callable[[Key], None],
         exists: Callable[[str], bool],
+        now: Callable[[], int],
     ) -> None:
         self.watched = False
+        self.letting: dict[str, tuple[SliceRef, int]] = {}
+        self._now = now
         self.leased = Residents(node_changed)
         self.others = Residents(node_changed)
         self.holding = Residents(node_changed)
@@ -184,6 +189,12 @@ class Pods:
         known = None if before is None else self._by_lease[before][pod.uid]
         if known is not None and pod.version < known.version:
             return
+        if pod.over:
+            # By this clock: what waits for pods to be over must not be early where a node's clock is behind.
+            since = known.since if known is not None and known.over else self._now()
+            pod = replace(pod, since=max(pod.since, since))
+        if self.letting.get(pod.uid, (None, pod.version))[1] < pod.version:
+            del self.letting[pod.uid]  # that was it, or makes it fail
         if known is not None and pod.leaving:
             self._remember_done(known)
         if before is not None and before != key:
@@ -207,6 +218,7 @@ class Pods:
         self._remember_gone(uid, known.version if version is None else version)
         self._remember_done(known)
         self._drop(uid)
+        self.letting.pop(uid, None)
         self._lease_changed(key)
 
     def _remember_gone(self, uid: str, version: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -127,23 +127,35 @@ NO_PODS: Final = Workload()
 
 
 def workload_of(
-    lease: Lease, pods: Sequence[Pod], placeholders: Sequence[Placeholder] = (), refusal: str = ""
+    lease: Lease,
+    pods: Sequence[Pod],
+    placeholders: Sequence[Placeholder] = (),
+    refusal: str = "",
+    letting: Iterable[SliceRef] = (),
 ) -> Workload:
-    """Return what these pods, all that name a lease, and its placeholders mean for it."""
+    """Return what these pods, all that name a lease, and its placeholders mean for it.
+
+    `letting` is what pods are being given at this moment: they may be let go already, so they are left, too.
+    """
     waiting = [one.created for one in placeholders if one.slice.lease == lease.uid and not one.node]
     unheld = min(waiting, default=None)
+    places = {i: part.node for i, part in enumerate(lease.slices)}
+    left = {places.get(ref.position, "") for ref in letting if ref.lease == lease.uid}
     mine = [pod for pod in pods if _is_of(pod, lease)]
     if not mine:
-        return Workload(unheld_since=unheld, refusal=refusal) if unheld is not None or refusal else NO_PODS
+        if unheld is None and not refusal and not left:
+            return NO_PODS
+        return Workload(left_on=frozenset(left), unheld_since=unheld, refusal=refusal)
     # One that is over and being deleted may have been ended by whoever deletes it.
     ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
-    places = {i: part.node for i, part in enumerate(lease.slices)}
     here = [pod for pod in mine if not pod.over]
     more = here or any(pod.gated and not (pod.over or pod.leaving) for pod in pods)
     used = Use(lease, pods)
     return Workload(
         claimed=any(pod.node for pod in mine),
-        left_on=frozenset(pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice),
+        left_on=frozenset(
+            left | {pod.node or places.get(pod.slice.position, "") for pod in here if pod.slice}
+        ),
         over_on=frozenset(part.node for i, part in enumerate(lease.slices) if used.exceeds(i, part)),
         done_since=None if more else max(ended, default=None),
         unheld_since=unheld,

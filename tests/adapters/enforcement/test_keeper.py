@@ -1001,3 +1001,53 @@ async def test_room_is_held_no_more_when_the_lease_ends_or_the_pool_holds_none()
             await until(lambda site=site: site.holds() is None)
             await site.rest()
         assert site.writes_in_order() == [("DELETE", HELD_FIRST)]
+
+
+# --- what is under way ---
+
+
+class HeldBack:
+    """Holds back the writes to some pods until it is told to let them through."""
+
+    def __init__(self, ward: Ward, *names: str) -> None:
+        self.ward = ward
+        self.paths = {pod_path(name, "team-a") for name in names}
+        self.held: list[str] = []
+        self.through = asyncio.Event()
+        merge = ward.kube.merge
+
+        async def slow(path: str, patch: Object) -> Object:
+            if path in self.paths:
+                self.held.append(path)
+                await self.through.wait()
+            return await merge(path, patch)
+
+        ward.kube.merge = slow  # type: ignore[method-assign]
+
+
+async def test_a_pod_counts_from_the_moment_that_its_gate_is_being_lifted() -> None:
+    ward = Ward()
+    slow = HeldBack(ward, "worker")
+    async with ward.keeping():
+        ward.lease(HELD)
+        ward.pod()
+        await until(lambda: slow.held)
+        assert [ref.lease for ref, _ in ward.cluster.pods.letting.values()] == [HELD.uid]
+        slow.through.set()
+        await until(lambda: not ward.gates())
+        await until(lambda: not ward.cluster.pods.letting)
+
+
+async def test_no_gate_is_lifted_while_the_end_of_the_lease_may_be_on_its_way() -> None:
+    busy = {HELD.uid}
+    ward = Ward()
+    ward.keeper = Keeper(ward.tools, ward.look_up, ward.right.valid, busy.__contains__)
+    ward.cluster.workers["ci"] = Hearer(ward.keeper)  # type: ignore[assignment]
+    async with ward.keeping():
+        ward.lease(HELD)
+        ward.pod()
+        await ward.rest()
+        assert ward.gates()
+        busy.clear()
+        ward.wait(25)
+        await until(lambda: not ward.gates())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from leasehold.adapters.enforcement.writing import PodWriting
-from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
 from leasehold.adapters.pauses import Pauses
 from leasehold.adapters.pods import Key
 from leasehold.adapters.tools import Tools
@@ -22,6 +22,7 @@ from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, earliest
 
 _LOOK_AGAIN = SECOND
+_SOON = 25
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,12 @@ class Keeper:
         tools: Tools,
         look: Callable[[Key], tuple[Lease | None, PoolPolicy | None] | None],
         may_write: Callable[[], bool],
+        is_busy: Callable[[str], bool] = lambda uid: False,
     ) -> None:
         self._tools = tools
         self._look = look
         self._may_write = may_write
+        self._is_busy = is_busy
         self._marked: set[Key] = set()
         self._news = asyncio.Event()
         self._wakes = Deadlines()
@@ -81,6 +84,8 @@ class Keeper:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for subject in [subject for touched in self._touched.values() for subject in touched]:
+                self._tools.cluster.pods.letting.pop(subject, None)
 
     async def _sleep(self) -> None:
         at = earliest(self._wakes.next(), self._pauses.next())
@@ -114,6 +119,8 @@ class Keeper:
         for action in (*plan.actions, *held):
             subject = _subject(action)
             until = self._outdated_until(subject, action, now)
+            if until is None and isinstance(action, Let) and lease is not None and self._is_busy(lease.uid):
+                until = now + _SOON  # it may be ending
             if until is not None:
                 wake_at = earliest(wake_at, until)
             elif subject not in self._busy:
@@ -128,6 +135,9 @@ class Keeper:
         self._touched.setdefault(key, set()).add(subject)
         if isinstance(action, Let | Assign) and action.slice is not None:
             self._given[subject] = action.slice
+        if isinstance(action, Let) and action.slice is not None:
+            # From here on the pod counts as there: the end of its lease waits until it is known not to be.
+            self._tools.cluster.pods.letting[subject] = action.slice, action.pod.version
         task = asyncio.create_task(self._act(key, action, lease, policy))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -178,6 +188,7 @@ class Keeper:
     ) -> None:
         """Write what was decided, unless the lease it was decided for is another when its turn has come."""
         subject = _subject(action)
+        letting = self._tools.cluster.pods.letting
         worked = False
         try:
             async with self._tools.writers.turn(patient=isinstance(action, (Tell, Warn))):
@@ -190,6 +201,7 @@ class Keeper:
                         self._outdated.pop(subject, None)
                 else:
                     self._given.pop(subject, None)
+                    letting.pop(subject, None)
                 worked = may_write
         except NotFound:
             self._given.pop(subject, None)
@@ -197,11 +209,14 @@ class Keeper:
             self._tools.cluster.pods.placeholder_gone(subject)
             worked = True
         except Conflict:
+            letting.pop(subject, None)
             # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
             self._leave_alone(subject, action)
             self._tools.cluster.pods.await_next(subject)
             worked = True
         except ApiError as error:
+            if not isinstance(error, Unknown):
+                letting.pop(subject, None)
             log.warning("pods of lease %s: %s", _text(key), error, extra={"object": _text(key)})
         finally:
             if worked:

@@ -242,6 +242,7 @@ class _Workloads:
         if found is None:
             placeholders = self._pods.placeholders((lease.namespace, lease.name))
             refusal = self._pods.refusals.get(lease.uid, "")
-            found = workload_of(lease, self._pods.of(lease), placeholders, refusal)
+            letting = [ref for ref, _ in self._pods.letting.values()]
+            found = workload_of(lease, self._pods.of(lease), placeholders, refusal, letting)
             self._found[lease.uid] = found
         return found

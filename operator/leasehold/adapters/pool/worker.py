@@ -67,7 +67,7 @@ class PoolWorker:
         self.memory = memory = Memory(tools, pool, pauses)
         self.leases = Leases(tools, pool)
         self.fence = Fence(memory)
-        self.keeper = keeper = Keeper(tools, self._named, self._may_write)
+        self.keeper = keeper = Keeper(tools, self._named, self._may_write, self._is_busy)
         self.news = News(tools, pool, memory, self.fence, complaints, pauses, dirty, keeper)
         self.writing = Writing(tools, pool, memory, self.leases, self.fence, complaints, pauses, dirty)
         self._publisher = Publisher(tools, pool, memory)
@@ -153,6 +153,9 @@ class PoolWorker:
         """Nobody looks after the pods any more: neither can the pool be led."""
         if not keeping.cancelled() and (error := keeping.exception()) is not None:
             self.pool.fail(error)
+
+    def _is_busy(self, uid: str) -> bool:
+        return uid in self.state.busy
 
     def _may_write(self) -> bool:
         return self.pool.failure is None and self.pool.right.valid()
