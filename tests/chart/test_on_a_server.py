@@ -175,7 +175,8 @@ def test_without_keep_the_definitions_go_too(here: Installation) -> None:
     notes = here.install("--set", "crds.keep=false")
     assert "WARNING  crds.keep=false: uninstalling deletes every pool and every lease." in notes
     here.uninstall()
-    until(lambda: here.definitions() == {}, "the definitions are gone")
+    # Everything of their kinds goes first.
+    until(lambda: here.definitions() == {}, "the definitions are gone", 90)
 
 
 def test_the_server_itself_admits_the_pods_as_restricted(here: Installation) -> None:

@@ -222,6 +222,10 @@ BAD = {
         pool(nodeSelector={"matchLabels": {"k" * 318: "v"}}),
         "a label key must be at most 317 characters long",
     ),
+    "dedicated nodes without pods held": (
+        pool(enforcement={"nodeTaint": "Dedicated"}),
+        "nodeTaint Dedicated needs mode Gate",
+    ),
     "no resources": (pool(resources=[]), "spec.resources in body should have at least 1 items"),
     "a resource twice": (
         pool(resources=[{"name": "cpu"}, {"name": "cpu"}]),

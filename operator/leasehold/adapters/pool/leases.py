@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import NotFound
@@ -16,7 +17,24 @@ from leasehold.core.course import Step
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease, lease_of
 
+_FEW = 200
+"""So many leases are read one by one; of more, all are listed in full."""
+
 log = logging.getLogger(__name__)
+
+
+class _Head(NamedTuple):
+    """A lease in a list of names and versions."""
+
+    uid: str
+    namespace: str
+    name: str
+    version: int
+
+
+def _head(item: Json) -> _Head:
+    meta = item["metadata"]
+    return _Head(meta["uid"], meta["namespace"], meta["name"], int(meta["resourceVersion"]))
 
 
 class Leases:
@@ -27,16 +45,36 @@ class Leases:
         self._pool = pool
 
     async def list_leases(self) -> tuple[list[Lease], int]:
-        """List the pool's leases by a quorum read; return them with the version of the list."""
-        cluster = self._tools.cluster
-        items, version = await self._tools.client.list(
-            paths.LEASES, {"fieldSelector": f"spec.poolRef.name={self._pool.name}"}, read=cluster.read
-        )
+        """List the pool's leases by a quorum read; return them with the version of the list.
+
+        The list tells names and versions. What is known in that version is what the API server has; the rest is read
+        one by one, or all in full where it is much. At a start nearly all is known.
+        """
+        cluster, client = self._tools.cluster, self._tools.client
+        query = {"fieldSelector": f"spec.poolRef.name={self._pool.name}"}
+        heads, version = await client.list(paths.LEASES, query, metadata_only=True, read=_head)
+        known = [cluster.find(head.uid) for head in heads]
+        pairs = list(zip(heads, known, strict=True))
+        news = [head for head, lease in pairs if lease is None or lease.version != head.version]
+        if len(news) > _FEW:
+            items, version = await client.list(paths.LEASES, query, read=cluster.read)
+        else:
+            items = [lease for head, lease in pairs if lease is not None and lease.version == head.version]
+            items += await asyncio.gather(*map(self._read, news))
         # One whose end was already heard of while the list was on its way would stay for ever as a ghost.
         found = [lease for lease in items if lease is not None and not cluster.is_gone(lease.uid)]
         for lease in found:
             cluster.lease_seen(lease)
         return found, int(version)
+
+    async def _read(self, head: _Head) -> Lease | None:
+        """Read one lease of a list; None where it is gone meanwhile, or cannot be read."""
+        try:
+            async with self._tools.writers.turn():
+                document = await self._tools.client.get(paths.lease(head.namespace, head.name))
+        except NotFound:
+            return None
+        return self._tools.cluster.read(document) if document["metadata"]["uid"] == head.uid else None
 
     async def add_finalizer(self, lease: Lease) -> Lease:
         """Have the lease kept, once deleted, until what it holds is given back."""
