@@ -103,6 +103,11 @@ MARKS: Final = (
         names.POOL_TAINT,
         "On the nodes of a dedicated pool, with the pool's name; effect NoSchedule.",
     ),
+    (
+        "Label",
+        names.KUEUE_WORKLOAD_LABEL,
+        "On a CapacityLease that was made for a Workload of Kueue: the Workload's uid.",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from leasehold import settings
 
 FROM_THE_POD: Final = {
     *("kubeconfig", "http_host", "http_port", "identity", "election_namespace"),
-    "enforcement",  # which takes more than a setting: rights, too
+    *("enforcement", "kueue"),  # which take more than a setting: rights, too
 }
 """Settings of the operator that the chart itself fills in."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from leasehold.api.lease import LeaseStatus
 from leasehold.api.names import (
     FORCE_RELEASE_ANNOTATION,
+    KUEUE_CONTROLLER,
     LEASE_GATE,
     LEASE_LABEL,
     LEASE_REASONS,
@@ -548,6 +549,88 @@ def make_world(nodes: Iterable[Node] = (), reports: Iterable[Report] = (), **mor
 def vector(policy: PoolPolicy, **amounts: str) -> tuple[int, ...]:
     """Amounts in the pool's order, from texts."""
     return policy.vector({name: amount(name, text) for name, text in amounts.items()})
+
+
+# --- Kueue ---
+
+
+def pod_set_document(
+    name: str = "main", *, pods: int = 1, cpu: str | None = "1", memory: str | None = "1Gi", **spec: Any
+) -> dict[str, Any]:
+    """A pod set of a Workload: one container that requests this, unless `spec` says otherwise."""
+    asked = {k: v for k, v in (("cpu", cpu), ("memory", memory)) if v is not None}
+    body = {"containers": [{"name": "main", "resources": {"requests": asked}}], **spec}
+    return {"name": name, "count": pods, "template": {"metadata": {}, "spec": body}}
+
+
+def workload_document(
+    name: str = "train",
+    *pod_sets: Json,
+    reserved: str | None = "-10s",
+    checks: Iterable[Json] | None = None,
+    assigned: Mapping[str, Json] | None = None,
+    conditions: Iterable[str] = (),
+    deleted: bool = False,
+    owner: str = "Job",
+    version: int = 1,
+    namespace: str = "team-a",
+    status: Json | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A Workload of Kueue that has its quota for ten seconds, and one check, `lease`, that waits.
+
+    `assigned` are fields of its pod sets' assignments, and `conditions` further ones that are True.
+    """
+    sets = list(pod_sets) or [pod_set_document()]
+    rows = [{"type": type_, "status": "True", "lastTransitionTime": clock()} for type_ in conditions]
+    told: dict[str, Any] = {"admissionChecks": list(checks if checks is not None else [check_state()])}
+    if reserved is not None:
+        since = clock(reserved)
+        rows.append({"type": "QuotaReserved", "status": "True", "lastTransitionTime": since})
+        told["admission"] = {
+            "clusterQueue": "queue",
+            "podSetAssignments": [
+                {"name": one["name"], "count": one["count"], **(assigned or {}).get(one["name"], {})}
+                for one in sets
+            ],
+        }
+    meta: dict[str, Any] = {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"uid-{name}",
+        "resourceVersion": str(version),
+        "ownerReferences": [{"kind": owner, "name": "owner"}],
+    }
+    if deleted:
+        meta["deletionTimestamp"] = clock()
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "Workload",
+        "metadata": meta,
+        "spec": {"podSets": sets, "active": True, **spec},
+        "status": {"conditions": rows, **told, **(status or {})},
+    }
+
+
+def check_state(name: str = "lease", state: str = "Pending", message: str = "", **more: Any) -> Json:
+    """A row of a Workload's `status.admissionChecks`."""
+    since = clock("-10s")
+    return {"name": name, "state": state, "message": message, "lastTransitionTime": since, **more}
+
+
+def check_document(
+    name: str = "lease", *, pool: str | None = "ci", controller: str = KUEUE_CONTROLLER, **more: Any
+) -> dict[str, Any]:
+    """An AdmissionCheck that names a pool; `more` is what else its parameters have."""
+    named = (
+        None if pool is None else {"apiGroup": "leasehold.dev", "kind": "CapacityPool", "name": pool, **more}
+    )
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "AdmissionCheck",
+        "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1},
+        "spec": {"controllerName": controller, **({} if named is None else {"parameters": named})},
+    }
 
 
 # --- what may be written ---

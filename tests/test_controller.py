@@ -448,6 +448,18 @@ async def test_an_operator_that_may_not_touch_pods_does_not_even_look_at_them(de
     assert not any("/pods" in path for _, path, _ in desk.kube.requests)
 
 
+@pytest.mark.parametrize("kueue", ["off", "on"])
+async def test_kueue_is_answered_where_that_was_asked_for(kubeconfig: str, kueue: str) -> None:
+    desk = Desk(kubeconfig, kueue=kueue)
+    await desk.begin()
+    running = {task.get_name() for task in asyncio.all_tasks()}
+    assert ("kueue" in running) == (kueue == "on")
+    asked = paths.WORKLOADS in [path for _, path, _ in desk.kube.requests]
+    assert not asked or kueue == "on"
+    await desk.close()
+    assert "kueue" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
 async def test_an_operator_that_may_touch_pods_hears_of_all_that_take_something(enforcing: Desk) -> None:
     informers = enforcing.controller.informers
     assert informers["leased pods"].query == {"labelSelector": "leasehold.dev/lease"}

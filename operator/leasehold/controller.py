@@ -31,6 +31,7 @@ from leasehold.adapters.http import STALE_SECONDS, UNHEALTHY_LAG, HealthServer, 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, NotFound
 from leasehold.adapters.kube.informer import Informer
+from leasehold.adapters.kueue import KueueBridge
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
 from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
@@ -301,6 +302,11 @@ class Controller:
             self.client, self.cluster, self.pools.asking, leadership.valid, self.cluster.pods.running
         )
         yield from (("homeless leases", homeless.run()), ("report specs", specs.run()))
+        if self.settings.kueue == "on":
+            kueue = KueueBridge(
+                self.client, self.clock, self.pools.lending, leadership.valid, resync=self.resync
+            )
+            yield "kueue", kueue.run()
         if not self.cluster.pods.watched:
             return
         strays = StrayKeeper(self.tools, lambda: set(self.pools.documents), leadership.valid)

@@ -31,6 +31,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "log_format": ("json", "text"),
     "enforcement": ("off", "on"),
+    "kueue": ("off", "on"),
 }
 
 
@@ -89,6 +90,12 @@ class Settings:
 
     placeholder_priority_class: str = "leasehold-placeholder"
     """Their PriorityClass, unless a pool names another: above ordinary pods, with preemptionPolicy Never."""
+
+    kueue: str = "off"
+    """Whether Workloads of Kueue (0.15 or later) wait for leases, where an AdmissionCheck says so: on needs the right
+    to read AdmissionChecks, ResourceFlavors and Workloads, to patch the status of checks and Workloads, and to create
+    leases.
+    """
 
     log_level: str = "INFO"
     """Least level of what is logged: DEBUG, INFO, WARNING or ERROR."""

@@ -148,6 +148,27 @@ class FakeKube:
             raise after[1]
         return answer
 
+    async def apply(self, path: str, document: Object) -> Object:
+        """Server-side apply of a status: of its lists the rows that the document names, each as a whole."""
+        after = await self._ask("APPLY", path, document)
+        at = path.removesuffix("/status")
+        if at not in self.objects:
+            raise NotFound(f"no {path}", 404)
+        known = self.objects[at]
+        for name in ("resourceVersion", "uid"):
+            if document["metadata"][name] != known["metadata"][name]:
+                raise Conflict(f"{path} was written in between", 409)
+        status = dict(known.get("status") or {})
+        for part, rows in document["status"].items():
+            key = "type" if part == "conditions" else "name"
+            named = {row[key]: row for row in rows}
+            kept = [row for row in status.get(part, ()) if row[key] not in named]
+            status[part] = [*kept, *named.values()]
+        answer = self._store(at, {**known, "status": status}, "MODIFIED")
+        if after is not None:
+            raise after[1]
+        return answer
+
     async def evict(self, namespace: str, name: str, uid: str) -> None:
         """Begin the end of a pod that runs; one that does not is gone at once."""
         path = paths.pod(namespace, name)

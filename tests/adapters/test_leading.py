@@ -366,6 +366,16 @@ async def test_nodes_are_kept_for_dedicated_pools_whoever_leads_them(stage: Stag
     await stage.until(lambda: far.pools.dedicated() == {})
 
 
+async def test_what_pools_lend_is_known_whoever_leads_them(stage: Stage) -> None:
+    stage.add_pool(pool_document(NEAR, resources=[{"name": "cpu"}, {"name": "pods"}]))
+    stage.add_pool(pool_document(FAR))
+    near, far = await two(stage)
+    known = {NEAR: ("cpu", "pods"), FAR: ("cpu", "memory", "ephemeral-storage")}
+    assert near.pools.lending() == far.pools.lending() == known
+    stage.kube.remove(paths.pool(FAR))
+    await stage.until(lambda: far.pools.lending().keys() == {NEAR})
+
+
 async def test_reporters_are_asked_the_same_while_a_pool_is_taken_over(stage: Stage) -> None:
     """What they are not asked for a moment is forgotten: which pods had ended, for one."""
     stage.node("n1")

@@ -20,6 +20,7 @@ from leasehold.adapters.tools import Tools
 from leasehold.core.election import shard_of
 from leasehold.core.neighbours import Heard, level_of
 from leasehold.core.outages import Outage
+from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, parse_time
 
 Json = Mapping[str, Any]
@@ -298,8 +299,7 @@ class Pools:
 
     def dedicated(self) -> dict[str, str]:
         """Return the nodes that a pool wants for its leases' pods alone, with the pool, whoever leads it."""
-        policies = {name: worker.state.policy for name, (worker, _) in self.workers.items()}
-        policies |= {name: follower.policy for name, follower in self.followers.items() if follower.policy}
+        policies = self._policies()
         wanting = {name for name, policy in policies.items() if policy.enforces and policy.taints_nodes}
         if not wanting:
             return {}
@@ -309,6 +309,14 @@ class Pools:
             for node, found in rows
             if len(found.pools) == 1 and found.pools[0] in wanting
         }
+
+    def lending(self) -> dict[str, tuple[str, ...]]:
+        """Return the resources that each pool lends, whoever leads it."""
+        return {name: policy.names for name, policy in self._policies().items()}
+
+    def _policies(self) -> dict[str, PoolPolicy]:
+        policies = {name: worker.state.policy for name, (worker, _) in self.workers.items()}
+        return policies | {name: one.policy for name, one in self.followers.items() if one.policy}
 
     def not_ready(self) -> list[str]:
         """Return the pools of our shards that are not taken over yet."""

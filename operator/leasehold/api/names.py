@@ -60,6 +60,15 @@ POD_CONDITION: Final = "leasehold.dev/Leased"
 POOL_TAINT: Final = "leasehold.dev/pool"
 """The taint on the nodes of a dedicated pool; its value is the pool's name, its effect NoSchedule."""
 
+KUEUE_CONTROLLER: Final = "leasehold.dev/lease"
+"""In a Kueue AdmissionCheck's `spec.controllerName`: its Workloads wait for leases."""
+
+KUEUE_WORKLOAD_LABEL: Final = "leasehold.dev/kueue-workload"
+"""On a CapacityLease that was made for a Kueue Workload: the Workload's uid."""
+
+KUEUE_GROUP: Final = "kueue.x-k8s.io"
+KUEUE_API_VERSION: Final = f"{KUEUE_GROUP}/v1beta2"
+
 CPU: Final = "cpu"
 MEMORY: Final = "memory"
 EPHEMERAL_STORAGE: Final = "ephemeral-storage"

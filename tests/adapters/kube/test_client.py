@@ -85,6 +85,15 @@ async def test_each_status_has_its_error(status: int, kind: type[ApiError]) -> N
     assert "/api/v1/things/a" in str(caught.value)
 
 
+async def test_what_is_applied_takes_over_what_it_names() -> None:
+    handler, seen = answering((200, {"ok": 1}))
+    async with serving(handler) as client:
+        assert await client.apply("/apis/things/a/status", {"status": {}}) == {"ok": 1}
+    (request,) = seen
+    assert (request.method, request.content_type) == ("PATCH", "application/apply-patch+yaml")
+    assert dict(request.query) == {"fieldManager": "leasehold-operator", "force": "true"}
+
+
 def test_what_is_no_client_error_leaves_the_outcome_open() -> None:
     assert type(error_of(307, "elsewhere")) is Unknown
 

@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 FIELD_MANAGER: Final = "leasehold-operator"
@@ -115,6 +116,20 @@ class KubeClient:
         """Apply a strategic merge patch, in which lists of built-in kinds are merged by their keys."""
         return await self.request(
             "PATCH", path, patch, content_type=STRATEGIC_PATCH, query={"fieldManager": FIELD_MANAGER}
+        )
+
+    async def apply(self, path: str, document: Json) -> Json:
+        """Apply a document (server-side apply): of a list with keys only the rows that it names are written.
+
+        Fields that others own are taken over; what an earlier document named and this one does not is given up. Give
+        `metadata.resourceVersion` to make it a compare-and-swap.
+        """
+        return await self.request(
+            "PATCH",
+            path,
+            document,
+            content_type=APPLY_PATCH,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
         )
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:

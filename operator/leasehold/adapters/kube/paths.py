@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leasehold.api.names import API_VERSION, LEASE_PLURAL, POOL_PLURAL, REPORT_PLURAL
+from leasehold.api.names import API_VERSION, KUEUE_API_VERSION, LEASE_PLURAL, POOL_PLURAL, REPORT_PLURAL
 
 POOLS = f"/apis/{API_VERSION}/{POOL_PLURAL}"
 LEASES = f"/apis/{API_VERSION}/{LEASE_PLURAL}"
@@ -11,6 +11,9 @@ NODES = "/api/v1/nodes"
 NAMESPACES = "/api/v1/namespaces"
 PODS = "/api/v1/pods"
 SESSIONS = "/apis/coordination.k8s.io/v1/leases"
+WORKLOADS = f"/apis/{KUEUE_API_VERSION}/workloads"
+ADMISSION_CHECKS = f"/apis/{KUEUE_API_VERSION}/admissionchecks"
+RESOURCE_FLAVORS = f"/apis/{KUEUE_API_VERSION}/resourceflavors"
 
 
 def pool(name: str) -> str:
@@ -18,9 +21,10 @@ def pool(name: str) -> str:
     return f"{POOLS}/{name}"
 
 
-def lease(namespace: str, name: str) -> str:
-    """Return the path of a CapacityLease."""
-    return f"/apis/{API_VERSION}/namespaces/{namespace}/{LEASE_PLURAL}/{name}"
+def lease(namespace: str, name: str = "") -> str:
+    """Return the path of a CapacityLease, or of all of a namespace."""
+    path = f"/apis/{API_VERSION}/namespaces/{namespace}/{LEASE_PLURAL}"
+    return f"{path}/{name}" if name else path
 
 
 def report(name: str) -> str:
@@ -53,3 +57,13 @@ def pod(namespace: str, name: str = "") -> str:
 def node(name: str) -> str:
     """Return the path of a Node."""
     return f"{NODES}/{name}"
+
+
+def workload(namespace: str, name: str) -> str:
+    """Return the path of a Kueue Workload."""
+    return f"/apis/{KUEUE_API_VERSION}/namespaces/{namespace}/workloads/{name}"
+
+
+def admission_check(name: str) -> str:
+    """Return the path of a Kueue AdmissionCheck."""
+    return f"{ADMISSION_CHECKS}/{name}"
