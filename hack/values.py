@@ -138,6 +138,16 @@ class EnforcementValues(Values):
     )
 
 
+class KueueValues(Values):
+    """Answering Kueue, whose Workloads then wait for leases."""
+
+    enabled: bool = Field(
+        False,
+        description="let the operator answer AdmissionChecks of Kueue with `controllerName: leasehold.dev/lease`, and"
+        " make leases for Workloads; needs Kueue's definitions. See docs/pods.md",
+    )
+
+
 class FlowSchemaValues(Values):
     """A line of its own for the election at the API server."""
 
@@ -451,6 +461,7 @@ class Chart(Values):
     finalizer_policy: FinalizerPolicy = FinalizerPolicy()
     policies: Policies = Policies()
     enforcement: EnforcementValues = EnforcementValues()
+    kueue: KueueValues = KueueValues()
     flow_schema: FlowSchemaValues = FlowSchemaValues()
     rbac: Rbac = Rbac()
     pod_security: PodSecurity = PodSecurity()

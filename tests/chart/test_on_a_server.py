@@ -174,9 +174,10 @@ def test_what_was_lent_is_still_lent_after_an_uninstall_and_a_new_install(here: 
 def test_without_keep_the_definitions_go_too(here: Installation) -> None:
     notes = here.install("--set", "crds.keep=false")
     assert "WARNING  crds.keep=false: uninstalling deletes every pool and every lease." in notes
+    # An API server that is still taking up a definition may need minutes to let it go.
+    here.kube.wait_established(here.definitions())
     here.uninstall()
-    # Everything of their kinds goes first.
-    until(lambda: here.definitions() == {}, "the definitions are gone", 90)
+    until(lambda: here.definitions() == {}, "the definitions are gone", 60)
 
 
 def test_the_server_itself_admits_the_pods_as_restricted(here: Installation) -> None:

@@ -13,6 +13,7 @@ import yaml
 from hack import chart, generate
 from hack.values import Chart
 from tests.chart.conftest import CHART, NAMESPACE, Helm, Object, Rendered
+from tests.cluster.kueue import RIGHTS as KUEUE_RIGHTS
 
 from leasehold.api import names
 from leasehold.settings import CHOICES
@@ -293,6 +294,14 @@ def test_the_operator_is_told_whether_it_may_hold_pods(helm: Helm) -> None:
     assert told({}) == "off"  # a text: without quotes YAML reads it as false
     assert told(HOLDS) == "on"
     assert {told({}), told(HOLDS)} == set(CHOICES["enforcement"])
+
+
+def test_only_where_kueue_is_answered_the_operator_makes_leases(helm: Helm) -> None:
+    plain, answering = helm.template(), helm.template({"kueue": {"enabled": True}})
+    assert rights(answering) - rights(plain) == KUEUE_RIGHTS
+    assert rights(plain) - rights(answering) == set()
+    environment = answering.container("Deployment")["env"]
+    assert {"name": "LEASEHOLD_KUEUE", "value": "on"} in environment
 
 
 def test_without_policies_pods_are_gated_and_nobody_is_refused(helm: Helm) -> None:
