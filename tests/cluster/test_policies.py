@@ -425,7 +425,13 @@ def _mallory(server: ControlPlane, stage: Stage) -> Client:
     own, victim = stage.namespace, f"{stage.namespace}-victim"
     stage.kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": victim}})
     kube = _bound(server, own, "mallory", "admin", "leasehold-viewer", "leasehold-editor")
-    until(lambda: refusal(lambda: kube.list(LEASES, own)) == 0, "the role is bound")
+    path = kube.resource(LEASES).path(own)
+    probe = _lease(own, "probe")
+    for what, act in (
+        ("read", lambda: kube.list(LEASES, own)),
+        ("write", lambda: kube.request("POST", path, probe, dryRun="All")),
+    ):
+        until(lambda act=act: refusal(act) == 0, f"the role to {what} leases is bound")  # type: ignore[misc]
     for namespace, name in ((own, "mine"), (own, "revoked"), (victim, "theirs")):
         stage.kube.create(_lease(namespace, name))
     stage.kube.patch(LEASES, "revoked", _marks(revoke="disk is failing"), own)
