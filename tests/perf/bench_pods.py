@@ -12,7 +12,8 @@ import json
 import secrets
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from tests.enforcement.harness import Enforcer, whole_control_plane
@@ -29,7 +30,9 @@ from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import NodeShape, SimulatedNodes
 
 NAMESPACE = "bench-pods"
-_RATES = (10, 100)
+_RATES = ((10, 1), (50, 10), (100, 10), (100, 1))
+"""Pods a second, and how many of them share a lease."""
+
 _LARGE = NodeShape(cpu="64", memory="256Gi")
 _SMALL = NodeShape(cpu="4", memory="8Gi")
 _PATIENCE = 60.0
@@ -189,28 +192,32 @@ class _Bench:
     # --- gates ---
 
     async def gates(self, *, quick: bool) -> AsyncIterator[Figure]:
-        for rate in _RATES:
-            count = (rate * 3 if quick else rate * 15) or 1
+        for rate, gang in _RATES:
+            count = rate * 3 if quick else rate * 15
             plain = await self._steadily(rate, count, self._plain)
-            waits = await self._steadily(rate, count, self._leased)
+            waits = await self._steadily(rate / gang, count // gang, partial(self._leased, gang))
             alone = [(self.bound[n] - self.asked[n]) * 1000 for n in plain]
-            whole = [(self.bound[n] - self.ready[n]) * 1000 for n in waits]
+            gangs = [(lease, f"{lease}-{i}") for lease in waits for i in range(gang)]
+            whole = [(self.bound[pod] - self.ready[lease]) * 1000 for lease, pod in gangs]
             for figure in spread(f"pod without gate, {rate}/s: created to bound", alone, "ms"):
                 yield figure
-            for figure in spread(f"pod with its lease, {rate}/s: lease Ready to bound", whole, "ms"):
+            what = f"{rate}/s, {gang} to a lease"
+            for figure in spread(f"pods with leases, {what}: lease Ready to bound", whole, "ms"):
                 yield figure
             added = percentile(whole, 99) - percentile(alone, 99)
-            yield Figure(f"added by the gate, {rate}/s, p99", added, "ms", "< 100")
+            yield Figure(f"added by the gate, {what}, p99", added, "ms", "< 100")
 
     async def _plain(self, name: str) -> None:
         await self.pod(name, "10m")
 
-    async def _leased(self, name: str) -> None:
-        """The pod is there first, so that nothing but the gate is waited for when its lease is Ready."""
-        await self.pod(name, "10m", lease=name)
-        await self.lease(name, "gate", "10m")
+    async def _leased(self, gang: int, name: str) -> None:
+        """The pods are there first, so that nothing but the gate is waited for when their lease is Ready."""
+        await asyncio.gather(*(self.pod(f"{name}-{i}", "10m", lease=name) for i in range(gang)))
+        await self.lease(name, "gate", "10m", count=gang)
 
-    async def _steadily(self, rate: float, count: int, make: Callable[[str], Any]) -> list[str]:
+    async def _steadily(
+        self, rate: float, count: int, make: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> list[str]:
         mark = secrets.token_hex(3)
         names = [f"{mark}-{i}" for i in range(count)]
         start, under_way = time.monotonic(), []
@@ -218,12 +225,14 @@ class _Bench:
             await asyncio.sleep(max(0.0, start + i / rate - time.monotonic()))
             under_way.append(asyncio.create_task(make(name)))
         await asyncio.gather(*under_way)
-        await self.until(lambda: all(name in self.bound for name in names), "all pods are bound")
-        if make == self._leased:
+        pods = [name for name in self.asked if name.startswith(mark)]
+        await self.until(lambda: all(name in self.bound for name in pods), "all pods are bound")
+        if make == self._plain:
+            await self.remove(*(paths.pod(NAMESPACE, name) for name in pods))
+        else:
             await self.until(lambda: all(name in self.ready for name in names), "all leases are Ready")
             await self.remove(*(paths.lease(NAMESPACE, name) for name in names))
-        await self.remove(*(paths.pod(NAMESPACE, name) for name in names if make != self._leased))
-        await self.until(lambda: all(name in self.gone for name in names), "all are gone again")
+        await self.until(lambda: all(name in self.gone for name in (*names, *pods)), "all are gone again")
         return names
 
     # --- hand-overs ---
