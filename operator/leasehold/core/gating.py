@@ -12,7 +12,7 @@ from leasehold.api.names import StrayPodAction
 from leasehold.api.quantity import format_amount
 from leasehold.core.lease import Lease, Slice
 from leasehold.core.nodes import Node
-from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef, admits
+from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef, add, admits, held_by
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.times import SECOND, earliest, format_time
 
@@ -143,8 +143,6 @@ def workload_of(
     left = {places.get(ref.position, "") for ref in letting if ref.lease == lease.uid}
     mine = [pod for pod in pods if _is_of(pod, lease)]
     if not mine:
-        if unheld is None and not refusal and not left:
-            return NO_PODS
         return Workload(left_on=frozenset(left), unheld_since=unheld, refusal=refusal)
     # One that is over and being deleted may have been ended by whoever deletes it.
     ended = [_done(pod) for pod in mine if pod.over and not pod.leaving]
@@ -198,9 +196,7 @@ class Use:
     def take(self, pod: Pod, index: int) -> None:
         """Count a pod in a slice."""
         self.counts[index] = self.counts.get(index, 0) + 1
-        used = self.amounts.setdefault(index, {})
-        for name, units in pod.requests.items():
-            used[name] = used.get(name, 0) + units
+        add(self.amounts.setdefault(index, {}), pod.requests)
 
     def drop(self, pod: Pod, index: int) -> None:
         """Count a pod no more that was counted in a slice."""
@@ -347,11 +343,7 @@ class _Plan:
         """Tell whether placeholders have left the room that pods were given, so that the scheduler finds it free."""
         assert self.use is not None
         part = lease.slices[given.position]
-        held: dict[str, int] = {}
-        for one in self.placeholders:
-            if one.slice == given and not one.over:
-                for name, units in one.requests.items():
-                    held[name] = held.get(name, 0) + units
+        held = held_by(one for one in self.placeholders if one.slice == given and not one.over)
         names = part.amounts.keys() - {PODS}
         return all(held.get(n, 0) <= self.use.left(given.position, part, n) for n in names)
 

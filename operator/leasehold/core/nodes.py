@@ -14,13 +14,11 @@ from leasehold.core.times import earliest, parse_time
 
 Json = Mapping[str, Any]
 
-_NONE: Mapping[str, str] = {}
-
 FUTURE_TOLERANCE = 60_000
 """How far ahead of the operator's clock a report's time may lie before the report is not believed (ms)."""
 
 
-_NOTHING: Mapping[str, int] = {}
+_NOTHING: Mapping[str, Any] = {}
 
 NOT_FRESH = (
     RejectionReason.REPORT_MISSING,
@@ -305,7 +303,7 @@ def _pressured(policy: PoolPolicy, percents: Mapping[str, int], before: Set[str]
 
 def _pods(rows: Iterable[Json], known: Mapping[str, str]) -> Mapping[str, str]:
     """Return the lease of each pod. Texts that are `known` are kept once: a lease has many pods."""
-    return {row["uid"]: known.get(row["leaseUID"], row["leaseUID"]) for row in rows} or _NONE
+    return {row["uid"]: known.get(row["leaseUID"], row["leaseUID"]) for row in rows} or _NOTHING
 
 
 def _usage(row: Json) -> Usage:

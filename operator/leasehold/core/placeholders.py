@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from leasehold.api.names import CPU, MEMORY
 from leasehold.core.gating import Use
 from leasehold.core.lease import Lease
-from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef
+from leasehold.core.pods import PODS, Placeholder, Pod, SliceRef, held_by
 
 _RESIZABLE: Final = frozenset({CPU, MEMORY})
 """What a running pod can be given less of (KEP-1287)."""
@@ -92,12 +92,12 @@ def _hold(
     ]
     if not any(rest.values()):
         return [Drop(one) for one in staying]
-    held = _sum(staying)
+    held = held_by(staying)
     missing = {name: units - held.get(name, 0) for name, units in rest.items()}
     if all(units == 0 for units in missing.values()):
         return waiting
     if all(units >= 0 for units in missing.values()):
-        if _sum(here) != held:
+        if held_by(here) != held:
             return waiting  # what is leaving still has its room
         return [*waiting, _create(ref, node, {n: units for n, units in missing.items() if units}, here)]
     exact = next((one for one in staying if _same(one.requests, rest) and (one.node or one.nominated)), None)
@@ -114,14 +114,6 @@ def _create(ref: SliceRef, node: str, amounts: Mapping[str, int], here: Sequence
     taken = {one.name.rpartition("-")[2] for one in here}
     number = next(n for n in range(len(here) + 1) if str(n) not in taken)
     return Create(ref, number, node, amounts)
-
-
-def _sum(placeholders: Sequence[Placeholder]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for one in placeholders:
-        for name, units in one.requests.items():
-            total[name] = total.get(name, 0) + units
-    return total
 
 
 def _same(requests: Mapping[str, int], rest: Mapping[str, int]) -> bool:

@@ -176,6 +176,14 @@ def placeholder_of(document: Json) -> Placeholder | None:
     )
 
 
+def held_by(placeholders: Iterable[Placeholder]) -> dict[str, int]:
+    """Return what placeholders request together."""
+    total: dict[str, int] = {}
+    for one in placeholders:
+        add(total, one.requests)
+    return total
+
+
 def is_over(document: Json) -> bool:
     """Tell whether a Pod's containers have all ended for good: it takes nothing any more."""
     return (document.get("status") or {}).get("phase") in _OVER
@@ -236,7 +244,7 @@ def effective_requests(spec: Json, status: Json) -> Mapping[str, int]:
             asked = {} if infeasible else whole
             whole = _largest(asked, _amounts(of_pod[1]), _amounts(of_pod[0]))
         found.update((name, units) for name, units in whole.items() if _is_pod_level(name))
-    _add(found, _amounts(spec.get("overhead")))
+    add(found, _amounts(spec.get("overhead")))
     return _shared(tuple(sorted(found.items())))
 
 
@@ -247,18 +255,18 @@ def _is_pod_level(name: str) -> bool:
 def _aggregate(spec: Json, requests_of: Callable[[Json], Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for container in spec.get("containers") or ():
-        _add(total, requests_of(container))
+        add(total, requests_of(container))
     starting: dict[str, int] = {}
     sidecars: dict[str, int] = {}
     for container in spec.get("initContainers") or ():
         mine = requests_of(container)
         if container.get("restartPolicy") == "Always":
-            _add(total, mine)
-            _add(sidecars, mine)
+            add(total, mine)
+            add(sidecars, mine)
             moment = sidecars
         else:
             moment = dict(sidecars)
-            _add(moment, mine)
+            add(moment, mine)
         starting = _largest(starting, moment)
     return _largest(total, starting)
 
@@ -307,7 +315,8 @@ def _shared(amounts: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
     return dict(amounts)
 
 
-def _add(total: dict[str, int], amounts: Mapping[str, int]) -> None:
+def add(total: dict[str, int], amounts: Mapping[str, int]) -> None:
+    """Add amounts to a total, resource by resource."""
     for name, units in amounts.items():
         total[name] = total.get(name, 0) + units
 
@@ -384,12 +393,12 @@ def unleased(
     for resident in residents:
         ref = resident.slice
         if ref is None or held(ref) is None:
-            _add(total, resident.requests)
+            add(total, resident.requests)
         else:
-            _add(within.setdefault(ref, {}), resident.requests)
+            add(within.setdefault(ref, {}), resident.requests)
     for ref, requested in within.items():
         room = held(ref) or {}
-        _add(
+        add(
             total,
             {
                 name: units - room.get(name, 0)

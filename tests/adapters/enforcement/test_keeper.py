@@ -1006,34 +1006,15 @@ async def test_room_is_held_no_more_when_the_lease_ends_or_the_pool_holds_none()
 # --- what is under way ---
 
 
-class HeldBack:
-    """Holds back the writes to some pods until it is told to let them through."""
-
-    def __init__(self, ward: Ward, *names: str) -> None:
-        self.ward = ward
-        self.paths = {pod_path(name, "team-a") for name in names}
-        self.held: list[str] = []
-        self.through = asyncio.Event()
-        merge = ward.kube.merge
-
-        async def slow(path: str, patch: Object) -> Object:
-            if path in self.paths:
-                self.held.append(path)
-                await self.through.wait()
-            return await merge(path, patch)
-
-        ward.kube.merge = slow  # type: ignore[method-assign]
-
-
 async def test_a_pod_counts_from_the_moment_that_its_gate_is_being_lifted() -> None:
-    ward = Ward()
-    slow = HeldBack(ward, "worker")
+    kube = Slow()
+    ward = Ward(kube=kube)
     async with ward.keeping():
         ward.lease(HELD)
         ward.pod()
-        await until(lambda: slow.held)
+        await until(lambda: kube.under_way)
         assert [ref.lease for ref, _ in ward.cluster.pods.letting.values()] == [HELD.uid]
-        slow.through.set()
+        kube.go.set()
         await until(lambda: not ward.gates())
         await until(lambda: not ward.cluster.pods.letting)
 

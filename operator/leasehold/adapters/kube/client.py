@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import Busy, Unknown, error_of
 
 Json = dict[str, Any]
@@ -140,7 +141,7 @@ class KubeClient:
             "metadata": {"name": name, "namespace": namespace},
             "deleteOptions": {"preconditions": {"uid": uid}},
         }
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+        path = f"{paths.pod(namespace, name)}/eviction"
         await self._once("POST", path, body, None, "application/json", "application/json")
 
     async def replace_status(self, path: str, document: Json) -> str:

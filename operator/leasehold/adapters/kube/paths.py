@@ -23,8 +23,7 @@ def pool(name: str) -> str:
 
 def lease(namespace: str, name: str = "") -> str:
     """Return the path of a CapacityLease, or of all of a namespace."""
-    path = f"/apis/{API_VERSION}/namespaces/{namespace}/{LEASE_PLURAL}"
-    return f"{path}/{name}" if name else path
+    return _one_of(f"/apis/{API_VERSION}/namespaces/{namespace}/{LEASE_PLURAL}", name)
 
 
 def report(name: str) -> str:
@@ -44,14 +43,12 @@ def status(path: str) -> str:
 
 def coordination(namespace: str, name: str = "") -> str:
     """Return the path of a coordination Lease, or of all of a namespace."""
-    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
-    return f"{path}/{name}" if name else path
+    return _one_of(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases", name)
 
 
 def pod(namespace: str, name: str = "") -> str:
     """Return the path of a Pod, or of all of a namespace."""
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    return f"{path}/{name}" if name else path
+    return _one_of(f"/api/v1/namespaces/{namespace}/pods", name)
 
 
 def node(name: str) -> str:
@@ -67,3 +64,7 @@ def workload(namespace: str, name: str) -> str:
 def admission_check(name: str) -> str:
     """Return the path of a Kueue AdmissionCheck."""
     return f"{ADMISSION_CHECKS}/{name}"
+
+
+def _one_of(collection: str, name: str) -> str:
+    return f"{collection}/{name}" if name else collection

@@ -235,6 +235,7 @@ class _Workloads:
 
     def __init__(self, pods: Pods) -> None:
         self._pods = pods
+        self._letting = [ref for ref, _ in pods.letting.values()]
         self._found: dict[str, Workload] = {}
 
     def of(self, lease: Lease) -> Workload:
@@ -242,7 +243,6 @@ class _Workloads:
         if found is None:
             placeholders = self._pods.placeholders((lease.namespace, lease.name))
             refusal = self._pods.refusals.get(lease.uid, "")
-            letting = [ref for ref, _ in self._pods.letting.values()]
-            found = workload_of(lease, self._pods.of(lease), placeholders, refusal, letting)
+            found = workload_of(lease, self._pods.of(lease), placeholders, refusal, self._letting)
             self._found[lease.uid] = found
         return found
