@@ -78,20 +78,8 @@ def pod(cluster: Cluster, name: str, image: str, lease: str, cpu: str, memory: s
         "metadata": {"name": name, "namespace": TEAM, "labels": {"leasehold.dev/lease": lease}},
         "spec": {"containers": [container], "restartPolicy": "Never"},
     }
-    text = json.dumps(document)
     # For some seconds after its start an API server may not know of pools, and refuses such pods.
-    until(lambda: would_take(cluster, text), "pods with a lease may be made", PATIENCE)
-    cluster.kubectl("apply", "-f", "-", stdin=text)
-
-
-def would_take(cluster: Cluster, document: str) -> bool:
-    try:
-        cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=document)
-    except AssertionError as error:
-        if "paramKind" not in str(error) and "default" not in str(error):
-            raise
-        return False
-    return True
+    cluster.apply_once_taken(json.dumps(document), "pods with a lease may be made", "paramKind", "default")
 
 
 def running(cluster: Cluster, name: str) -> dict[str, Any]:

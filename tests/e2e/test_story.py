@@ -106,18 +106,23 @@ class Cluster:
             },
         }
         text = json.dumps(document)
-        until(lambda: self._would_take(text), "leases can be asked for", PATIENCE)
-        self.kubectl("apply", "-f", "-", stdin=text)
+        # For a moment after the finalizer policy was made the API server answers 503.
+        self.apply_once_taken(text, "leases can be asked for", "ServiceUnavailable")
 
-    def _would_take(self, document: str) -> bool:
-        """Tell whether the API server takes it; for a moment after the finalizer policy was made it answers 503."""
-        try:
-            self.kubectl("apply", "--dry-run=server", "-f", "-", stdin=document)
-        except AssertionError as error:
-            if "ServiceUnavailable" not in str(error):
-                raise
-            return False
-        return True
+    def apply_once_taken(self, document: str, what: str, *passing: str) -> None:
+        """Apply it when the API server takes it: refusals in which one of these words stands are waited out."""
+
+        def taken() -> bool:
+            try:
+                self.kubectl("apply", "--dry-run=server", "-f", "-", stdin=document)
+            except AssertionError as error:
+                if not any(word in str(error) for word in passing):
+                    raise
+                return False
+            return True
+
+        until(taken, what, PATIENCE)
+        self.kubectl("apply", "-f", "-", stdin=document)
 
     def until_held(self, name: str) -> dict[str, Any]:
         return self.kube.wait(LEASES, name, TEAM, until=granted, timeout_seconds=60)
