@@ -21,7 +21,6 @@ from tests.cluster.harness import (
     condition,
     install,
     is_,
-    micro_now,
     until,
 )
 
@@ -31,7 +30,6 @@ from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane
 from leasehold.testing.errors import ApiError
 from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import SimulatedNodes
-from leasehold.testing.processes import wait_until
 
 KUBELET = sorted((Path(__file__).parent / "kubelet").glob("*.yaml"))
 """The stages that pods go through."""
@@ -50,14 +48,10 @@ POD_LEVEL_RESIZE = "InPlacePodLevelResourcesVerticalScaling"
 
 STRATEGIC = "application/strategic-merge-patch+json"
 
-_NODE_LEASES = ("leases.coordination.k8s.io", "kube-node-lease")
 _WORKLOADS = ("jobs.batch", "deployments.apps", "statefulsets.apps")
 
 # As they come they send 20 and 50 requests a second, which a story with many pods would wait for.
 _UNHURRIED = {"--kube-api-qps": "500", "--kube-api-burst": "500"}
-
-# A kubelet is heard of every 5 seconds, instead of 10, and is back as soon.
-_PROMPT = {"--node-lease-duration-seconds": "20"}
 
 
 @contextlib.contextmanager
@@ -67,7 +61,7 @@ def whole_control_plane(audit_log: Path | None = None) -> Iterator[ControlPlane]
         control_plane.install_crds()
         for program in ("kube-controller-manager", "kube-scheduler"):
             control_plane.start_program(program, _UNHURRIED)
-        control_plane.start_program("kwok", _PROMPT, pod_stages=KUBELET)
+        control_plane.start_program("kwok", pod_stages=KUBELET)
         for file in ("rbac-operator.yaml", *ENFORCEMENT):
             install(control_plane, file)
         yield control_plane
@@ -356,22 +350,17 @@ class PodStage(Stage):
 
     # What happens to nodes
 
-    def silence(self, node: str) -> None:
-        """Let a node's kubelet fall silent: it neither starts pods nor lets them go, and its lease runs out."""
-        # Another holds its lease: to kwok this is another kwok, and it leaves the node and its pods alone.
-        taken = {"holderIdentity": "nobody", "leaseDurationSeconds": 3600, "renewTime": micro_now()}
-        self.kube.wait(_NODE_LEASES[0], node, _NODE_LEASES[1], until=lambda lease: True)
-        self.kube.patch(_NODE_LEASES[0], node, {"spec": taken}, _NODE_LEASES[1])
-        # What the controllers would say in 50 seconds; until kwok has seen the lease it says the contrary.
-        until(lambda: self._stays_unknown(node), f"{node} stays unknown")
-
-    def _stays_unknown(self, node: str) -> bool:
-        self.nodes.mark_not_ready(node, "Unknown")
-        return not wait_until(lambda: is_("Ready")(self.kube.get("nodes", node)), 0.3)
-
-    def revive(self, node: str) -> None:
-        """Let a silent node come back, within 5 seconds."""
-        self.kube.delete(_NODE_LEASES[0], node, _NODE_LEASES[1])
+    @contextlib.contextmanager
+    def silent(self, node: str) -> Iterator[None]:
+        """Let kubelets fall silent for a while: they neither start pods nor let them go; the node counts as lost."""
+        # All kubelets are one process. To take only the node's lease from it is not enough: it was seen to go on.
+        self.control_plane.pause_program("kwok")
+        try:
+            # What the controllers would say in 50 seconds.
+            self.nodes.mark_not_ready(node, "Unknown")
+            yield
+        finally:
+            self.control_plane.resume_program("kwok")
 
     def declare(self, node: str, *features: str) -> None:
         """Let a node say what its kubelet can do."""

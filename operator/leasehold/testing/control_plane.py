@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -284,6 +285,24 @@ class ControlPlane:
     def resume_etcd(self) -> None:
         """Let a frozen etcd go on."""
         self._own("resume_etcd").resume_etcd()
+
+    def pause_program(self, name: str) -> None:
+        """Freeze what `start_program` started under this name: with kwok all its nodes fall silent at once."""
+        self._own(f"pause_program({name!r})")
+        for child in self._started(name):
+            child.signal(signal.SIGSTOP)
+
+    def resume_program(self, name: str) -> None:
+        """Let a frozen program go on, with what it missed."""
+        self._own(f"resume_program({name!r})")
+        for child in self._started(name):
+            child.signal(signal.SIGCONT)
+
+    def _started(self, name: str) -> list[Child]:
+        found = [child for child in self._helpers if child.name == name and child.running()]
+        if not found:
+            raise ControlPlaneError(f"{name} does not run here: start_program({name!r}) comes first")
+        return found
 
     def kill_apiserver(self) -> None:
         """End the API server as a crash would; data and port are kept."""
