@@ -37,7 +37,7 @@ class Churn:
         dice: random.Random,
         per_second: float = 10.0,
         most: int = 60,
-        later: float = 0.0,
+        later: float = 0.15,
     ) -> None:
         self.stage = stage
         self.pools = pools
