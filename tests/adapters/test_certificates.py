@@ -22,7 +22,7 @@ def test_what_was_made_is_read_back() -> None:
     assert (made.certificate.start, made.certificate.end) == (NOW - SKEW, NOW + LIFETIME)
     pem, key = made.certificate.pem.encode(), made.key.encode()
     assert certificates.read_pair(pem, key) == made
-    assert certificates.read(pem) == made.certificate
+    assert certificates.read_all(pem + pem) == (made.certificate, made.certificate)
     assert certificates.make(HOSTS, NOW) != made
 
 
@@ -32,10 +32,12 @@ def test_nobody_can_sign_more_with_its_key() -> None:
     assert not made.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
 
 
-@pytest.mark.parametrize("broken", [None, b"", b"garbage", b"\xff\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize(
+    "broken", [None, b"", b"garbage", b"\xff\x00", b"-----BEGIN CERTIFICATE-----\nAAAA\n"]
+)
 def test_what_cannot_be_read_is_as_if_it_were_not_there(broken: bytes | None) -> None:
     made = certificates.make(HOSTS, NOW)
-    assert certificates.read(broken) is None
+    assert certificates.read_all(broken) == ()
     assert certificates.read_pair(broken, made.key.encode()) is None
     assert certificates.read_pair(made.certificate.pem.encode(), broken) is None
     half = made.certificate.pem.encode()[:200]

@@ -55,11 +55,11 @@ def make(names: Iterable[str], now: int) -> Pair:
     )
 
 
-def read(pem: bytes | None) -> Certificate | None:
-    """Read a certificate; None for what is none."""
+def read_all(pem: bytes | None) -> tuple[Certificate, ...]:
+    """Read certificates, one after the other; none where one of them is broken."""
     with suppress(*_UNREADABLE):
-        return _certificate(x509.load_pem_x509_certificate(pem or b""))
-    return None
+        return tuple(map(_certificate, x509.load_pem_x509_certificates(pem or b"")))
+    return ()
 
 
 def read_pair(pem: bytes | None, key: bytes | None) -> Pair | None:

@@ -24,6 +24,9 @@ SETTLE: Final = 15 * SECOND
 RETIRE: Final = 600 * SECOND
 """How long the certificate before is trusted still (ms): every replica has to hear of the new one."""
 
+_MOST_FORMER: Final = 8
+"""More of them there are only if somebody breaks the Secret again and again."""
+
 
 class Certificate(NamedTuple):
     """A certificate as PEM, the hosts it is for, and from when until when it is good (ms)."""
@@ -59,8 +62,8 @@ class Stock(NamedTuple):
     coming: Pair | None = None
     """Is trusted, and will serve."""
 
-    former: Certificate | None = None
-    """Served until lately, and is trusted still."""
+    former: tuple[Certificate, ...] = ()
+    """Served until lately, and are trusted still."""
 
 
 class Plan(NamedTuple):
@@ -87,8 +90,7 @@ def serves(stock: Stock, until_now: Pair | None, now: int) -> Pair | None:
 def bundle(stock: Stock, now: int) -> tuple[str, ...]:
     """Return by which certificates API servers should trust whoever serves from this stock."""
     found = [pair.certificate for pair in (stock.current, stock.coming) if pair is not None]
-    if stock.former is not None:
-        found.append(stock.former)
+    found += stock.former
     return tuple(sorted({each.pem for each in found if now < each.end}))
 
 
@@ -108,15 +110,16 @@ def plan(
     current, coming, former = stock
     if current is not None and now >= current.certificate.end:
         current = None
-    if former is not None and now >= former.end:
-        former = None
+    former = tuple(each for each in former if now < each.end)
     if coming is not None and not _fits(coming, names, now):
         coming = None
     if coming is None:
-        if current is None or not _fits(current, names, now) or now >= current.certificate.renewal:
-            return Plan(Stock(current, None, former or (serving if current is None else None)), make=True)
+        if current is None:
+            return Plan(Stock(None, None, _with(former, serving)), make=True)
+        if not _fits(current, names, now) or now >= current.certificate.renewal:
+            return Plan(Stock(current, None, former), make=True)
         if now >= since + RETIRE:
-            former = None
+            former = ()
         return Plan(Stock(current, None, former))
     if coming.certificate.pem not in trusted:
         return Plan(Stock(current, coming, former))
@@ -124,7 +127,11 @@ def plan(
     alone = current is None and serving in (None, coming.certificate)
     if not alone and now < since + SETTLE:
         return Plan(Stock(current, coming, former))
-    return Plan(Stock(coming, None, former if current is None else current.certificate))
+    return Plan(Stock(coming, None, former if current is None else _with(former, current.certificate)))
+
+
+def _with(former: tuple[Certificate, ...], one: Certificate | None) -> tuple[Certificate, ...]:
+    return former if one is None or one in former else (*former, one)[-_MOST_FORMER:]
 
 
 def _fits(pair: Pair, names: frozenset[str], now: int) -> bool:

@@ -108,7 +108,9 @@ async def test_a_pod_with_a_lease_gets_the_gate_where_a_pool_holds_pods(served: 
 
 
 @pytest.mark.parametrize(
-    "question", [review(""), review(nodeName="n1"), review(operation="UPDATE")], ids=["lease", "node", "update"]
+    "question",
+    [review(""), review(nodeName="n1"), review(operation="UPDATE")],
+    ids=["lease", "node", "update"],
 )
 async def test_any_other_pod_is_let_pass_without_a_look_at_the_pools(
     served: Served, question: dict[str, Any]
@@ -187,7 +189,8 @@ async def closed(reader: asyncio.StreamReader) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "said", [b"\x00" * 100, b"POST /gate HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\x01" * 500]
+    "said",
+    [b"\x00" * 100, b"POST /gate HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\x01" * 500],
 )
 async def test_who_speaks_no_tls_is_hung_up_on(served: Served, said: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)

@@ -207,7 +207,7 @@ class Webhook:
             return "", Stock()
         data = {key: _decoded(text) for key, text in (document.get("data") or {}).items()}
         current, coming = (certificates.read_pair(*map(data.get, keys)) for keys in (_CURRENT, _COMING))
-        stock = Stock(current, coming, certificates.read(data.get(_FORMER)))
+        stock = Stock(current, coming, certificates.read_all(data.get(_FORMER)))
         return document["metadata"]["resourceVersion"], stock
 
     async def _write_secret(self, stock: Stock, version: str, owner: str) -> None:
@@ -216,8 +216,8 @@ class Webhook:
         for keys, pair in ((_CURRENT, stock.current), (_COMING, stock.coming)):
             if pair is not None:
                 parts |= zip(keys, (pair.certificate.pem, pair.key), strict=True)
-        if stock.former is not None:
-            parts[_FORMER] = stock.former.pem
+        if stock.former:
+            parts[_FORMER] = "".join(each.pem for each in stock.former)
         data = {k: None if v is None else base64.b64encode(v.encode()).decode() for k, v in parts.items()}
         if version:
             await self.client.patch(self._secret, {"metadata": {"resourceVersion": version}, "data": data})
