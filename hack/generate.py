@@ -24,7 +24,13 @@ from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
 from leasehold.adapters.cluster import Cluster  # noqa: E402
-from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges  # noqa: E402
+from leasehold.adapters.metrics import (  # noqa: E402
+    ElectionGauges,
+    Metrics,
+    PoolGauges,
+    ProcessGauges,
+    WebhookGauges,
+)
 from leasehold.api import crd, names  # noqa: E402
 from leasehold.api.meta import RULES, Resource  # noqa: E402
 from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
@@ -377,6 +383,7 @@ def operator_families() -> list[Family]:
         PoolGauges(metrics, cluster),
         ProcessGauges(cluster, client, recorder, informers, lambda: True),  # type: ignore[arg-type]
         ElectionGauges(elector, types.SimpleNamespace(led={}, deposed=0)),  # type: ignore[arg-type]
+        WebhookGauges(None),
     ):
         metrics.registry.register(collector)
     labels = {

@@ -132,9 +132,9 @@ class EnforcementValues(Values):
     )
     admission: Literal["Auto", "Policy", "Webhook"] = Field(
         "Auto",
-        description="who gives such pods their scheduling gate: a `Policy` in the API server (needs Kubernetes 1.36), or"
-        " the operator, which API servers then ask about each of them (`Webhook`). `Auto` takes the policy, but for a"
-        " server that is seen to lack it; without a server to look at, the policy",
+        description="who gives such pods their scheduling gate: a `Policy` in the API server (needs Kubernetes 1.36),"
+        " or the operator, which API servers then ask about each of them (`Webhook`). `Auto` takes the policy, but"
+        " for a server that is seen to lack it; without a server to look at, the policy",
     )
     webhook_port: Port = Field(
         9443,

@@ -34,7 +34,7 @@ from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.kueue import KueueBridge
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
-from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
+from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges, WebhookGauges
 from leasehold.adapters.pods import LeasedPods, OtherPods, Placeholders
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
@@ -163,6 +163,7 @@ class Controller:
             )
         )
         self.metrics.registry.register(ElectionGauges(self.elector, self.pools))
+        self.metrics.registry.register(WebhookGauges(self.webhook))
         self.stop = asyncio.Event()
         self.started = asyncio.Event()
         self.failure = ""

@@ -240,7 +240,7 @@ def test_a_secret_that_somebody_broke_heals_and_no_pod_is_refused(
     before = kept(stage)
     other = certificates.make({"127.0.0.1"}, SteadyClock().now())
     broken = {
-        "emptied": {key: None for key in ("tls.crt", "tls.key", "coming.crt", "coming.key", "former.crt")},
+        "emptied": dict.fromkeys(("tls.crt", "tls.key", "coming.crt", "coming.key", "former.crt")),
         "garbage": {"tls.crt": base64.b64encode(b"garbage").decode()},
         "another key": {"tls.key": base64.b64encode(other.key.encode()).decode()},
     }

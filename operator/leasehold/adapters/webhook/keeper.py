@@ -96,6 +96,16 @@ class Webhook:
             return f"the webhook's certificate has expired; {self._complaint or f'see Secret {self.name}'}"
         return ""
 
+    @property
+    def answers(self) -> Mapping[str, int]:
+        """How many pods this replica answered for, by the answer."""
+        return self.server.answers
+
+    @property
+    def end(self) -> int | None:
+        """When the certificate ends by which this replica serves (ms); None where it has none."""
+        return None if self._serving is None else self._serving.certificate.end
+
     async def follow(self) -> None:
         """Serve by what is in the Secret until cancelled."""
         while True:
