@@ -54,6 +54,9 @@ WITHOUT_POLICIES = {
 WEBHOOK = "leasehold-webhook"
 """The name of the webhook's configuration, and of the Secret with its certificate."""
 
+WEBHOOK_HOST = f"{WEBHOOK}.{OPERATOR_NAMESPACE}.svc"
+"""The host that API servers expect in the certificate."""
+
 WEBHOOKS = "mutatingwebhookconfigurations"
 
 APP = "app"
@@ -91,16 +94,19 @@ def whole_control_plane(audit_log: Path | None = None, *, policies: bool = True)
 
 
 def call_webhook_at(kube: Client, port: int) -> None:
-    """Have the API server call the webhook on this host's loopback: no Service leads out of a cluster without nodes.
+    """Lead the webhook's Service to a port of this host's loopback, since there are no nodes whose proxies would do it.
 
-    The operator makes its certificate for where it is called, so nothing else is different.
+    The API server calls the operator by the Service's name all the same, and verifies it by that.
     """
+    service = kube.get("services", WEBHOOK, OPERATOR_NAMESPACE)
+    if service["spec"].get("type") != "ExternalName":
+        kube.delete("services", WEBHOOK, OPERATOR_NAMESPACE)
+        spec = {"type": "ExternalName", "externalName": "localhost"}
+        meta = {"name": WEBHOOK, "namespace": OPERATOR_NAMESPACE}
+        kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
     configuration = kube.get(WEBHOOKS, WEBHOOK)
     (webhook,) = configuration["webhooks"]
-    bundle = webhook["clientConfig"].get("caBundle")
-    webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port}/gate"}
-    if bundle:
-        webhook["clientConfig"]["caBundle"] = bundle
+    webhook["clientConfig"]["service"]["port"] = port
     kube.replace(configuration)
 
 

@@ -27,6 +27,7 @@ from tests.enforcement import test_gate
 from tests.enforcement.harness import (
     ENFORCEMENT_WEBHOOK,
     WEBHOOK,
+    WEBHOOK_HOST,
     WEBHOOKS,
     Enforcer,
     PodStage,
@@ -214,7 +215,7 @@ def test_the_certificate_is_renewed_while_pods_are_made_and_none_is_refused(
     stage.pool()
     until(lambda: served_at(port) == kept(stage), "the certificate in the Secret serves", PATIENCE)
     first = kept(stage)
-    old = certificates.make({"127.0.0.1"}, SteadyClock().now() - LIFETIME * 9 // 10)
+    old = certificates.make({WEBHOOK_HOST}, SteadyClock().now() - LIFETIME * 9 // 10)
     # As if it had been made so long ago: first trusted and then served, as the operator would do it.
     parts = {"coming.crt": old.certificate.pem, "coming.key": old.key}
     data = {key: base64.b64encode(text.encode()).decode() for key, text in parts.items()}
@@ -230,7 +231,7 @@ def test_the_certificate_is_renewed_while_pods_are_made_and_none_is_refused(
     assert kept(stage) in trusted(stage)
 
 
-@pytest.mark.parametrize("how", ["deleted", "emptied", "garbage", "another key"])
+@pytest.mark.parametrize("how", ["deleted", "broken"])
 def test_a_secret_that_somebody_broke_heals_and_no_pod_is_refused(
     stage: PodStage, port: int, how: str
 ) -> None:
@@ -238,17 +239,12 @@ def test_a_secret_that_somebody_broke_heals_and_no_pod_is_refused(
     stage.pool()
     until(lambda: bool(kept(stage)) and served_at(port) == kept(stage), "the kept one serves", PATIENCE)
     before = kept(stage)
-    other = certificates.make({"127.0.0.1"}, SteadyClock().now())
-    broken = {
-        "emptied": dict.fromkeys(("tls.crt", "tls.key", "coming.crt", "coming.key", "former.crt")),
-        "garbage": {"tls.crt": base64.b64encode(b"garbage").decode()},
-        "another key": {"tls.key": base64.b64encode(other.key.encode()).decode()},
-    }
     with Maker(stage) as maker:
         if how == "deleted":
             stage.kube.delete("secrets", WEBHOOK, OPERATOR_NAMESPACE)
         else:
-            stage.kube.patch("secrets", WEBHOOK, {"data": broken[how]}, OPERATOR_NAMESPACE)
+            garbage = {"tls.crt": base64.b64encode(b"garbage").decode()}
+            stage.kube.patch("secrets", WEBHOOK, {"data": garbage}, OPERATOR_NAMESPACE)
         until(lambda: kept(stage) not in ("", "garbage", before), "there is another certificate", PATIENCE)
         until(lambda: served_at(port) == kept(stage), "it serves", PATIENCE)
         made = maker.made
@@ -261,7 +257,6 @@ def test_a_secret_that_somebody_broke_heals_and_no_pod_is_refused(
 def test_whom_to_trust_is_told_again_when_somebody_takes_it_away(stage: PodStage, port: int) -> None:
     stage.nodes.create(1, SMALL)
     stage.pool()
-    call_webhook_at(stage.kube, port)
     (webhook,) = (configuration := stage.kube.get(WEBHOOKS, WEBHOOK))["webhooks"]
     del webhook["clientConfig"]["caBundle"]
     stage.kube.replace(configuration)
