@@ -355,6 +355,8 @@ def test_the_operator_is_told_of_its_webhook_and_a_service_leads_to_it(helm: Hel
     assert told["LEASEHOLD_WEBHOOK_PORT"] == "8443"
     assert {"name": "webhook", "containerPort": 8443} in container["ports"]
     assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
+    graces = [r.pod("Deployment")["terminationGracePeriodSeconds"] for r in (rendered, helm.template(HOLDS))]
+    assert graces == [35, 30], "the sleep takes nothing from the time to finish what is under way"
     (webhook,) = configuration["webhooks"]
     assert webhook["name"] == GATE_WEBHOOK
     service = webhook["clientConfig"]["service"]

@@ -8,6 +8,7 @@ one before it trusted no longer.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from leasehold.core.times import SECOND
@@ -46,11 +47,12 @@ class Certificate(NamedTuple):
         return self.end - (self.end - self.start) // 3
 
 
-class Pair(NamedTuple):
-    """A certificate with its private key, as PEM."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate with its private key, as PEM. The key is never shown."""
 
     certificate: Certificate
-    key: str
+    key: str = field(repr=False)
 
 
 class Stock(NamedTuple):

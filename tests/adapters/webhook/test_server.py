@@ -274,7 +274,9 @@ async def test_a_port_that_is_taken_is_an_error(served: Served) -> None:
 async def test_it_stops_while_others_are_connected(served: Served) -> None:
     silent = await asyncio.open_connection("127.0.0.1", served.server.port)
     idle = await asyncio.open_connection("127.0.0.1", served.server.port, ssl=served.trust())
+    assert served.server.listening
     await served.server.stop()
+    assert not served.server.listening
     for reader, writer in (silent, idle):
         assert await closed(reader) == b""
         writer.close()

@@ -90,6 +90,8 @@ class Webhook:
 
     def wrong(self) -> str:
         """Return why pods with a lease cannot be made through this replica, or ""."""
+        if not self.server.listening:
+            return "the webhook listens no longer"
         if self._serving is None:
             return f"the webhook has no certificate yet; {self._complaint or f'see Secret {self.name}'}"
         if not self._serving.certificate.good(self.clock.now()):

@@ -13,7 +13,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -37,7 +36,8 @@ _IDLE_SECONDS: Final = 120.0
 
 _FAREWELL_SECONDS: Final = 1.0
 _OUT_OF_FILES_SECONDS: Final = 0.1
-_CLOSED: Final = (OSError, ssl.SSLError, asyncio.IncompleteReadError)
+_REFUSED: Final = (OSError, RuntimeError)
+"""uvloop raises RuntimeError where a connection gets the file descriptor of one that it has not noticed to be dead."""
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,11 @@ class WebhookServer:
         await self._runner.setup()
         self._accepting = asyncio.create_task(self._accept(self._socket), name="webhook")
 
+    @property
+    def listening(self) -> bool:
+        """Whether connections are taken."""
+        return self._accepting is not None and not self._accepting.done()
+
     async def stop(self) -> None:
         """Stop listening; what was asked gets a moment to be answered."""
         accepting, self._accepting = self._accepting, None
@@ -109,7 +114,7 @@ class WebhookServer:
             await self._room.acquire()
             try:
                 connection, _ = await loop.sock_accept(listening)
-            except OSError as error:
+            except _REFUSED as error:
                 self._room.release()
                 log.warning("the webhook cannot take a connection: %s", error)
                 await asyncio.sleep(_OUT_OF_FILES_SECONDS)
@@ -117,6 +122,7 @@ class WebhookServer:
             except asyncio.CancelledError:
                 self._room.release()
                 raise
+            connection.setblocking(False)
             task = asyncio.create_task(self._greet(connection), name="webhook handshake")
             self._greeting.add(task)
             task.add_done_callback(self._greeted)
@@ -131,7 +137,7 @@ class WebhookServer:
         if server is None or context is None or len(server.connections) >= _CONNECTIONS:
             connection.close()
             return
-        with suppress(*_CLOSED):
+        try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 server,
                 connection,
@@ -139,6 +145,11 @@ class WebhookServer:
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_FAREWELL_SECONDS,
             )
+        except OSError:  # they hung up, were silent, or do not speak TLS
+            pass
+        except RuntimeError as error:
+            connection.close()
+            log.warning("the webhook cannot take a connection: %s", error)
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
