@@ -250,9 +250,10 @@ def test_kubectl_applies_the_manifests_in_one_pass(here: Installation) -> None:
     labels = here.kube.get("namespaces", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     # But for the namespace: nobody here would bring its end about.
-    for file in sorted((CHART.parents[1] / "manifests").rglob("*.yaml")):
-        if file.name != "namespace.yaml":
-            subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
+    for name in names[1:]:
+        for file in sorted((CHART.parents[1] / name).glob("*.yaml")):
+            if file.name != "namespace.yaml":
+                subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
 
 
 def test_enforcement_is_turned_on_and_off_by_an_upgrade(here: Installation) -> None:

@@ -55,11 +55,11 @@ class Play:
 
     # The configuration, as the chart makes it but for where it leads, and for whose pods: nobody else's.
 
-    def configure(self) -> None:
+    def configure(self, url: str = "") -> None:
         webhook = {
             "name": GATE_WEBHOOK,
             "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": f"https://127.0.0.1:{self.port}/gate"},
+            "clientConfig": {"url": url or f"https://127.0.0.1:{self.port}/gate"},
             "sideEffects": "None",
             "timeoutSeconds": 5,
             "objectSelector": {"matchLabels": {LEASE_LABEL: self.name}},
@@ -197,6 +197,12 @@ async def test_a_configuration_without_our_webhook_is_complained_of(play: Play) 
     empty = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
     await asyncio.to_thread(play.kube.create, {**empty, "metadata": {"name": play.name}})
     await play.until(lambda: f"has no webhook {GATE_WEBHOOK}" in replica.wrong(), "it says so")
+
+
+async def test_a_configuration_that_leads_to_no_host_is_complained_of(play: Play) -> None:
+    replica = await play.replica()
+    await asyncio.to_thread(play.configure, "https://bücher.example/gate")
+    await play.until(lambda: "no certificate can be made for bücher.example" in replica.wrong(), "it says so")
 
 
 async def test_it_is_renewed_under_load_by_two_who_both_believe_they_lead(play: Play) -> None:

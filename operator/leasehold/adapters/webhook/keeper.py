@@ -22,7 +22,7 @@ from leasehold.adapters import certificates
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import JSON_PATCH, KubeClient
-from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Refused
 from leasehold.adapters.webhook.server import CannotSay, WebhookServer
 from leasehold.core.certificates import Pair, Stock, bundle, plan, serves
 from leasehold.core.pod_gate import holds_pods
@@ -149,8 +149,9 @@ class Webhook:
             try:
                 trust = await self._read_configuration()
                 version, stock = await self._read_secret()
-                if (version, trust) != seen:
-                    seen, since = (version, trust), self.clock.now()
+                found = stock, trust.names, trust.bundle  # others may write labels meanwhile
+                if found != seen:
+                    seen, since = found, self.clock.now()
                 if may_write():
                     changed = await self._improve(trust, version, stock, since)
                 self._complain("")
@@ -166,7 +167,7 @@ class Webhook:
         mine = self._serving.certificate if self._serving and self._serving.certificate.good(now) else None
         wanted, make = plan(stock, trust.names, trust.bundle, mine, now, since)
         if make:
-            wanted = wanted._replace(coming=certificates.make(trust.names, now))
+            wanted = wanted._replace(coming=self._make(trust.names, now))
         if wanted != stock or not version:
             await self._write_secret(wanted, version, trust.uid)
         self._serve(wanted)
@@ -175,6 +176,13 @@ class Webhook:
             return wanted != stock
         await self._write_bundle(trust, found)
         return True
+
+    def _make(self, names: frozenset[str], now: int) -> Pair:
+        try:
+            return certificates.make(names, now)
+        except ValueError as error:
+            what = f"no certificate can be made for {', '.join(names)} ({error}); correct where"
+            raise Refused(f"{what} MutatingWebhookConfiguration {self.name} leads") from error
 
     def _complain(self, what: str) -> None:
         if what and what != self._complaint:
