@@ -190,6 +190,12 @@ async def test_it_makes_a_certificate_and_says_whom_to_trust(play: Play) -> None
     assert owner["uid"] == play.kube.get(WEBHOOKS, play.name)["metadata"]["uid"]
     assert replica.answers["gated"] >= 1
     assert replica.end is not None
+    clock, late = replica.clock, replica.end / 1000
+    replica.clock = SteadyClock(wall=lambda: late)
+    assert "the webhook's certificate has expired" in replica.wrong()
+    replica.clock = clock
+    await replica.server.stop()
+    assert replica.wrong() == "the webhook listens no longer"
 
 
 async def test_a_configuration_without_our_webhook_is_complained_of(play: Play) -> None:

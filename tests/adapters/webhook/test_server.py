@@ -8,6 +8,8 @@ import contextlib
 import gzip
 import io
 import json
+import os
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -238,6 +240,26 @@ async def test_above_its_number_of_connections_it_takes_no_more(
                 await served.still_serves()
                 break
             await asyncio.sleep(0.02)
+
+
+async def test_without_file_descriptors_it_waits_for_some(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = socket.socket()
+    waiting.setblocking(False)
+    free = os.dup(0)
+    os.close(free)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        waiting.connect_ex(("127.0.0.1", served.server.port))
+        async with asyncio.timeout(PATIENCE):
+            while "cannot take a connection" not in caplog.text:
+                await asyncio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.close()
+    await served.still_serves()
 
 
 async def test_without_a_certificate_nobody_is_served_until_there_is_one(served: Served) -> None:
