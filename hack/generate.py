@@ -24,7 +24,13 @@ from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
 from leasehold.adapters.cluster import Cluster  # noqa: E402
-from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges  # noqa: E402
+from leasehold.adapters.metrics import (  # noqa: E402
+    ElectionGauges,
+    Metrics,
+    PoolGauges,
+    ProcessGauges,
+    WebhookGauges,
+)
 from leasehold.api import crd, names  # noqa: E402
 from leasehold.api.meta import RULES, Resource  # noqa: E402
 from leasehold.api.quantity import MAX_LENGTH  # noqa: E402
@@ -174,19 +180,30 @@ _OF_HELM: Final = re.compile(r"^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by
 ENFORCEMENT: Final = "enforcement"
 """The folder of what `enforcement.enabled` adds; `kubectl apply -f manifests/` leaves folders out."""
 
+WEBHOOK: Final = "enforcement-webhook"
+"""The folder of the same where a server has no MutatingAdmissionPolicy."""
+
+_FOLDERS: Final = {
+    ENFORCEMENT: ("enforcement.enabled=true", "enforcement.admission=Policy"),
+    WEBHOOK: ("enforcement.enabled=true", "enforcement.admission=Webhook"),
+}
+
 
 def manifests(helm: Path) -> dict[Path, str]:
     """Return the chart as files for kubectl, by path: one for each template, without the definitions in crds/, and in
-    a folder of their own the objects that enforcement adds.
+    folders of their own the objects that enforcement adds, by policy and by webhook.
     """
-    plain, more = _rendered(helm), _rendered(helm, "enforcement.enabled=true")
+    plain = _rendered(helm)
     known = {_named(part) for parts in plain.values() for part in parts}
-    added = {name: [part for part in parts if _named(part) not in known] for name, parts in more.items()}
-    return {
+    found = {
         Path("manifests/namespace.yaml"): MANIFEST_HEADER + _NAMESPACE,
         **{Path("manifests", name): _joined(parts) for name, parts in plain.items()},
-        **{Path("manifests", ENFORCEMENT, name): _joined(parts) for name, parts in added.items() if parts},
     }
+    for folder, values in _FOLDERS.items():
+        for name, parts in _rendered(helm, *values).items():
+            if added := [part for part in parts if _named(part) not in known]:
+                found[Path("manifests", folder, name)] = _joined(added)
+    return found
 
 
 def _rendered(helm: Path, *values: str) -> dict[str, list[str]]:
@@ -366,6 +383,7 @@ def operator_families() -> list[Family]:
         PoolGauges(metrics, cluster),
         ProcessGauges(cluster, client, recorder, informers, lambda: True),  # type: ignore[arg-type]
         ElectionGauges(elector, types.SimpleNamespace(led={}, deposed=0)),  # type: ignore[arg-type]
+        WebhookGauges(None),
     ):
         metrics.registry.register(collector)
     labels = {
@@ -414,7 +432,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         from leasehold.testing import toolchain
 
         wanted = manifests(toolchain.build(toolchain.HELM, ["helm"]) / "helm")
-        own = {Path("manifests"): "*.yaml", Path("manifests", ENFORCEMENT): "*.yaml"}
+        own = {Path("manifests", folder): "*.yaml" for folder in ("", *_FOLDERS)}
     else:
         wanted = generated()
         own = {

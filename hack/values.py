@@ -15,7 +15,7 @@ from leasehold import settings
 
 FROM_THE_POD: Final = {
     *("kubeconfig", "http_host", "http_port", "identity", "election_namespace"),
-    *("enforcement", "kueue"),  # which take more than a setting: rights, too
+    *("enforcement", "kueue", "webhook", "webhook_port"),  # which take more than a setting: rights, too
 }
 """Settings of the operator that the chart itself fills in."""
 
@@ -128,8 +128,18 @@ class EnforcementValues(Values):
     enabled: bool = Field(
         False,
         description="let the operator read, patch, evict and delete pods and patch nodes, and install the policies for"
-        " pods with the label `leasehold.dev/lease`; needs Kubernetes 1.36. Without it pools with another mode than"
-        " `Advisory` lend nothing",
+        " pods with the label `leasehold.dev/lease`. Without it pools with another mode than `Advisory` lend nothing",
+    )
+    admission: Literal["Auto", "Policy", "Webhook"] = Field(
+        "Auto",
+        description="who gives such pods their scheduling gate: a `Policy` in the API server (needs Kubernetes 1.36),"
+        " or the operator, which API servers then ask about each of them (`Webhook`). `Auto` takes the policy, but"
+        " for a server that is seen to lack it; without a server to look at, the policy",
+    )
+    webhook_port: Port = Field(
+        9443,
+        description="the webhook's port in the operator's pods; API servers reach it by a Service, and must be let"
+        " through to it by the cluster's firewall",
     )
     placeholder_priority: Annotated[int, Field(ge=-2_147_483_648, le=1_000_000_000)] = Field(
         1_000_000,
@@ -390,6 +400,11 @@ class NetworkPolicyValues(Values):
     enabled: bool = Field(True, description="admit nobody but the kubelet and `metricsFrom`")
     metrics_from: list[Free] = Field(
         [], description="NetworkPolicyPeers that may read metrics, such as your Prometheus"
+    )
+    webhook_from: list[Free] = Field(
+        [],
+        description="NetworkPolicyPeers that may call the webhook, such as the addresses of your API servers; empty:"
+        " everybody",
     )
     egress: Egress = Egress()
 

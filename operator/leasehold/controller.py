@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import kopf
 
@@ -34,7 +34,7 @@ from leasehold.adapters.kube.informer import Informer
 from leasehold.adapters.kueue import KueueBridge
 from leasehold.adapters.leading import Pools
 from leasehold.adapters.login import connect, election_namespace
-from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges
+from leasehold.adapters.metrics import ElectionGauges, Metrics, PoolGauges, ProcessGauges, WebhookGauges
 from leasehold.adapters.pods import LeasedPods, OtherPods, Placeholders
 from leasehold.adapters.recorder import Recorder
 from leasehold.adapters.report_specs import ReportSpecs
@@ -47,6 +47,9 @@ from leasehold.core.ledger import HELD, QUARANTINED, RELEASING
 from leasehold.core.pool_status import waiting_count, waiting_rows
 from leasehold.core.times import SECOND
 from leasehold.settings import BadSetting, Settings
+
+if TYPE_CHECKING:
+    from leasehold.adapters.webhook.keeper import Webhook
 
 _BACKOFFS: Final = (1, 1, 2, 3, 5, 8, 13, *[20] * 30)
 """Pauses of kopf's watches while the API server is away (s): ten minutes, then the process ends with exit code 1."""
@@ -152,6 +155,7 @@ class Controller:
             QueuePages(self.clock.now, self._pool_rows, self._waiting_rows),
             self._about,
         )
+        self.webhook = self._make_webhook() if settings.webhook else None
         self.metrics.registry.register(PoolGauges(self.metrics, self.cluster))
         self.metrics.registry.register(
             ProcessGauges(
@@ -159,6 +163,7 @@ class Controller:
             )
         )
         self.metrics.registry.register(ElectionGauges(self.elector, self.pools))
+        self.metrics.registry.register(WebhookGauges(self.webhook))
         self.stop = asyncio.Event()
         self.started = asyncio.Event()
         self.failure = ""
@@ -201,6 +206,19 @@ class Controller:
             read=cluster.pods.note_placeholder,
         )
 
+    def _make_webhook(self) -> Webhook:
+        # Most have a policy instead, and need not pay for the library that makes certificates (8 MiB).
+        from leasehold.adapters.webhook.keeper import Webhook
+
+        return Webhook(
+            self.client,
+            self.clock,
+            self.settings.webhook,
+            election_namespace(self.settings.election_namespace),
+            (self.settings.http_host, self.settings.webhook_port),
+            self.pools.documents.values,
+        )
+
     # --- life ---
 
     async def run(self) -> int:
@@ -238,6 +256,15 @@ class Controller:
             await self.server.start()
         except OSError as error:
             raise BadSetting(f"cannot listen on {host}:{port} ({error}); set LEASEHOLD_HTTP_PORT") from error
+        if self.webhook is None:
+            return
+        try:
+            await self.webhook.server.start()
+        except OSError as error:
+            port = self.settings.webhook_port
+            raise BadSetting(
+                f"cannot listen on {host}:{port} ({error}); set LEASEHOLD_WEBHOOK_PORT"
+            ) from error
 
     def _take_signals(self) -> None:
         """Turn signals into a stop that was asked for. kopf's own handlers leave a task behind and wait 5 s for it."""
@@ -254,6 +281,8 @@ class Controller:
         for name, informer in self.informers.items():
             self._watch(informer.run(), f"watch of {name}")
         self._watch(self.recorder.run(), "recorder")
+        if self.webhook is not None:
+            self._watch(self.webhook.follow(), "webhook")
         self._watch(self._begin(), "start of the pools")
         log.info("leasehold %s, listening on port %d", __version__, self.server.port)
 
@@ -302,6 +331,8 @@ class Controller:
             self.client, self.cluster, self.pools.asking, leadership.valid, self.cluster.pods.running
         )
         yield from (("homeless leases", homeless.run()), ("report specs", specs.run()))
+        if self.webhook is not None:
+            yield "webhook's certificate", self.webhook.keep(leadership.valid)
         if self.settings.kueue == "on":
             kueue = KueueBridge(
                 self.client, self.clock, self.pools.lending, leadership.valid, resync=self.resync
@@ -370,6 +401,8 @@ class Controller:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self.webhook is not None:
+            await self.webhook.server.stop()
         await self.server.stop()
         if not self.client.session.closed:
             await self.client.close()
@@ -462,6 +495,8 @@ class Controller:
         waiting = self.pools.not_ready()
         if waiting:
             return f"not leading yet: {', '.join(waiting[:10])}"
+        if self.webhook is not None and (wrong := self.webhook.wrong()):
+            return wrong
         silent = (self.clock.now() - min(i.last_event for i in self.informers.values())) / SECOND
         return f"the API server was silent for {silent:.0f} s" if silent > STALE_SECONDS else ""
 

@@ -16,6 +16,7 @@ class BadSetting(LeaseholdError):
 
 BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "http_port": (0, 65535),
+    "webhook_port": (0, 65535),
     "writers": (1, 1000),
     "debounce_milliseconds": (0, 10_000),
     "sweep_seconds": (1, 86_400),
@@ -84,6 +85,14 @@ class Settings:
     """Whether pools may hold pods to their leases: on needs the right to read, patch, evict and delete pods, and to
     patch nodes; off leaves them alone, and pools with another mode than Advisory grant nothing.
     """
+
+    webhook: str = ""
+    """The name of the MutatingWebhookConfiguration by which API servers ask about pods with a lease, and of the Secret
+    with the certificate; empty: an admission policy does that, and the operator is not asked.
+    """
+
+    webhook_port: int = 9443
+    """Port of the webhook, on the address of /metrics; 0 takes a free one."""
 
     placeholder_image: str = "registry.k8s.io/pause:3.10.1"
     """The image of pods that hold room and do nothing (pools with mode Placeholder)."""

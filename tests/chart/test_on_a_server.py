@@ -14,6 +14,7 @@ import yaml
 from lupa import lua51
 from tests.chart.conftest import CHART, NAMESPACE, Helm
 from tests.cluster.harness import LEASES, POOLS, Stage, ThreadOperator, granted, is_, stage_on, until
+from tests.enforcement.harness import WEBHOOK, WEBHOOKS, WITHOUT_POLICIES
 
 from leasehold.testing.control_plane import ControlPlane, ensure_namespace, ensure_service_account
 from leasehold.testing.crds import _gets_finalizer
@@ -102,6 +103,13 @@ def here(helm: Helm, server: ControlPlane) -> Iterator[Installation]:
     for name in made.definitions():
         made.kube.delete("customresourcedefinitions", name, missing_ok=True)
         made.kube.wait_gone("customresourcedefinitions", name)
+
+
+@pytest.fixture(scope="module")
+def old_server() -> Iterator[ControlPlane]:
+    """An API server without MutatingAdmissionPolicies, as those before Kubernetes 1.36."""
+    with ControlPlane(local=True, extra_apiserver_args=WITHOUT_POLICIES) as started:
+        yield started
 
 
 @contextlib.contextmanager
@@ -242,9 +250,10 @@ def test_kubectl_applies_the_manifests_in_one_pass(here: Installation) -> None:
     labels = here.kube.get("namespaces", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     # But for the namespace: nobody here would bring its end about.
-    for file in sorted((CHART.parents[1] / "manifests").rglob("*.yaml")):
-        if file.name != "namespace.yaml":
-            subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
+    for name in names[1:]:
+        for file in sorted((CHART.parents[1] / name).glob("*.yaml")):
+            if file.name != "namespace.yaml":
+                subprocess.run([*kubectl, "delete", "-f", file], capture_output=True, check=True)
 
 
 def test_enforcement_is_turned_on_and_off_by_an_upgrade(here: Installation) -> None:
@@ -376,3 +385,37 @@ def test_argo_cd_is_told_what_is_well_and_what_is_not(here: Installation) -> Non
             for name in (lease, held, waiting):
                 here.kube.delete(LEASES, name, play.namespace)
                 play.until_gone(name)
+
+
+def test_on_a_server_without_the_policy_the_webhook_is_installed_and_an_upgrade_leaves_whom_to_trust(
+    helm: Helm, old_server: ControlPlane
+) -> None:
+    here = Installation(helm, old_server)
+    held = ("--set", "enforcement.enabled=true,finalizerPolicy.enabled=false")
+
+    def webhook() -> Any:
+        (found,) = here.kube.get(WEBHOOKS, WEBHOOK)["webhooks"]
+        return found
+
+    try:
+        assert "API servers ask the operator about new pods with a lease" in here.install(*held)
+        bundle = {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "QUJD"}
+        here.kube.patch(WEBHOOKS, WEBHOOK, [bundle], content_type="application/json-patch+json")
+        here.run(
+            "upgrade", "leasehold", CHART, *held, "--set", "operator.replicas=2,enforcement.webhookPort=8443"
+        )
+        assert webhook()["clientConfig"]["caBundle"] == "QUJD"
+        assert here.kube.get("services", WEBHOOK, NAMESPACE)["spec"]["ports"][0]["targetPort"] == 8443
+        assert (
+            "enforcement.admission=Policy"
+            in here.run(
+                "upgrade", "leasehold", CHART, *held, "--set", "enforcement.admission=Policy", check=False
+            ).stderr
+        )
+        here.run("upgrade", "leasehold", CHART, "--set", "finalizerPolicy.enabled=false")
+        assert here.kube.find(WEBHOOKS, WEBHOOK) is None
+    finally:
+        here.run("uninstall", "leasehold", "--ignore-not-found", check=False)
+        for name in here.definitions():
+            here.kube.delete("customresourcedefinitions", name, missing_ok=True)
+            here.kube.wait_gone("customresourcedefinitions", name)

@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 from tests.chart.conftest import CHART, Helm
-from tests.chart.test_rendering import everything, set_at
+from tests.chart.test_rendering import LIVE, OLD, POLICY, everything, set_at
 
-LIVE = ("--api-versions", "v1/Namespace")
-"""What Helm knows of a server that is there; of none it knows no kinds."""
-
-POLICY = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
 VALIDATING = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
-
-OLD = (*LIVE, "--api-versions", VALIDATING, "--kube-version", "1.35.0")
 
 WRONG = [
     ("operator.replicas", -1),
@@ -37,6 +31,8 @@ WRONG = [
     ("image.repository", ""),
     ("crds.keep", "no"),
     ("enforcement.enabled", "on"),
+    ("enforcement.admission", "Both"),
+    ("enforcement.webhookPort", 0),
     ("operator.settings", {"enforcement": "on"}),
     ("reporter.thresholdPercent", 0),
     ("reporter.logLevel", "INFO"),
@@ -104,12 +100,16 @@ def test_an_old_server_is_told_what_it_lacks_and_what_to_do(helm: Helm) -> None:
     said = helm.refusal({}, *LIVE)
     assert f"has no {POLICY}; Kubernetes 1.36 has it" in said
     assert "Set finalizerPolicy.enabled=false: the operator then adds the finalizer itself" in said
-    said = helm.refusal({"enforcement": {"enabled": True}, "finalizerPolicy": {"enabled": False}}, *OLD)
+    by_policy = {
+        "enforcement": {"enabled": True, "admission": "Policy"},
+        "finalizerPolicy": {"enabled": False},
+    }
+    said = helm.refusal(by_policy, *OLD)
     assert (
-        f"enforcement.enabled: this server (Kubernetes v1.35.0) has no {POLICY}; Kubernetes 1.36 has it"
+        f"enforcement.admission=Policy: this server (Kubernetes v1.35.0) has no {POLICY}; Kubernetes 1.36 has it"
         in said
     )
-    assert "Set enforcement.enabled=false: pools then lend, and hold no pods to their leases" in said
+    assert "Set enforcement.admission=Auto: API servers then ask the operator about pods with a lease" in said
     helm.template({"finalizerPolicy": {"enabled": False}}, *OLD)
     assert "incompatible with Kubernetes v1.31" in helm.refusal({}, "--kube-version", "1.31.0")
 

@@ -15,6 +15,8 @@ from hack.values import Chart
 from tests.chart.conftest import CHART, NAMESPACE, Helm, Object, Rendered
 from tests.cluster.kueue import RIGHTS as KUEUE_RIGHTS
 
+from leasehold.adapters.webhook.keeper import GATE_WEBHOOK
+from leasehold.adapters.webhook.server import PATH
 from leasehold.api import names
 from leasehold.settings import CHOICES
 
@@ -48,6 +50,16 @@ DEFAULT = CRDS | {
 }
 
 VALIDATING = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+POLICY = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+LIVE = ("--api-versions", "v1/Namespace")
+"""What Helm knows of a server that is there; of none it knows no kinds."""
+
+OLD = (
+    *(*LIVE, "--api-versions", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"),
+    *("--kube-version", "1.35.0"),
+)
+"""A server without MutatingAdmissionPolicies."""
 
 
 def without_policies(rendered: Rendered) -> set[tuple[str, str]]:
@@ -106,17 +118,18 @@ def test_the_manifests_are_the_chart_rendered(helm: Helm) -> None:
 
 
 def test_the_manifests_for_enforcement_are_what_it_adds(helm4: Helm) -> None:
-    """But for one word in the Deployment, which docs/install.md says how to set."""
+    """But for the environment of the Deployment, which docs/install.md says how to set."""
 
     def named(*files: Path) -> set[tuple[str, str]]:
         return Rendered("---\n".join(file.read_text() for file in files)).kinds()
 
-    plain, held = helm4.template(), helm4.template(HOLDS)
-    folder = generate.ROOT / "manifests"
-    assert named(*(folder / generate.ENFORCEMENT).iterdir()) == held.kinds() - plain.kinds()
-    assert not named(*folder.glob("*.yaml")) & (held.kinds() - plain.kinds())
-    same = {o["kind"] for o in plain.objects if o not in held.objects}
-    assert same == {"Deployment"}
+    plain, folder = helm4.template(), generate.ROOT / "manifests"
+    for values, part in ((HOLDS, generate.ENFORCEMENT), (ASKS, generate.WEBHOOK)):
+        held = helm4.template(values)
+        assert named(*(folder / part).iterdir()) == held.kinds() - plain.kinds()
+        assert not named(*folder.glob("*.yaml")) & (held.kinds() - plain.kinds())
+        same = {o["kind"] for o in plain.objects if o not in held.objects}
+        assert same == {"Deployment"}
 
 
 def test_the_definitions_are_those_of_the_models(helm: Helm) -> None:
@@ -304,6 +317,88 @@ def test_only_where_kueue_is_answered_the_operator_makes_leases(helm: Helm) -> N
     assert {"name": "LEASEHOLD_KUEUE", "value": "on"} in environment
 
 
+WEBHOOK = "leasehold-webhook"
+ASKS = {"enforcement": {"enabled": True, "admission": "Webhook"}}
+BY_WEBHOOK = {item for item in ADDED if item[1] != "leasehold-gate"} | {
+    ("MutatingWebhookConfiguration", WEBHOOK),
+    ("Service", WEBHOOK),
+    ("NetworkPolicy", WEBHOOK),
+    ("ClusterRole", WEBHOOK),
+    ("ClusterRoleBinding", WEBHOOK),
+    ("Role", WEBHOOK),
+    ("RoleBinding", WEBHOOK),
+}
+
+
+def test_where_a_server_lacks_the_policy_a_webhook_does_the_same(helm: Helm) -> None:
+    def added(*server: str, **enforcement: str) -> set[tuple[str, str]]:
+        values = {"enforcement": {"enabled": True, **enforcement}, "finalizerPolicy": {"enabled": False}}
+        return helm.template(values, *server).kinds() & (ADDED | BY_WEBHOOK)
+
+    assert added(*OLD) == BY_WEBHOOK
+    assert added(*OLD, "--api-versions", POLICY) == ADDED
+    assert added() == ADDED, "no server, nothing to see"
+    assert (
+        added(admission="Webhook") == added(*OLD, "--api-versions", POLICY, admission="Webhook") == BY_WEBHOOK
+    )
+    plain = helm.template({"finalizerPolicy": {"enabled": False}}, *OLD)
+    assert not plain.kinds() & (ADDED | BY_WEBHOOK)
+    assert "webhook" not in plain.text.replace("caBundle", "").partition("kind: Deployment")[2].lower()
+
+
+def test_the_operator_is_told_of_its_webhook_and_a_service_leads_to_it(helm: Helm) -> None:
+    rendered = helm.template(merged(ASKS, {"enforcement": {"webhookPort": 8443}}))
+    container = rendered.container("Deployment")
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    configuration = rendered.get("MutatingWebhookConfiguration")
+    assert told["LEASEHOLD_WEBHOOK"] == configuration["metadata"]["name"]
+    assert told["LEASEHOLD_WEBHOOK_PORT"] == "8443"
+    assert {"name": "webhook", "containerPort": 8443} in container["ports"]
+    assert container["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
+    graces = [r.pod("Deployment")["terminationGracePeriodSeconds"] for r in (rendered, helm.template(HOLDS))]
+    assert graces == [35, 30], "the sleep takes nothing from the time to finish what is under way"
+    (webhook,) = configuration["webhooks"]
+    assert webhook["name"] == GATE_WEBHOOK
+    service = webhook["clientConfig"]["service"]
+    assert service == {"name": WEBHOOK, "namespace": NAMESPACE, "path": PATH, "port": 443}
+    assert "caBundle" not in webhook["clientConfig"], "it is the operator's"
+    found = rendered.get("Service", WEBHOOK)["spec"]
+    assert [(port["port"], port["targetPort"]) for port in found["ports"]] == [(443, 8443)]
+    labels = rendered.get("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert found["selector"].items() <= labels.items()
+    policy = rendered.get("NetworkPolicy", WEBHOOK)["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["ingress"] == [{"ports": [{"port": 8443, "protocol": "TCP"}]}]
+
+
+def test_the_webhook_is_asked_about_the_same_pods_as_the_policy(helm: Helm) -> None:
+    policy = helm.template(HOLDS).get("MutatingAdmissionPolicy", "leasehold-gate")["spec"]
+    (webhook,) = helm.template(ASKS).get("MutatingWebhookConfiguration")["webhooks"]
+    asked = policy["matchConstraints"]
+    assert webhook["objectSelector"] == asked["objectSelector"]
+    assert webhook["rules"] == [{**rule, "scope": "Namespaced"} for rule in asked["resourceRules"]]
+    conditions = [each for each in policy["matchConditions"] if each["name"] != "a-pool-holds-pods"]
+    assert webhook["matchConditions"] == conditions
+    assert webhook["failurePolicy"] == policy["failurePolicy"] == "Fail"
+    assert webhook["reinvocationPolicy"] == policy["reinvocationPolicy"] == "IfNeeded"
+    assert webhook["sideEffects"] == "None"
+
+
+def test_the_webhook_takes_one_secret_and_its_own_configuration(helm: Helm) -> None:
+    rendered = helm.template(ASKS)
+    (configuration,) = rendered.get("ClusterRole", WEBHOOK)["rules"]
+    assert configuration == {
+        "apiGroups": ["admissionregistration.k8s.io"],
+        "resources": ["mutatingwebhookconfigurations"],
+        "resourceNames": [WEBHOOK],
+        "verbs": ["get", "patch"],
+    }
+    assert rendered.get("Role", WEBHOOK)["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [WEBHOOK], "verbs": ["get", "patch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    ]
+
+
 def test_without_policies_pods_are_gated_and_nobody_is_refused(helm: Helm) -> None:
     held = helm.template({**HOLDS, "policies": {"enabled": False}}).kinds()
     assert held & ADDED == {item for item in ADDED if item[0] not in VALIDATING}
@@ -401,8 +496,9 @@ def test_alerts_and_dashboards_are_what_lies_in_the_chart(helm: Helm) -> None:
     assert not {k for k, _ in helm.template().kinds()} & {"PrometheusRule", "PodMonitor", "ServiceMonitor"}
 
 
-def test_a_service_is_made_for_its_monitor_only(helm: Helm) -> None:
-    assert "Service" not in {kind for kind, _ in helm.template(everything()).kinds()}
+def test_a_service_is_made_for_its_monitor_and_for_the_webhook_only(helm: Helm) -> None:
+    services = {name for kind, name in helm.template(everything()).kinds() if kind == "Service"}
+    assert services == {WEBHOOK}
     rendered = helm.template({"metrics": {"serviceMonitor": {"enabled": True}}})
     for name in ("leasehold-operator", "leasehold-reporter"):
         service = rendered.get("Service", name)
@@ -474,6 +570,8 @@ BY_PATH = {
     "reporter.maxUnavailable": 3,
     "reporter.hostPaths.filesystems": {"other": "/mnt/other"},
     "networkPolicy.metricsFrom": [],
+    "networkPolicy.webhookFrom": [],
+    "enforcement.admission": "Policy",
     "networkPolicy.egress.cidrs": ["192.0.2.1/32"],
     "networkPolicy.egress.ports": [7443],
     "extraObjects": [],

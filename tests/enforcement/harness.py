@@ -37,6 +37,28 @@ KUBELET = sorted((Path(__file__).parent / "kubelet").glob("*.yaml"))
 ENFORCEMENT = tuple(f"enforcement/{part}.yaml" for part in ("rbac-operator", "priorityclasses", "policies"))
 """What `enforcement.enabled` adds to an installation."""
 
+ENFORCEMENT_WEBHOOK = tuple(
+    f"enforcement-webhook/{part}.yaml" for part in ("rbac-operator", "priorityclasses", "policies", "webhook")
+)
+"""The same where the server has no MutatingAdmissionPolicy."""
+
+WITHOUT_POLICIES = {
+    "--runtime-config": ",".join(
+        f"admissionregistration.k8s.io/v1/{kind}=false"
+        for kind in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings")
+    ),
+    "--disable-admission-plugins": "MutatingAdmissionPolicy",
+}
+"""What makes a kube-apiserver one that has none, as those before 1.36."""
+
+WEBHOOK = "leasehold-webhook"
+"""The name of the webhook's configuration, and of the Secret with its certificate."""
+
+WEBHOOK_HOST = f"{WEBHOOK}.{OPERATOR_NAMESPACE}.svc"
+"""The host that API servers expect in the certificate."""
+
+WEBHOOKS = "mutatingwebhookconfigurations"
+
 APP = "app"
 """The label of all pods that were made together."""
 
@@ -55,20 +77,43 @@ _UNHURRIED = {"--kube-api-qps": "500", "--kube-api-burst": "500"}
 
 
 @contextlib.contextmanager
-def whole_control_plane(audit_log: Path | None = None) -> Iterator[ControlPlane]:
-    """A control plane with a scheduler, the controllers, and kwok in place of kubelets."""
-    with ControlPlane(local=True, audit_log=audit_log) as control_plane:
+def whole_control_plane(audit_log: Path | None = None, *, policies: bool = True) -> Iterator[ControlPlane]:
+    """A control plane with a scheduler, the controllers, and kwok in place of kubelets.
+
+    Without policies its API server has no MutatingAdmissionPolicy, and asks a webhook; see `call_webhook_at`.
+    """
+    lacking = None if policies else WITHOUT_POLICIES
+    with ControlPlane(local=True, audit_log=audit_log, extra_apiserver_args=lacking) as control_plane:
         control_plane.install_crds()
         for program in ("kube-controller-manager", "kube-scheduler"):
             control_plane.start_program(program, _UNHURRIED)
         control_plane.start_program("kwok", pod_stages=KUBELET)
-        for file in ("rbac-operator.yaml", *ENFORCEMENT):
+        for file in ("rbac-operator.yaml", *(ENFORCEMENT if policies else ENFORCEMENT_WEBHOOK)):
             install(control_plane, file)
         yield control_plane
 
 
+def call_webhook_at(kube: Client, port: int) -> None:
+    """Lead the webhook's Service to a port of this host's loopback, since there are no nodes whose proxies would do it.
+
+    The API server calls the operator by the Service's name all the same, and verifies it by that.
+    """
+    service = kube.get("services", WEBHOOK, OPERATOR_NAMESPACE)
+    if service["spec"].get("type") != "ExternalName":
+        kube.delete("services", WEBHOOK, OPERATOR_NAMESPACE)
+        spec = {"type": "ExternalName", "externalName": "localhost"}
+        meta = {"name": WEBHOOK, "namespace": OPERATOR_NAMESPACE}
+        kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+    configuration = kube.get(WEBHOOKS, WEBHOOK)
+    (webhook,) = configuration["webhooks"]
+    webhook["clientConfig"]["service"]["port"] = port
+    kube.replace(configuration)
+
+
 def pods_may_be_made(kube: Client, namespace: str) -> bool:
-    """Tell whether pods with a lease are taken: they are refused until the API server knows of pools."""
+    """Tell whether pods with a lease are taken: they are refused until the API server knows of pools, or of whom to
+    trust as the webhook.
+    """
     meta = {"name": "probe", "namespace": namespace, "labels": {LEASE_LABEL: "none"}}
     spec = {"containers": [{"name": "main", "image": "none"}]}
     path = kube.resource("pods").path(namespace)
@@ -77,7 +122,7 @@ def pods_may_be_made(kube: Client, namespace: str) -> bool:
             "POST", path, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}, dryRun="All"
         )
     except ApiError as error:
-        if "paramKind" not in str(error):
+        if "paramKind" not in str(error) and "failed calling webhook" not in str(error):
             raise
         return False
     return True
@@ -86,8 +131,9 @@ def pods_may_be_made(kube: Client, namespace: str) -> bool:
 class Enforcer:
     """An operator that may touch pods, as a process with its own account and no other rights than that has."""
 
-    def __init__(self, control_plane: ControlPlane) -> None:
+    def __init__(self, control_plane: ControlPlane, **settings: Any) -> None:
         self._control_plane = control_plane
+        self._settings = settings
         account = control_plane.as_service_account(OPERATOR_NAMESPACE, "leasehold-operator", seconds=7200)
         self._kubeconfig = control_plane.write_kubeconfig(account)
         self.process: ProcessOperator
@@ -100,7 +146,8 @@ class Enforcer:
         self.stop()
 
     def start(self) -> None:
-        self.process = ProcessOperator(self._control_plane, self._kubeconfig, enforcement="on")
+        settings = {"enforcement": "on", **self._settings}
+        self.process = ProcessOperator(self._control_plane, self._kubeconfig, **settings)
         try:
             self.process.wait_ready()
         except BaseException:

@@ -13,6 +13,17 @@
 {{- define "leasehold.operator.name" -}}{{ include "leasehold.fullname" . }}-operator{{- end -}}
 {{- define "leasehold.reporter.name" -}}{{ include "leasehold.fullname" . }}-reporter{{- end -}}
 
+{{- define "leasehold.webhook.name" -}}{{ include "leasehold.fullname" . }}-webhook{{- end -}}
+
+{{/* Not empty where API servers ask the operator about pods, because that was set or because the server has no policies. */}}
+{{- define "leasehold.webhook" -}}
+{{- $known := .Capabilities.APIVersions -}}
+{{- with .Values.enforcement -}}
+{{- $lacking := and ($known.Has "v1/Namespace") (not ($known.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy")) -}}
+{{- if and .enabled (or (eq .admission "Webhook") (and (eq .admission "Auto") $lacking)) -}}on{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "leasehold.operator.serviceAccountName" -}}
 {{- with .Values.operator.serviceAccount -}}
 {{- default (ternary (include "leasehold.operator.name" $) "default" .create) .name -}}
@@ -69,11 +80,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and (kindIs "float64" .) (eq . (floor .)) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
-{{/* Fails where the server is there and lacks an API. Takes root, value, api, from, else. */}}
+{{/* Fails where the server is there and lacks an API. Takes root, value, api, from, else, and what to set unless it is value=false. */}}
 {{- define "leasehold.needs" -}}
 {{- $known := .root.Capabilities.APIVersions -}}
 {{- if and .root.Values.checkServer ($known.Has "v1/Namespace") (not ($known.Has .api)) -}}
-{{- printf "%s: this server (Kubernetes %s) has no %s; %s. Set %s=false%s." .value .root.Capabilities.KubeVersion.Version .api .from .value (ternary (printf ": %s" .else) "" (not (empty .else))) | fail -}}
+{{- printf "%s: this server (Kubernetes %s) has no %s; %s. Set %s%s." .value .root.Capabilities.KubeVersion.Version .api .from (default (printf "%s=false" .value) .set) (ternary (printf ": %s" .else) "" (not (empty .else))) | fail -}}
 {{- end -}}
 {{- end -}}
 

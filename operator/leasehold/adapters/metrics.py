@@ -385,6 +385,46 @@ class ElectionGauges(Collector):
             yield counter
 
 
+class Answering(Protocol):
+    """The admission webhook of this replica."""
+
+    @property
+    def answers(self) -> Mapping[str, int]:
+        """How many pods it answered for, by the answer."""
+
+    @property
+    def end(self) -> int | None:
+        """When its certificate ends (ms); None where it has none."""
+
+
+class WebhookGauges(Collector):
+    """What the admission webhook of this replica did; nothing where there is none."""
+
+    def __init__(self, webhook: Answering | None) -> None:
+        self.webhook = webhook
+
+    def describe(self) -> Iterable[Metric]:
+        """Name no metrics ahead of time."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the figures."""
+        answers = CounterMetricFamily(
+            "leasehold_webhook_answers",
+            "Pods that the admission webhook answered for: gated, passed or refused.",
+            labels=["answer"],
+        )
+        end = _gauge(
+            "webhook_certificate_end_timestamp_seconds", "When the certificate of the admission webhook ends."
+        )
+        if self.webhook is not None:
+            for answer, count in self.webhook.answers.items():
+                answers.add_metric([answer], count)
+            if self.webhook.end is not None:
+                end.add_metric([], self.webhook.end / SECOND)
+        yield from (answers, end)
+
+
 def _unit(resource: str) -> tuple[str, int]:
     """Return the base unit of a resource, "" where it is counted, and how many of our units make one of it."""
     return _UNITS.get(resource, ("", 1))

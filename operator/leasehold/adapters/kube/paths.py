@@ -51,6 +51,16 @@ def pod(namespace: str, name: str = "") -> str:
     return _one_of(f"/api/v1/namespaces/{namespace}/pods", name)
 
 
+def secret(namespace: str, name: str = "") -> str:
+    """Return the path of a Secret, or of all of a namespace."""
+    return _one_of(f"/api/v1/namespaces/{namespace}/secrets", name)
+
+
+def webhook_configuration(name: str) -> str:
+    """Return the path of a MutatingWebhookConfiguration."""
+    return f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+
+
 def node(name: str) -> str:
     """Return the path of a Node."""
     return f"{NODES}/{name}"
