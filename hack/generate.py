@@ -19,7 +19,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack import chart, locks  # noqa: E402  the path comes first
+from hack import chart, conditions, locks  # noqa: E402  the path comes first
 from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
@@ -151,6 +151,7 @@ def generated() -> dict[Path, str]:
         chart.CHART / "values.schema.json": chart.schema_text(),
         Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
+        Path("docs/reference/conditions.md"): conditions_page(),
         **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
@@ -230,6 +231,14 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
     pod-security.kubernetes.io/warn: restricted
 """
+
+
+def conditions_page() -> str:
+    """Return every condition and reason, and what to do about it, as Markdown."""
+    header = PAGE_HEADER.replace("api; do", "api/names.py and hack/conditions.py; do").replace(
+        "the models", "those"
+    )
+    return header + conditions.page(_table)
 
 
 # --- The reference page ---
