@@ -194,8 +194,8 @@ INTRODUCTION: Final = """
 
 Every condition that Leasehold sets, with each of its reasons, what it means and what to do. Conditions are the
 contract: programs read `status.conditions`, by type, status and reason; `status.phase` is a word for people. A
-condition that is absent means *unknown*. `Ready=False` repeats the reason of the condition that is in the way. To start from what you
-see go wrong, see [troubleshoot](../troubleshoot.md).
+condition that is absent means *unknown*. `Ready=False` repeats the reason of the condition that is in the way. To
+start from what you see go wrong, see [troubleshoot](../troubleshoot.md).
 
 ```sh
 kubectl get clease NAME -n NAMESPACE \\
