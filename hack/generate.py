@@ -19,7 +19,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack import chart, conditions, drawings, locks  # noqa: E402  the path comes first
+from hack import chart, conditions, drawings, locks, sdk_page  # noqa: E402  the path comes first
 from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
@@ -152,6 +152,7 @@ def generated() -> dict[Path, str]:
         Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
         Path("docs/reference/conditions.md"): conditions_page(),
+        **({Path("docs/reference/sdk.md"): sdk_reference()} if sdk_page.exists() else {}),
         **{Path(f"docs/drawings/{name}.svg"): text for name, text in drawings.files()},
         **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
@@ -240,6 +241,12 @@ def conditions_page() -> str:
         "the models", "those"
     )
     return header + conditions.page(_table)
+
+
+def sdk_reference() -> str:
+    """Return what the SDK offers as Markdown."""
+    header = PAGE_HEADER.replace("leasehold/api", "leasehold/sdk").replace("the models", "the docstrings")
+    return header + sdk_page.page(_table)
 
 
 # --- The reference page ---
