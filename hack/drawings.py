@@ -163,7 +163,7 @@ def overview() -> Drawing:
 def life() -> Drawing:
     """Return the life of a lease."""
     d = Drawing(
-        900,
+        930,
         376,
         "A lease is Pending, perhaps Scheduled, then Bound and Active; it drains, is releasing, and ends Released,"
         " Expired or Revoked. What a node does not confirm is Quarantined. What can never be granted is Failed.",
@@ -174,8 +174,8 @@ def life() -> Drawing:
     d.box(360, 60, 120, 52, "Bound", "granted")
     d.box(530, 60, 120, 52, "Active", "claimed, in use")
     d.box(530, 190, 120, 52, "Draining", "grace", style="warm")
-    d.box(360, 190, 120, 52, "Releasing", "cools, is confirmed", style="warm")
-    d.box(170, 190, 140, 52, "Quarantined", "not confirmed in time", style="bad")
+    d.box(360, 190, 120, 52, "Releasing", "to be confirmed", style="warm")
+    d.box(160, 190, 150, 52, "Quarantined", "not confirmed in time", style="bad")
     d.box(20, 190, 120, 52, "Failed", "never", style="bad")
     d.box(360, 310, 290, 46, "Released · Expired · Revoked", style="other")
     d.arrow((140, 86), (190, 86))
@@ -225,7 +225,7 @@ def capacity() -> Drawing:
     d.text(
         190,
         318,
-        "outside leases: the larger of measured use that no lease explains and requests of pods without one",
+        "outside leases: measured use that no lease explains, or requests of pods without one if larger",
         "small",
         "start",
     )

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Final
 
-PACKAGE: Final = "leasehold.sdk"
+PACKAGE = "leasehold.sdk"
+OURS = "leasehold"
+"""Only what classes inherit from our own modules is shown."""
 MODULES: Final = ("sync", "health", "router")
 """Modules of the package that are public beside it."""
 
@@ -93,7 +95,7 @@ def methods(cls: type) -> Iterator[tuple[str, Any]]:
     """Yield the public methods and properties of a class, in the order of its source, those of our own bases too."""
     seen: set[str] = set()
     for base in cls.__mro__:
-        if not base.__module__.startswith("leasehold."):
+        if base.__module__.partition(".")[0] != OURS:
             continue
         for name, member in vars(base).items():
             unwrapped = member.__func__ if isinstance(member, classmethod | staticmethod) else member
@@ -166,7 +168,7 @@ def attribute_notes(cls: type) -> dict[str, str]:
     """Return the texts that stand below attributes in the source of a class and its bases, by attribute."""
     notes: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if not base.__module__.startswith("leasehold."):
+        if base.__module__.partition(".")[0] != OURS:
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
@@ -187,7 +189,9 @@ def signature(name: str, value: Any) -> str:
         found = inspect.signature(value)
     except (TypeError, ValueError):
         return name
-    parameters = [p for p in found.parameters.values() if p.name not in ("self", "cls")]
+    parameters = [
+        p for p in found.parameters.values() if p.name not in ("self", "cls") and not p.name.startswith("_")
+    ]
     parts: list[str] = []
     for number, parameter in enumerate(parameters):
         before = parameters[number - 1].kind if number else None

@@ -65,8 +65,11 @@ def kubectl(arguments: list[str]) -> None:
     match verb:
         case "logs":  # nothing runs in the pods: that they are there is what can be tried
             looked_at(["kubectl", *arguments])
-            kept = [a for a in arguments if not a.startswith(("--tail", "--since", "--previous"))]
-            run(real, *("get" if a == "logs" else a for a in kept if a not in ("-f", "pod")))
+            options_exist([real, "logs"], [a for a in arguments if a.startswith("--")])
+            home = arguments[: arguments.index("logs")]
+            label = [arguments[i + 1] for i, a in enumerate(arguments) if a == "-l"]
+            about = ["pods", "-l", label[0]] if label else rest[:1] if "/" in rest[0] else ["pod", rest[0]]
+            run(real, *home, "get", *about)
         case "create" if rest[:1] == ["namespace"]:  # other blocks made some of them before
             there = subprocess.run([real, "get", "namespace", rest[1]], capture_output=True, check=False)
             if there.returncode == 0:

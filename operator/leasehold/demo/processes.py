@@ -27,7 +27,9 @@ class Part:
         self.name = name
         self.log = directory / f"{name}.log"
         self.log.unlink(missing_ok=True)
-        self._child = Child([*_PROGRAM, name, *arguments], log=self.log, cwd=directory, env={**os.environ, **env})
+        self._child = Child(
+            [*_PROGRAM, name, *arguments], log=self.log, cwd=directory, env={**os.environ, **env}
+        )
 
     @property
     def pid(self) -> int:
