@@ -31,7 +31,10 @@ _FAILED, _INTERRUPTED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 all shown, 1 something failed, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.pods and options.kubeconfig:
+        parser.error("--pods needs servers of its own: leave out --kubeconfig")
     console = Console(highlight=False)
     run = Run(options.dir)
     before = signal.signal(signal.SIGTERM, _interrupt)
