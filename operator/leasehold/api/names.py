@@ -36,6 +36,12 @@ FORCE_RELEASE_ANNOTATION: Final = "leasehold.dev/force-release"
 
 FORCE_RELEASE_VALUE: Final = "true"
 
+CLIENT_LABEL: Final = "leasehold.dev/client"
+"""On a CapacityLease and on a session: the client of the SDK that looks after it; its value is the session's name."""
+
+REQUEST_ANNOTATION: Final = "leasehold.dev/request"
+"""On a CapacityLease that was asked for with a key: a digest of what was asked for."""
+
 LEASE_LABEL: Final = "leasehold.dev/lease"
 """On a Pod: the name of the CapacityLease in its namespace that it runs under."""
 
