@@ -84,9 +84,7 @@ def judge(facts: Facts, now: int) -> Verdict:
     ends: list[tuple[int, LostCause]] = []
     if facts.heartbeat_timeout is not None:
         since = facts.heartbeat_sent
-        due = (
-            now if since is None else since + facts.heartbeat_timeout - margin_of(facts.heartbeat_timeout)
-        )
+        due = now if since is None else since + facts.heartbeat_timeout - margin_of(facts.heartbeat_timeout)
         ends.append((due, LostCause.NOT_RENEWED))
     if facts.grace >= USABLE_GRACE:
         ends.append((facts.viewed + facts.grace - margin_of(facts.grace), LostCause.UNHEARD))

@@ -70,7 +70,9 @@ UNKNOWN: Final = Terms(holding.SHORTEST_HEARTBEAT, 0, True, known=False)
 
 def session_name(host: str | None = None) -> str:
     """Return a name for a session that no other process has: of the host, the process and chance."""
-    where = _NOT_A_NAME.sub("-", (host or socket.gethostname()).split(".")[0].lower()).strip("-")[:30] or "host"
+    where = (
+        _NOT_A_NAME.sub("-", (host or socket.gethostname()).split(".")[0].lower()).strip("-")[:30] or "host"
+    )
     return f"{where}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -96,6 +98,7 @@ class Keeper:
         owner: Json | None = None,
     ) -> None:
         self.door = door
+        self.now = door.now
         self.namespace = namespace
         self.identity = identity
         self.strict = strict
@@ -192,7 +195,9 @@ class Keeper:
             for item in items:
                 meta = item["metadata"]
                 if meta["uid"] not in self._done and not meta.get("deletionTimestamp"):
-                    await self._forget_errors(self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"]))
+                    await self._forget_errors(
+                        self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"])
+                    )
             await self._forget_errors(self.door.delete(paths.coordination(self.namespace, self.session)))
 
     @staticmethod
@@ -238,6 +243,13 @@ class Keeper:
         if lease.request.liveness == Liveness.SESSION:
             return bool((holder.get("sessionRef") or {}).get("name") == self.session)
         return bool(holder.get("identity") == (lease.request.identity or self.identity))
+
+    def holder_of(self, lease: Lease) -> Json:
+        """Return who holds a lease of ours, as the API wants it."""
+        holder: Json = {"identity": lease.request.identity or self.identity}
+        if lease.request.liveness == Liveness.SESSION:
+            holder["sessionRef"] = {"name": self.session}
+        return holder
 
     def learn(self, lease: Lease) -> None:
         """Take from a lease's new status what it says of the operator's clock."""
@@ -304,7 +316,12 @@ class Keeper:
     def _stray(self, meta: Json, spec: Json | None) -> None:
         """Remove a lease of ours that nobody waits for: a create that arrived after it was given up."""
         over = spec is not None and spec.get("desiredState") == DesiredState.RELEASED
-        if meta["uid"] in self._done or over or meta.get("deletionTimestamp") or meta["name"] in self._leaving:
+        if (
+            meta["uid"] in self._done
+            or over
+            or meta.get("deletionTimestamp")
+            or meta["name"] in self._leaving
+        ):
             return
         log.info("lease %s is there though it was given up; removing it", meta["name"])
         self._done.add(meta["uid"])
@@ -444,7 +461,11 @@ class Keeper:
         news = []
         for lease in asked:
             meta = found.get(lease.name)
-            if meta is not None and meta["uid"] == lease.uid and int(meta["resourceVersion"]) <= lease.version:
+            if (
+                meta is not None
+                and meta["uid"] == lease.uid
+                and int(meta["resourceVersion"]) <= lease.version
+            ):
                 lease.viewed = max(lease.viewed, sent)
             else:
                 news.append(lease)
@@ -506,23 +527,25 @@ class Keeper:
     async def renew(self, lease: Lease) -> None:
         """Ask for a new term. Raises the SDK's errors."""
         try:
-            await self._renew(lease)
+            await self.renew_once(lease)
         except ApiError as error:
             raise explained(error, f"renew lease {lease.name}") from error
 
-    async def _renew(self, lease: Lease) -> None:
+    async def renew_once(self, lease: Lease) -> str:
+        """Ask for a new term; return the text by which the operator's answer is known. Raises ApiError."""
         text = self.new_text()
         lease.renewals[text] = self.door.now()
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
         lease.renewed_sent = max(lease.renewed_sent or 0, sent)
         lease.take(document, sent)
+        return text
 
     async def _renew_in_background(self, lease: Lease) -> None:
         period = self._periods([lease])[0]
         try:
             async with asyncio.timeout(min(10.0, max(1.0, period / 2 / SECOND))):
-                await self._renew(lease)
+                await self.renew_once(lease)
             lease.jitter = _CHANCE.uniform(0.8, 1.0)
             if lease.request.liveness == Liveness.SESSION:
                 lease.renew_at = self.door.now() + SECOND
@@ -536,8 +559,8 @@ class Keeper:
             lease.renewing = False
             self._kick.set()
 
-    def note_lost(self, lease: Lease) -> None:
-        """Take in that a lease is lost."""
+    def kick(self) -> None:
+        """Let the clockwork look up now."""
         self._kick.set()
 
     # --- giving back ---

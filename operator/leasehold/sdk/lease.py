@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason
 from leasehold.sdk import holding
 from leasehold.sdk.errors import REMEDIES, LeaseEnding, LeaseLost, LeaseOver, LostCause, Misuse
-from leasehold.sdk.holding import Facts, State, Verdict
+from leasehold.sdk.holding import Facts, OperatorClock, State, Verdict
 from leasehold.sdk.request import Request
 from leasehold.sdk.views import Ending, LeaseView, Slice, stamp
-
-if TYPE_CHECKING:
-    from leasehold.sdk.keeper import Keeper
 
 Json = dict[str, Any]
 
@@ -37,6 +34,54 @@ _CAUSES: Final[dict[str, LostCause]] = {
 log = logging.getLogger(__name__)
 
 
+class _Terms(Protocol):
+    @property
+    def grace(self) -> int: ...
+    @property
+    def ends_leases(self) -> bool: ...
+
+
+class Caretaker(Protocol):
+    """What a lease needs of the one that looks after it."""
+
+    namespace: str
+    strict: bool
+
+    @property
+    def now(self) -> Callable[[], int]:
+        """The holder's clock."""
+
+    def check_loop(self) -> None:
+        """Raise Misuse on another event loop."""
+
+    def terms_of(self, pool: str | None) -> _Terms:
+        """Return what is known of a pool."""
+
+    def clock_of(self, pool: str | None) -> OperatorClock:
+        """Return what is known of the clock of a pool's leader."""
+
+    def heartbeat_of(self, lease: Lease) -> tuple[int | None, int | None]:
+        """Return when the last heartbeat was sent, and how long it counts."""
+
+    def holds(self, lease: Lease) -> bool:
+        """Tell whether the lease's object names us as its holder."""
+
+    def learn(self, lease: Lease) -> None:
+        """Take in a new status."""
+
+    def kick(self) -> None:
+        """Let the clockwork look up."""
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Let something go on by itself."""
+
+    async def renew(self, lease: Lease) -> None:
+        """Ask for a new term."""
+
+    async def release(self, lease: Lease) -> None:
+        """Give it back."""
+
+
 class Lease:
     """Capacity that is held, kept alive in the background until it is released.
 
@@ -45,7 +90,7 @@ class Lease:
     `check()`, `wait_lost()` and the callback `on_lost`.
     """
 
-    def __init__(self, keeper: Keeper, request: Request, on_ending: OnEnding, on_lost: OnLost) -> None:
+    def __init__(self, keeper: Caretaker, request: Request, on_ending: OnEnding, on_lost: OnLost) -> None:
         self.request = request
         self._keeper = keeper
         self._on_ending = on_ending
@@ -53,7 +98,7 @@ class Lease:
         self.view: LeaseView | None = None
         self.lost: LeaseOver | None = None
         self.changed = asyncio.Event()
-        self.asked_at = keeper.door.now()
+        self.asked_at = keeper.now()
         self.granted_at: int | None = None
         self.asked_here = True
         self.sent = False
@@ -143,7 +188,7 @@ class Lease:
         if not self.held:
             return 0.0
         stop_at = self.verdict().stop_at
-        return float("inf") if stop_at is None else max(0, stop_at - self._keeper.door.now()) / 1000
+        return float("inf") if stop_at is None else max(0, stop_at - self._keeper.now()) / 1000
 
     def check(self) -> None:
         """Raise LeaseLost if it must not be used any more. To be called before what cannot be taken back.
@@ -151,7 +196,7 @@ class Lease:
         It asks the clock itself, so it is right even where the event loop was blocked or the machine was suspended.
         """
         if self.lost is None and self.granted_at is not None and not self._released:
-            self.judge(self._keeper.door.now())
+            self.judge(self._keeper.now())
         if self.lost is not None:
             raise self.lost
         if self._released or self.granted_at is None:
@@ -239,7 +284,7 @@ class Lease:
         if version <= self.version:
             return
         if not self.created:
-            self.created, self.created_at = True, self._keeper.door.now()
+            self.created, self.created_at = True, self._keeper.now()
         self.uid, self.version = meta["uid"], version
         self.view = LeaseView.of(document)
         self._keeper.learn(self)
@@ -300,7 +345,7 @@ class Lease:
 
     def verdict(self) -> Verdict:
         """Return what it is at this moment."""
-        now = self._keeper.door.now()
+        now = self._keeper.now()
         if self.lost is not None:
             return Verdict(State.LOST, getattr(self.lost, "cause", None), now)
         return holding.judge(self.facts(), now)
@@ -352,7 +397,7 @@ class Lease:
         self.lost = over
         self._ended.set()
         self.changed.set()
-        self._keeper.note_lost(self)
+        self._keeper.kick()
         if self._on_lost is not None:
             self._tell(self._on_lost, over)
         elif self._body is not None:
@@ -375,4 +420,3 @@ async def _awaited(found: Awaitable[Any]) -> None:
         await found
     except Exception:
         log.exception("a callback of a lease failed")
-

@@ -32,11 +32,15 @@ def seconds_of(value: Duration, what: str) -> float:
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise Misuse(f"{what}={value!r} is no duration.", 'Write "90s", "10m", "1h30m" or a number of seconds.')
+        raise Misuse(
+            f"{what}={value!r} is no duration.", 'Write "90s", "10m", "1h30m" or a number of seconds.'
+        )
     elif isinstance(value, str):
         text = value.strip().lower()
         if not _DURATION.fullmatch(text):
-            raise Misuse(f"{what}={value!r} is no duration.", 'Write "90s", "10m", "1h30m" or a number of seconds.')
+            raise Misuse(
+                f"{what}={value!r} is no duration.", 'Write "90s", "10m", "1h30m" or a number of seconds.'
+            )
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     else:
         seconds = float(value)
@@ -69,7 +73,9 @@ def resources_of(
             raise Misuse(f"{word}= and resources={{{name!r}: …}} say the same.", "Give one of them.")
         asked[name] = value
     if not asked:
-        raise Misuse("Nothing is asked for.", 'Say how much: cpu="2", memory="4Gi", disk="10Gi" or resources={…}.')
+        raise Misuse(
+            "Nothing is asked for.", 'Say how much: cpu="2", memory="4Gi", disk="10Gi" or resources={…}.'
+        )
     return {name: _amount(name, value) for name, value in sorted(asked.items())}
 
 
@@ -92,7 +98,9 @@ def moment(value: datetime, what: str) -> str:
     Raises Misuse when it has no time zone: what it means would depend on where it is read.
     """
     if not isinstance(value, datetime) or value.tzinfo is None:
-        raise Misuse(f"{what}={value!r} has no time zone.", "Give a datetime with one, such as datetime.now(UTC).")
+        raise Misuse(
+            f"{what}={value!r} has no time zone.", "Give a datetime with one, such as datetime.now(UTC)."
+        )
     return value.isoformat()
 
 

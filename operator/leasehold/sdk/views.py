@@ -424,7 +424,9 @@ def _deadline(found: Any) -> Deadline | None:
 
 def _rejections(status: Json) -> tuple[Rejection, ...]:
     return tuple(
-        Rejection(str(row.get("reason", "")), int(row.get("nodes", 0)), row.get("resource"), row.get("shortBy"))
+        Rejection(
+            str(row.get("reason", "")), int(row.get("nodes", 0)), row.get("resource"), row.get("shortBy")
+        )
         for row in status.get("rejections") or ()
     )
 
