@@ -106,7 +106,11 @@ async def run_many(
     pools = {}
     for grace in graces:
         nodes[grace].create(1, SMALL)
-        policy = {"heartbeatTimeoutSeconds": HEARTBEAT, "claimTimeoutSeconds": 30, "gracePeriodSeconds": grace}
+        policy = {
+            "heartbeatTimeoutSeconds": HEARTBEAT,
+            "claimTimeoutSeconds": 30,
+            "gracePeriodSeconds": grace,
+        }
         pools[grace] = stage.pool(selector=nodes[grace].selector, policy=policy)
     limit = asyncio.Semaphore(AT_ONCE)
 

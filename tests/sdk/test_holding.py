@@ -128,7 +128,9 @@ def operator_reclaims(found: list[Beat], begins: int, timeout: int, grace: int) 
     (`adapters.confirmation`). Its seconds may be shorter than the holder's, within the drift that is allowed for.
     """
     patience = (timeout + grace) * (DRIFT - 1) // DRIFT
-    arrived = [(beat.arrived, beat.seen) for beat in found if beat.arrived is not None and beat.seen is not None]
+    arrived = [
+        (beat.arrived, beat.seen) for beat in found if beat.arrived is not None and beat.seen is not None
+    ]
     last = max(min(seen, begins) for at, seen in arrived if at <= begins)
     while True:
         due = last + patience

@@ -77,6 +77,8 @@ async def acquire(
 
 async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:
     await keeper.open()
+    if lease.request.liveness == Liveness.SESSION:
+        await keeper.freshen()
     await keeper.read_pool(lease.request.pool)
     if attach:
         _, document = await keeper.door.get(paths.lease(keeper.namespace, lease.name))

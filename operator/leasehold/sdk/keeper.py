@@ -370,7 +370,8 @@ class Keeper:
         held = [lease for lease in self.leases.values() if lease.lost is None]
         beat, look = self._periods(held)
         wake = []
-        if any(lease.request.liveness == Liveness.SESSION for lease in held) or not held:
+        # Not for those that are lost: the session shall run out if they cannot be given back otherwise.
+        if any(lease.request.liveness == Liveness.SESSION for lease in held):
             wake.append(self._do(self._beat, now, beat, self.beat))
         if held:
             wake.append(self._do(self._look, now, look, self.look))
@@ -441,6 +442,11 @@ class Keeper:
             sent = await self._make_session(name, spec)
         self._session_there = True
         self.session_sent = max(self.session_sent or 0, sent)
+
+    async def freshen(self) -> None:
+        """Renew the session if it was left alone for a while, as when nothing was held. Raises ApiError."""
+        if self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3:
+            await self.beat()
 
     async def _make_session(self, path: str, spec: Json) -> int:
         meta: Json = {
@@ -582,7 +588,10 @@ class Keeper:
     # --- giving back ---
 
     async def release(self, lease: Lease) -> None:
-        """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then."""
+        """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then.
+
+        For one that is lost nothing is waited for: whoever held it wants to know.
+        """
         if self.leases.get(lease.name) is lease:
             del self.leases[lease.name]
         if lease.uid:
@@ -596,7 +605,8 @@ class Keeper:
             return
         self._leaving.add(lease.name)
         task = self.background(self._give_back(lease))
-        await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
+        if lease.lost is None:
+            await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
 
     async def _give_back(self, lease: Lease) -> None:
         pause = 0.1
