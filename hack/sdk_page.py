@@ -14,7 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, Final
+from typing import Any, Final, ForwardRef, is_typeddict
 
 PACKAGE = "leasehold.sdk"
 OURS = "leasehold"
@@ -138,7 +138,7 @@ def _entry(one: Public, table: Callable[[tuple[str, ...], Iterator[tuple[str, ..
     if one.is_error:
         bases = ", ".join(f"`{base.__name__}`" for base in value.__bases__)
         yield f"An error; a kind of {bases}.\n"
-    elif callable(value):
+    elif callable(value) and not is_typeddict(value):
         yield _code(signature(one.name, value))
     yield text(inspect.getdoc(value) or "")
     if not isinstance(value, type):
@@ -146,6 +146,10 @@ def _entry(one: Public, table: Callable[[tuple[str, ...], Iterator[tuple[str, ..
     if is_dataclass(value) and fields(value):
         notes = attribute_notes(value)
         yield table(("Field", "Type", "Default", "Meaning"), _fields(value, notes))
+    elif is_typeddict(value):
+        notes = attribute_notes(value)
+        rows = ((f"`{key}`", f"`{_named(kind)}`", notes.get(key, "")) for key, kind in _keys(value))
+        yield table(("Key", "Type", "Meaning"), rows)
     for name, member in methods(value):
         yield f"#### {title}.{name}\n"
         if isinstance(member, property):
@@ -162,6 +166,12 @@ def _fields(cls: type, notes: dict[str, str]) -> Iterator[tuple[str, ...]]:
             continue
         default = "" if one.default is MISSING else f"`{one.default!r}`"
         yield f"`{one.name}`", f"`{_named(one.type)}`", default, notes.get(one.name, "")
+
+
+def _keys(cls: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a typed dictionary may hold, with its types as they are written."""
+    for key, kind in cls.__annotations__.items():
+        yield key, kind.__forward_arg__ if isinstance(kind, ForwardRef) else kind
 
 
 def attribute_notes(cls: type) -> dict[str, str]:

@@ -20,8 +20,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TypedDict
 
-__all__ = ["Gone", "Holder", "Kind", "Quote", "acquire"]
+__all__ = ["Gone", "Holder", "Kind", "Quote", "Wish", "acquire"]
+
+
+class Wish(TypedDict, total=False):
+    """What may be asked for."""
+
+    cpu: str | int
+    """Cores."""
 
 
 class Kind(enum.StrEnum):
@@ -96,6 +104,7 @@ def test_the_page_has_what_is_public_and_nothing_else(small: str) -> None:
         "#### Holder.release",
         "### Kind",
         "### Quote",
+        "### Wish",
         "### Gone",
     ]
 
@@ -116,6 +125,7 @@ def test_the_page_says_what_docstrings_say(small: str) -> None:
     assert "| `cpu` | `str` |  | As a quantity. |" in page
     assert "| `nodes` | `int` | `1` |  |" in page
     assert "| `WHOLE` | `Whole` | All of it. |" in page
+    assert "| `cpu` | `str | int` | Cores. |" in page
     assert "_hidden" not in page
 
 
