@@ -64,7 +64,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane node kwok helm ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node kwok helm $(RUN)/docs/ready ## All tests against a real API server; coverage above 90 % enforced
 	@$(BIN)/python -m hack.image.build --for-tests
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)

@@ -48,7 +48,8 @@ class Public:
 
 def exists() -> bool:
     """Tell whether there is an SDK to write about."""
-    return importlib.util.find_spec(PACKAGE) is not None
+    found = importlib.util.find_spec(PACKAGE)
+    return found is not None and found.origin is not None  # a folder without modules is none
 
 
 def public(module: str) -> list[Public]:

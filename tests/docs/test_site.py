@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ def site(mkdocs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+_CODE = frozenset({"code", "pre", "script", "style"})
+
+
 class Seen(HTMLParser):
     """What a page links to, what it loads, and what can be linked to in it."""
 
@@ -58,8 +62,11 @@ class Seen(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.anchors = {""}
+        self.prose: list[str] = []
+        self._code = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._code += tag in _CODE
         found = {name: value or "" for name, value in attrs}
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
         if tag == "a" and "href" in found:
@@ -68,6 +75,13 @@ class Seen(HTMLParser):
             self.loads.append(found["src"])
         elif tag == "link" and found.get("rel") in ("stylesheet", "icon", "preload", "preconnect"):
             self.loads.append(found["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        self._code -= tag in _CODE
+
+    def handle_data(self, data: str) -> None:
+        if not self._code:
+            self.prose.append(data)
 
 
 def read(page: Path) -> Seen:
@@ -102,6 +116,24 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     loads = {load for page in site.rglob("*.html") for load in read(page).loads}
     assert {load for load in loads if urlsplit(load).netloc} == set()
     assert {path.name for path in site.rglob("*.css") if "url(http" in path.read_text()} == set()
+
+
+def not_understood(seen: Seen) -> list[str]:
+    """Markdown that stands on a page as it was written."""
+    mark = re.compile(r"\]\(|\| ---|```|\*\*\w|^ *[-*] \w", re.MULTILINE)
+    return [found[0] for text in seen.prose for found in mark.finditer(text)]
+
+
+def test_all_markdown_is_understood(site: Path) -> None:
+    """What the tool does not take for a table, a list or a link it shows as it is written."""
+    left = {page.name: not_understood(read(page)) for page in site.rglob("*.html")}
+    assert {page: marks for page, marks in left.items() if marks} == {}
+
+
+def test_markdown_that_is_not_understood_is_seen() -> None:
+    seen = Seen()
+    seen.feed("<p>A list:\n- one</p><p>[x](y)</p><p>| --- |</p><pre><code>[a](b)</code></pre><p>**so**</p>")
+    assert not_understood(seen) == ["- o", "](", "| ---", "**s"]
 
 
 def test_every_alert_leads_to_its_runbook(site: Path) -> None:
