@@ -94,7 +94,11 @@ class Installation:
         for name in NAMESPACES:
             self._have("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         for name, labels in _POOLS.items():
-            spec = {"nodeSelector": {"matchLabels": labels}, "leasePolicy": {"gracePeriodSeconds": 0}}
+            spec = {
+                "nodeSelector": {"matchLabels": labels},
+                "leasePolicy": {"gracePeriodSeconds": 0},
+                "freshness": {"maxAgeSeconds": 86400},  # nobody but a reporter may report anew
+            }
             self._have(POOLS, _ours("CapacityPool", name, None, spec))
         for name, namespace, pool in _LEASES:
             spec = {"poolRef": {"name": pool}, "resources": _RESOURCES, "durationSeconds": 600}

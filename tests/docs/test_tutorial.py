@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,15 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 def checkout(tmp_path: Path) -> Path:
     """The repository as a reader has it, but for a `.run` of its own, so that it meets nobody's."""
     for path in ROOT.iterdir():
-        if path.name != ".run":
+        if path.name not in (".run", ".venv"):
             (tmp_path / path.name).symlink_to(path)
+    # The environment that runs this test, which make is not to set up anew.
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if path.name != "ready":
+            (environment / path.name).symlink_to(path)
+    (environment / "ready").touch()
     return tmp_path
 
 
