@@ -83,7 +83,7 @@ def test_the_same_names_without_await(stage: Stage, pool: str) -> None:
 def test_a_lost_lease_says_so_at_the_next_check_and_at_the_end(stage: Stage, pool: str) -> None:
     told = threading.Event()
     with client(stage) as sdk:
-        with (
+        with (  # noqa: PT012 - what is raised comes out of the block
             pytest.raises(LeaseLost) as caught,
             sdk.lease(pool=pool, cpu=1, on_lost=lambda _: told.set()) as lease,
         ):
@@ -126,7 +126,8 @@ INTERRUPTED = textwrap.dedent(
     kubeconfig, namespace, pool, cpu = sys.argv[1:]
     with Client(kubeconfig=kubeconfig, namespace=namespace) as client:
         print("asking", flush=True)
-        with client.lease(pool=pool, cpu=cpu, name="mine", on_progress=lambda p: print("waits", p, flush=True)) as lease:
+        tell = lambda progress: print("waits", progress, flush=True)
+        with client.lease(pool=pool, cpu=cpu, name="mine", on_progress=tell) as lease:
             print("held", flush=True)
             lease.wait_lost()
     """

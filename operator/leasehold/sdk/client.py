@@ -104,7 +104,6 @@ class Client:
         self._door: Door | None = None
         self._access: Access | None = None
         self._keepers: dict[str, Keeper] = {}
-        self._owner: Json | None = None
         self._state: Literal["new", "open", "closed"] = "new"
         self._will: LastWill | None = None
         self._finalizer: Any = None
@@ -211,13 +210,18 @@ class Client:
                 identity=self.identity,
                 session_seconds=self._session_seconds,
                 strict=self._strict,
-                owner=self._owner,
+                owner=_owner(where),
             )
             self._keepers[where] = keeper
             keeper.asker = self.lease
             assert self._will is not None
             self._will.sessions[where] = keeper.session
         return self._keepers[where]
+
+    @property
+    def leases(self) -> builtins.list[Lease]:
+        """The leases that this client holds, or waits for."""
+        return [lease for keeper in self._keepers.values() for lease in keeper.leases.values()]
 
     # --- leases ---
 
@@ -442,3 +446,14 @@ class Client:
         except ApiError as error:
             raise explained(error, f"read pool {pool}") from error
         return PoolView.of(document)
+
+
+def _owner(namespace: str) -> Json | None:
+    """Return the pod we run in, with which the session goes; None where the downward API does not say.
+
+    An owner has to be in the same namespace.
+    """
+    name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
+    if not name or not uid or os.environ.get("POD_NAMESPACE") != namespace:
+        return None
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}

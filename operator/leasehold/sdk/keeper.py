@@ -14,7 +14,7 @@ import random
 import re
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +47,7 @@ _RELEASE_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 16
+_COLLECT_SECONDS: Final = 600.0
 
 _CHANCE: Final = random.Random()
 _NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
@@ -169,7 +170,11 @@ class Keeper:
         informer = Informer(
             self.door.kube, paths.lease(self.namespace), self, self._clock.now, label_selector=self._selector
         )
-        for name, work in (("watch", informer.run()), ("clockwork", self._tend())):
+        for name, work in (
+            ("watch", informer.run()),
+            ("clockwork", self._tend()),
+            ("collector", self._collect_now_and_then()),
+        ):
             task = self._loop.create_task(work, name=f"leasehold-{name}")
             task.add_done_callback(self._ended)
             self._loops.append(task)
@@ -220,6 +225,42 @@ class Keeper:
                         self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"])
                     )
             await self._forget_errors(self.door.delete(paths.coordination(self.namespace, self.session)))
+
+    async def collect(self, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Delete sessions that processes of the SDK left behind: those that do not change for twice their duration.
+
+        No clocks are compared: what matters is how long nothing was seen to change here. Raises ApiError.
+        """
+        path, seen = paths.coordination(self.namespace), {}
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            if item["metadata"]["name"] != self.session:
+                seen[item["metadata"]["uid"]] = item
+        if not seen:
+            return
+        durations = [(item.get("spec") or {}).get("leaseDurationSeconds") or 0 for item in seen.values()]
+        await wait(2 * max(durations) * SECOND)
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            meta = item["metadata"]
+            before = seen.get(meta["uid"], item)["metadata"]
+            if before is not meta and before["resourceVersion"] == meta["resourceVersion"]:
+                log.info("session %s was left behind; removing it", meta["name"])
+                await self._forget_errors(
+                    self.door.delete(f"{path}/{meta['name']}", meta["uid"], version=meta["resourceVersion"])
+                )
+
+    async def _collect_now_and_then(self) -> None:
+        async def wait(millis: int) -> None:
+            await asyncio.sleep(millis / SECOND)
+
+        while True:
+            # Short-lived processes leave it to others.
+            await asyncio.sleep(_COLLECT_SECONDS * _CHANCE.uniform(0.5, 1.5))
+            try:
+                await self.collect(wait)
+            except ApiError as error:
+                log.debug("sessions that were left behind cannot be collected: %s", error)
 
     @staticmethod
     async def _forget_errors(work: Coroutine[Any, Any, Any]) -> None:
