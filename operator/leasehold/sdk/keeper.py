@@ -30,6 +30,7 @@ from leasehold.sdk.door import Door, explained
 from leasehold.sdk.errors import LostCause, Misuse
 from leasehold.sdk.holding import OperatorClock, State
 from leasehold.sdk.lease import Lease
+from leasehold.sdk.observing import Observers
 from leasehold.sdk.views import PoolView, stamp
 
 Json = dict[str, Any]
@@ -113,7 +114,9 @@ class Keeper:
         session_seconds: int = 60,
         strict: bool = True,
         owner: Json | None = None,
+        observers: Observers | None = None,
     ) -> None:
+        self.observers = observers or Observers()
         self.door = door
         self.now = door.now
         self.namespace = namespace
@@ -494,6 +497,8 @@ class Keeper:
         if not self._session_there:
             sent = await self._make_session(name, spec)
         self._session_there = True
+        if self.session_sent is not None:
+            self.observers.renewed(Liveness.SESSION, (self.now() - self.session_sent) / SECOND)
         self.session_sent = max(self.session_sent or 0, sent)
 
     async def freshen(self) -> None:
@@ -612,6 +617,8 @@ class Keeper:
         lease.renewals[text] = self.now()
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        if lease.renewed_sent is not None and lease.request.liveness == Liveness.RENEW:
+            self.observers.renewed(Liveness.RENEW, (self.now() - lease.renewed_sent) / SECOND)
         lease.renewed_sent = max(lease.renewed_sent or 0, sent)
         lease.take(document, sent)
         return text
@@ -674,6 +681,10 @@ class Keeper:
         """Look after a lease no more."""
         if self.leases.get(lease.name) is lease:
             del self.leases[lease.name]
+            if lease.granted_at is not None:
+                outcome = "Released" if lease.lost is None else str(getattr(lease.lost, "cause", "Ending"))
+                pool = (lease.view.pool if lease.view is not None else None) or ""
+                self.observers.held(pool, outcome, (self.now() - lease.granted_at) / SECOND)
         if lease.uid:
             self._done.add(lease.uid)
 

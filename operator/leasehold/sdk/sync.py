@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack
 
@@ -29,8 +29,10 @@ from leasehold.sdk import client as _aio
 from leasehold.sdk.asking import OnProgress, PendingLease
 from leasehold.sdk.client import Wish
 from leasehold.sdk.errors import LeaseOver, Misuse
+from leasehold.sdk.health import Health
 from leasehold.sdk.lease import Lease as AsyncLease
 from leasehold.sdk.lease import OnEnding, OnLost
+from leasehold.sdk.observing import Observer
 from leasehold.sdk.values import Duration
 from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote, Slice
 from leasehold.sdk.watching import LeaseEvent
@@ -385,6 +387,14 @@ class Client:
     def availability(self, pool: str) -> PoolView:
         """Read what a pool has, and what of it is free."""
         return self._call(lambda: self._client.availability(pool))
+
+    def observe(self, observer: Observer) -> None:
+        """Tell somebody how long requests wait, leases are held and heartbeats serve."""
+        self._client.observe(observer)
+
+    def health(self, pools: Iterable[str] = (), *, timeout: Duration = "2s") -> Health:
+        """Say how this client's leases are, and these pools."""
+        return self._call(lambda: self._client.health(pools, timeout=timeout))
 
     @property
     def requests(self) -> Mapping[tuple[str, str], int]:
