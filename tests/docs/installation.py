@@ -37,10 +37,24 @@ STANDS_FOR = {
 """What pages write in capitals for the reader's own, and what it is here."""
 
 NAMESPACES = ("namespace", "team-a", OPERATOR_NAMESPACE)
-_LEASES = (("name", "namespace", "pool"), ("name", "default", "pool"), ("build-42", "team-a", "ci"))
+_LEASES = (
+    ("name", "namespace", "pool"),
+    ("name", "team-a", "pool"),
+    ("build-42", "team-a", "ci"),
+    ("batch", "team-a", "ci"),
+)
 _RESOURCES = {"cpu": "2", "memory": "4Gi"}
 """Those of examples/01-shortest.yaml, which blocks apply over it: a lease that is granted may only shrink."""
 _POOLS = {"ci": {"node-role": "ci"}, "pool": {"pool": "pool"}, "name": {"pool": "name"}}
+
+
+_OF_A_HOME = (
+    ".local/bin",
+    ".local/share/bash-completion/completions",
+    ".config/fish/completions",
+    ".zfunc",
+)
+"""Where a shell looks for what pages write there."""
 
 
 class Installation:
@@ -103,7 +117,7 @@ class Installation:
         for name, namespace, pool in _LEASES:
             spec = {"poolRef": {"name": pool}, "resources": _RESOURCES, "durationSeconds": 600}
             self._have(LEASES, _ours("CapacityLease", name, namespace, spec))
-        for name, namespace in (("name", "default"), ("pod", OPERATOR_NAMESPACE)):
+        for name, namespace in (("name", "team-a"), ("pod", OPERATOR_NAMESPACE)):
             self._have("pods", _pod(name, namespace))
         self.kube.wait(POOLS, "ci", until=is_("Ready"))
         self.kube.wait(LEASES, "build-42", "team-a", until=is_("Ready"))
@@ -125,6 +139,11 @@ class Installation:
             if not (work / name).exists():
                 (work / name).symlink_to(ROOT / name)
         (work / "kubeconfig").write_text(self.control_plane.kubeconfig.read_text())
+        here = ("config", "set-context", "--current", "--namespace=team-a")
+        env = self.environment(work)
+        subprocess.run([self._tools["kubectl"], *here], env=env, check=True, stdout=subprocess.DEVNULL)
+        for path in _OF_A_HOME:
+            (work / path).mkdir(parents=True, exist_ok=True)
         pattern = rf"\b({'|'.join(STANDS_FOR)})\b"
         text = re.sub(pattern, lambda found: STANDS_FOR[found[0]], script)
         # grep finds nothing where nothing is wrong.
@@ -132,7 +151,7 @@ class Installation:
         return subprocess.run(
             ["bash", "-c", guard + text],
             cwd=work,
-            env=self.environment(work),
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -142,7 +161,8 @@ class Installation:
 
     def environment(self, work: Path) -> dict[str, str]:
         return {
-            **{name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ},
+            "HOME": str(work),
+            "LANG": "C.UTF-8",
             "PATH": f"{self._bin}:/usr/bin:/bin",
             "PYTHONPATH": f"{ROOT / 'operator'}",
             "KUBECONFIG": str(work / "kubeconfig"),
