@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused, connect
-from leasehold.cli.options import CliError
+from leasehold.cli.options import TOO_LATE, CliError
 from leasehold.cli.output import Table
 from leasehold.cli.progress import Progress
 from leasehold.cli.rows import expires
@@ -69,7 +69,9 @@ def _wait(cluster: Cluster, pool: Json, timeout: float | None) -> int:
         sys.stdout.write(f"pool/{name} is empty\n")
         return 0
     _show_rest(cluster, name)
-    raise CliError(f"pool {name} is not empty after {timeout} s; the leases above still hold some of it", 124)
+    raise CliError(
+        f"pool {name} is not empty after {timeout} s; the leases above still hold some of it", TOO_LATE
+    )
 
 
 def _show_rest(cluster: Cluster, pool: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from typing import ClassVar
 
 from textual import work
@@ -45,6 +46,7 @@ class Top(App[None]):
         self._asked = (what, names, selector)
         self._interval = interval
         self._paused = False
+        self._looking = threading.Lock()
 
     def compose(self) -> ComposeResult:
         """Return what is on the screen."""
@@ -67,13 +69,17 @@ class Top(App[None]):
         self.look()
         self.set_interval(self._interval, self.action_again)
 
-    @work(thread=True, exclusive=True)
+    @work(thread=True)
     def look(self) -> None:
-        """Look, in a thread: a slow server must not freeze the screen."""
+        """Look, in a thread: a slow server must not freeze the screen. One look at a time."""
+        if not self._looking.acquire(blocking=False):
+            return
         try:
             figures, said = look(self._cluster, *self._asked), ""
         except (CliError, CredentialsError, UnreachableError) as error:
             figures, said = None, str(error)
+        finally:
+            self._looking.release()
         self.call_from_thread(self.show, figures, said)
 
     def show(self, figures: Figures | None, said: str) -> None:

@@ -13,6 +13,14 @@ from leasehold.reporter.arguments import Parser
 
 FAILURE: Final = 1
 WRONG_USE: Final = 2
+REFUSED: Final = 122
+"""What was asked for cannot be granted as it is."""
+LOST: Final = 123
+"""The lease was lost, and what ran under it was ended."""
+TOO_LATE: Final = 124
+"""It did not come to pass in the time that was given."""
+FAILED: Final = 125
+"""`acquire` failed before it ran anything."""
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 

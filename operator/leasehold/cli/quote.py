@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from leasehold.cli.cluster import LEASES, Cluster, condition, connect, namespace_of
-from leasehold.cli.options import CliError
+from leasehold.cli.options import REFUSED, TOO_LATE, CliError
 from leasehold.cli.output import clock, moment, plain, resources, span, write_document
 from leasehold.cli.progress import Progress
 from leasehold.cli.request import lease_of
@@ -18,7 +18,6 @@ Json = dict[str, Any]
 
 LATER: Final = 3
 NEVER: Final = 4
-REFUSED: Final = 122
 
 _SOON_SECONDS: Final = 2.0
 _KEPT_SECONDS: Final = 60
@@ -64,7 +63,9 @@ def ask(cluster: Cluster, lease: Json, timeout: float) -> Json:
     finally:
         cluster.delete(LEASES.path(namespace, name), uid)
     if found is None:
-        raise CliError(f"no answer within {timeout} s: is the operator running? See `leasehold doctor`", 124)
+        raise CliError(
+            f"no answer within {timeout} s: is the operator running? See `leasehold doctor`", TOO_LATE
+        )
     return found
 
 

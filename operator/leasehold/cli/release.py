@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from leasehold.cli.cluster import LEASES, Cluster, Refused, connect, namespace_of
-from leasehold.cli.options import CliError, complain
+from leasehold.cli.options import TOO_LATE, CliError, complain
 from leasehold.cli.progress import Progress
 from leasehold.cli.words import is_over, is_true
 

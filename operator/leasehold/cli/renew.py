@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from leasehold.cli.cluster import LEASES, Cluster, Refused, condition, connect, namespace_of
-from leasehold.cli.options import CliError, complain
+from leasehold.cli.options import TOO_LATE, CliError, complain
 from leasehold.cli.output import clock, moment, span
 from leasehold.cli.words import in_the_way, is_over, is_true, standing
 
@@ -53,7 +53,7 @@ def _renew(cluster: Cluster, namespace: str, name: str, duration: int | None, ti
         raise CliError(
             f"{name} was asked to be renewed, and the operator has not answered within {timeout} s; "
             "is it running? See `leasehold doctor`",
-            124,
+            TOO_LATE,
         )
     before, after = _counted(lease), _counted(found)
     if is_over(found) or is_true(found, "DisruptionTarget"):
