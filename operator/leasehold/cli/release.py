@@ -70,6 +70,6 @@ def _wait(cluster: Cluster, namespace: str, names: list[str], timeout: float | N
         if found is None:
             raise CliError(
                 f"the capacity of {name} is not free after {timeout} s; `leasehold explain {name}` says why",
-                124,
+                TOO_LATE,
             )
     return 0

@@ -58,7 +58,8 @@ def _renew(cluster: Cluster, namespace: str, name: str, duration: int | None, ti
     before, after = _counted(lease), _counted(found)
     if is_over(found) or is_true(found, "DisruptionTarget"):
         raise CliError(f"{name} {standing(found, cluster.now())}; it was too late to renew it")
-    end = ((found.get("status") or {}).get("deadlines") or {}).get("expirationTime")
+    deadlines = (found.get("status") or {}).get("deadlines") or {}
+    end = deadlines.get("expirationTime")
     left = span(max((moment(end) or 0) - cluster.now(), 0))
     if after == before:
         why = condition(found, "ExpiringSoon")
@@ -67,9 +68,10 @@ def _renew(cluster: Cluster, namespace: str, name: str, duration: int | None, ti
         )
         raise CliError(f"{name} was not renewed: {reason}; it ends at {clock(end)} (in {left})")
     sys.stdout.write(f"lease/{name} renewed until {clock(end)} (in {left})\n")
-    soon = condition(found, "ExpiringSoon")
-    if soon.get("status") == "True":
-        sys.stderr.write(f"{name}: {soon.get('message') or soon.get('reason')}\n")
+    if end == deadlines.get("maxExpirationTime"):
+        sys.stderr.write(
+            f"{name} cannot be renewed further: the pool lends no longer, or the room is promised\n"
+        )
 
 
 def _counted(lease: Json) -> int:

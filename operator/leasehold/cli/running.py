@@ -38,6 +38,7 @@ _FORWARDED: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _TICK_SECONDS: Final = 0.5
 _SOONEST_SECONDS: Final = 0.02
 
@@ -64,16 +65,7 @@ def run_under(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace, command: str, watchdog: Watchdog) -> int:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    stopped: list[int] = []
-
-    def stop(number: int) -> None:
-        stopped.append(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+    signals = _Signals()
     try:
         client = Client(
             options.context or None,
@@ -85,16 +77,57 @@ async def _run(options: argparse.Namespace, command: str, watchdog: Watchdog) ->
             ending = asyncio.Event()
             lease = await _take(client, options, ending)
             try:
-                return await _Command(lease, options, command, watchdog, ending).run()
+                return await _Command(lease, options, command, watchdog, ending).run(signals)
             finally:
                 await lease.release()
     except asyncio.CancelledError:
-        if not stopped:
+        if not signals.ended_by:
             raise
-        return _BY_SIGNAL + stopped[0]
+        return _BY_SIGNAL + signals.ended_by
     except errors.LeaseholdError as error:
         complain("acquire", error)
         return _code_of(error)
+
+
+class _Signals:
+    """What we are sent: it ends the wait for the lease, goes on to the command, or is too late to matter."""
+
+    def __init__(self) -> None:
+        self.ended_by = 0
+        self._waiting = asyncio.current_task()
+        self._group: int | None = None
+        self._early: list[int] = []
+        for number in _FORWARDED:
+            asyncio.get_running_loop().add_signal_handler(number, self._got, number)
+
+    def hold(self) -> None:
+        """Keep what comes: the command is being started."""
+        self._waiting = None
+
+    def pass_on(self, group: int) -> None:
+        """Send to a process group what came, and what comes."""
+        self._group = group
+        for number in self._early:
+            _send(group, number)
+
+    def ignore(self) -> None:
+        """The command is over, and giving back the lease is not to be interrupted."""
+        self._group = 0
+
+    def _got(self, number: int) -> None:
+        if self._group is not None:
+            _send(self._group, number)
+        elif self._waiting is None:
+            self._early.append(number)
+        elif number in _ENDING:
+            self.ended_by = number
+            self._waiting.cancel()
+
+
+def _send(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if group:
+            os.killpg(group, number)
 
 
 def _code_of(error: errors.LeaseholdError) -> int:
@@ -178,7 +211,8 @@ class _Command:
         self._told = False
         self._group = 0
 
-    async def run(self) -> int:
+    async def run(self, signals: _Signals) -> int:
+        signals.hold()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._line,
@@ -190,10 +224,16 @@ class _Command:
             raise CliError(f"{self._line[0]}: {error.strerror or error}", NOT_RUNNABLE) from error
         self._group = process.pid
         self._watchdog.watch(self._group, self._ends_at())
-        with self._signals(), _foreground(self._group):
-            while not await self._ended(process):
-                self._look()
-            await self._end_rest()
+        signals.pass_on(self._group)
+        try:
+            with _foreground(self._group):
+                while not await self._ended(process):
+                    self._look()
+                await self._end_rest()
+        except BaseException:
+            self._signal(signal.SIGKILL)
+            raise
+        signals.ignore()
         self._watchdog.watch(0, None)
         if self._told or self._lease.lost is not None:
             why = self._lease.lost or "it was about to be taken back, or could not be renewed"
@@ -246,8 +286,7 @@ class _Command:
         return None if left == float("inf") else now() + left
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._group, number)
+        _send(self._group, number)
 
     async def _end_rest(self) -> None:
         """End what the command has left running: the lease is given back after that."""
@@ -257,18 +296,6 @@ class _Command:
             if asyncio.get_running_loop().time() >= deadline:
                 self._signal(signal.SIGKILL)
             await asyncio.sleep(_SOONEST_SECONDS)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Pass on what we are sent."""
-        loop = asyncio.get_running_loop()
-        for number in _FORWARDED:
-            loop.add_signal_handler(number, self._signal, number)
-        try:
-            yield
-        finally:
-            for number in _FORWARDED:
-                loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager
