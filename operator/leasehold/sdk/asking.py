@@ -8,11 +8,19 @@ import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, NotFound, Unknown
-from leasehold.api.names import CLIENT_LABEL, REQUEST_ANNOTATION, DesiredState, LeaseReason, Liveness
+from leasehold.api.names import (
+    CLIENT_LABEL,
+    REQUEST_ANNOTATION,
+    DesiredState,
+    LeaseMode,
+    LeaseReason,
+    Liveness,
+)
 from leasehold.api.names import LeaseCondition as C
 from leasehold.core.times import SECOND
 from leasehold.sdk import errors, holding
@@ -21,7 +29,8 @@ from leasehold.sdk.errors import LostCause
 from leasehold.sdk.holding import State
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lease import Lease
-from leasehold.sdk.views import LeaseView, Progress, stamp
+from leasehold.sdk.request import name_of
+from leasehold.sdk.views import CounterOffer, LeaseView, Progress, Quote, quote_of, stamp
 
 Json = dict[str, Any]
 
@@ -29,6 +38,7 @@ OnProgress: TypeAlias = Callable[[Progress], Awaitable[None] | None] | None
 
 _TRIES: Final = 6
 _SYNC_SECONDS: Final = 10.0
+_OFFER_SECONDS: Final = 3.0
 _PASSING: Final = frozenset({str(LeaseReason.QUEUE_FULL)})
 """Refusals that go away by themselves."""
 
@@ -58,7 +68,7 @@ async def acquire(
     except BaseException as error:
         await keeper.release(lease)
         if isinstance(error, TimeoutError) and limit.expired():
-            raise _too_late(lease, timeout) from error
+            raise _too_late(lease, timeout, await _offer_instead(keeper, lease)) from error
         if isinstance(error, ApiError):
             raise explained(error, f"{'attach to' if attach else 'ask for'} lease {lease.name}") from error
         raise
@@ -67,6 +77,8 @@ async def acquire(
 
 async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:
     await keeper.open()
+    if lease.request.liveness == Liveness.SESSION:
+        await keeper.freshen()
     await keeper.read_pool(lease.request.pool)
     if attach:
         _, document = await keeper.door.get(paths.lease(keeper.namespace, lease.name))
@@ -254,7 +266,7 @@ def _offer(view: LeaseView) -> str:
     return "" if view.counter_offer is None else f"But {view.counter_offer}."
 
 
-def _too_late(lease: Lease, timeout: float | None) -> errors.LeaseholdError:
+def _too_late(lease: Lease, timeout: float | None, offer: CounterOffer | None) -> errors.LeaseholdError:
     view = lease.view
     if view is None:
         return errors.WaitTimeout(
@@ -267,12 +279,49 @@ def _too_late(lease: Lease, timeout: float | None) -> errors.LeaseholdError:
     place = f" It was about number {view.queue_position} in the queue." if view.queue_position else ""
     return errors.WaitTimeout(
         f"Lease {lease.name} was not granted within {timeout:g} s ({reason}): {why}{place}",
-        _offer(view) or "Wait longer, or ask for less.",
+        "Wait longer, or ask for less." if offer is None else f"But {offer}.",
         reason=reason,
         position=view.queue_position,
-        counter_offer=view.counter_offer,
+        counter_offer=offer,
         view=view,
     )
+
+
+async def ask_quote(keeper: Keeper, lease: Lease, seconds: float) -> Quote:
+    """Return the answer to a request of mode DryRun, and remove it. Raises ApiError and TimeoutError."""
+    keeper.leases[lease.name] = lease
+    try:
+        async with asyncio.timeout(seconds):
+            await keeper.open()
+            lease.sent = True
+            document = lease.request.document(keeper.namespace, keeper.session, keeper.identity)
+            sent, answer = await keeper.door.create(paths.lease(keeper.namespace), document)
+            lease.take(answer, sent)
+            while not (lease.view is not None and _is_answered(lease.view)):
+                lease.changed.clear()
+                await lease.changed.wait()
+            return quote_of(lease.view)
+    finally:
+        await keeper.release(lease)
+
+
+def _is_answered(view: LeaseView) -> bool:
+    return view.finished or view.is_(C.ACCEPTED, "False") or "quote" in (view.raw.get("status") or {})
+
+
+async def _offer_instead(keeper: Keeper, lease: Lease) -> CounterOffer | None:
+    """Ask what could be had instead of what was not granted in time; None where that cannot be told at once."""
+    view, request = lease.view, lease.request
+    if view is None or view.is_(C.ACCEPTED, "False") or not view.reason() or "startTime" in request.spec:
+        return None
+    spec = {**request.spec, "mode": str(LeaseMode.DRY_RUN), "ttlSecondsAfterFinished": 60}
+    asked = replace(
+        request, name=name_of(None, None, "quote"), spec=spec, liveness=str(Liveness.NONE), key=None
+    )
+    try:
+        return (await ask_quote(keeper, Lease(keeper, asked, None, None), _OFFER_SECONDS)).counter_offer
+    except (ApiError, TimeoutError):
+        return None
 
 
 # --- making sure ---

@@ -21,16 +21,15 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.connecting import connect
 from leasehold.adapters.kube.errors import ApiError, NotFound, Unknown
 from leasehold.api.names import DesiredState, LeaseMode, Liveness
-from leasehold.api.names import LeaseCondition as C
 from leasehold.sdk import errors
-from leasehold.sdk.asking import OnProgress, acquire
+from leasehold.sdk.asking import OnProgress, acquire, ask_quote
 from leasehold.sdk.door import Door, explained
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lastwill import LastWill
 from leasehold.sdk.lease import Lease, OnEnding, OnLost
 from leasehold.sdk.request import Placement, Request, name_of, request_of
 from leasehold.sdk.values import Duration, Quantity, checked_name, seconds_of, whole_seconds
-from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote, quote_of
+from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote
 from leasehold.sdk.watching import LeaseEvent, LeaseWatch
 
 Json = dict[str, Any]
@@ -446,24 +445,11 @@ class Client:
 
         Raises WaitTimeout when the operator does not answer in time, and what `lease` raises.
         """
-        keeper = self._keeper(namespace)
-        door, seconds = self._check(), seconds_of(timeout, "timeout")
-        request = request_of(mode=LeaseMode.DRY_RUN, timeout=seconds, **{**wish, "liveness": Liveness.NONE})  # type: ignore[arg-type]
-        lease = Lease(keeper, request, None, None)
-        keeper.leases[lease.name] = lease
+        keeper, seconds = self._keeper(namespace), seconds_of(timeout, "timeout")
+        wish["liveness"] = Liveness.NONE
+        request = request_of(mode=LeaseMode.DRY_RUN, timeout=seconds, **wish)
         try:
-            await keeper.open()
-            async with asyncio.timeout(seconds):
-                lease.sent = True
-                sent, answer = await door.create(
-                    paths.lease(keeper.namespace),
-                    request.document(keeper.namespace, keeper.session, self.identity),
-                )
-                lease.take(answer, sent)
-                while not (lease.view is not None and _is_answered(lease.view)):
-                    lease.changed.clear()
-                    await lease.changed.wait()
-                return quote_of(lease.view)
+            return await ask_quote(keeper, Lease(keeper, request, None, None), seconds)
         except TimeoutError as error:
             raise errors.WaitTimeout(
                 f"There was no answer within {seconds:g} s.",
@@ -472,8 +458,6 @@ class Client:
             ) from error
         except ApiError as error:
             raise explained(error, "ask for a quote") from error
-        finally:
-            await keeper.release(lease)
 
     async def pools(self) -> builtins.list[PoolView]:
         """Read all pools."""
@@ -498,7 +482,3 @@ class Client:
         except ApiError as error:
             raise explained(error, f"read pool {pool}") from error
         return PoolView.of(document)
-
-
-def _is_answered(view: LeaseView) -> bool:
-    return view.finished or view.is_(C.ACCEPTED, "False") or "quote" in (view.raw.get("status") or {})
