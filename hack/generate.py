@@ -19,7 +19,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack import chart, locks  # noqa: E402  the path comes first
+from hack import chart, cli_page, locks  # noqa: E402  the path comes first
 from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
@@ -151,6 +151,7 @@ def generated() -> dict[Path, str]:
         chart.CHART / "values.schema.json": chart.schema_text(),
         Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
+        Path("docs/reference/cli.md"): cli_page.page(),
         **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }

@@ -137,9 +137,8 @@ def rounded(text: object) -> str:
         if value < 1000 or suffix == "Ti":
             break
         value /= 1024
-    return (
-        f"{value:.1f}{suffix}" if suffix and value < 9.95 and value != int(value) else f"{value:.0f}{suffix}"
-    )
+    shown = f"{value:.1f}" if suffix and value < 9.95 else f"{value:.0f}"
+    return shown.removesuffix(".0") + suffix
 
 
 def _name(document: Json) -> str:
