@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leasehold.sdk.client import Client, PendingLease, Wish
+    from leasehold.sdk.asking import PendingLease
+    from leasehold.sdk.client import Client, Wish
     from leasehold.sdk.errors import (
         BadConfig,
         Forbidden,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         StartDeadlineExceeded,
         WaitTimeout,
     )
+    from leasehold.sdk.health import Health, LeaseHealth, PoolHealth
     from leasehold.sdk.lease import Lease
     from leasehold.sdk.request import Placement
     from leasehold.sdk.views import (
@@ -58,7 +60,9 @@ if TYPE_CHECKING:
     from leasehold.sdk.watching import LeaseEvent
 
 _HOMES = {
-    "client": ("Client", "PendingLease", "Wish"),
+    "asking": ("PendingLease",),
+    "client": ("Client", "Wish"),
+    "health": ("Health", "LeaseHealth", "PoolHealth"),
     "errors": (
         *("BadConfig", "Forbidden", "KeyConflict", "LeaseEnding", "LeaseLost", "LeaseNotFound", "LeaseOver"),
         *("LeaseholdError", "LostCause", "Misuse", "NotConnected", "NotGranted", "PoolNotFound", "Refused"),
@@ -92,10 +96,12 @@ __all__ = [
     "Ending",
     "Explanation",
     "Forbidden",
+    "Health",
     "KeyConflict",
     "Lease",
     "LeaseEnding",
     "LeaseEvent",
+    "LeaseHealth",
     "LeaseLost",
     "LeaseNotFound",
     "LeaseOver",
@@ -107,6 +113,7 @@ __all__ = [
     "NotGranted",
     "PendingLease",
     "Placement",
+    "PoolHealth",
     "PoolNotFound",
     "PoolView",
     "Progress",

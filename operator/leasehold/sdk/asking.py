@@ -7,8 +7,9 @@ import contextlib
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from leasehold.adapters.kube import paths
@@ -47,12 +48,59 @@ _CHANCE: Final = random.Random()
 log = logging.getLogger(__name__)
 
 
+class PendingLease:
+    """A request that was not sent yet: `async with` it, or `await` it."""
+
+    def __init__(
+        self, keeper: Keeper, lease: Lease, timeout: float | None, on_progress: OnProgress, attach: bool
+    ) -> None:
+        self._keeper = keeper
+        self._lease = lease
+        self._timeout = timeout
+        self._on_progress = on_progress
+        self._attach = attach
+        self._used = False
+
+    async def _acquire(self) -> Lease:
+        if self._used:
+            raise errors.Misuse(
+                "This request was used already.", "Call client.lease(…) again for each lease you want."
+            )
+        self._used = True
+        return await acquire(
+            self._keeper,
+            self._lease,
+            timeout=self._timeout,
+            on_progress=self._on_progress,
+            attach=self._attach,
+        )
+
+    def __await__(self) -> Generator[Any, None, Lease]:
+        """Return the lease once it is held. It is yours to release."""
+        return self._acquire().__await__()
+
+    async def __aenter__(self) -> Lease:
+        """Wait until the lease is held, and bind the block."""
+        lease = await self._acquire()
+        try:
+            return await lease.__aenter__()
+        except BaseException:
+            await lease.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        await self._lease.__aexit__(kind, error, trace)
+
+
 async def acquire(
     keeper: Keeper, lease: Lease, *, timeout: float | None, on_progress: OnProgress, attach: bool = False
 ) -> Lease:
     """Return the lease once it is held. Whatever goes wrong, and wherever it is cancelled, it is withdrawn.
 
-    With `attach` the lease is there already: it is taken over, and left as it is where that fails.
+    With `attach` the lease is there already and is taken over; from then on it is ours to give back, too.
     """
     keeper.check_loop()
     if lease.name in keeper.leases:
@@ -61,18 +109,34 @@ async def acquire(
             "Use that one, or another key or name.",
         )
     keeper.leases[lease.name] = lease
+    lease.began_at = keeper.now()
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
             await _acquire(keeper, lease, on_progress, attach=attach)
     except BaseException as error:
+        _observe(keeper, lease, error, expired=limit.expired())
         await keeper.release(lease)
         if isinstance(error, TimeoutError) and limit.expired():
             raise _too_late(lease, timeout, await _offer_instead(keeper, lease)) from error
         if isinstance(error, ApiError):
             raise explained(error, f"{'attach to' if attach else 'ask for'} lease {lease.name}") from error
         raise
+    _observe(keeper, lease, None)
     return lease
+
+
+def _observe(keeper: Keeper, lease: Lease, error: BaseException | None, *, expired: bool = False) -> None:
+    if error is None:
+        outcome = "Granted"
+    elif expired:
+        outcome = errors.WaitTimeout.__name__
+    elif isinstance(error, asyncio.CancelledError):
+        outcome = "Cancelled"
+    else:
+        outcome = type(explained(error, "") if isinstance(error, ApiError) else error).__name__
+    pool = (lease.view.pool if lease.view is not None else None) or lease.request.pool or ""
+    keeper.observers.waited(pool, outcome, (keeper.now() - lease.began_at) / SECOND)
 
 
 async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:
@@ -145,9 +209,8 @@ async def _is_there(keeper: Keeper, lease: Lease) -> bool:
     if view.deleting:
         return False
     if view.finished or _given_back(document):
-        lease.sent = False
+        keeper.done(meta["uid"])
         await _forget_missing(keeper, path, meta["uid"])
-        lease.sent = True
         return False
     if (meta.get("annotations") or {}).get(REQUEST_ANNOTATION) != request.digest:
         lease.sent = False

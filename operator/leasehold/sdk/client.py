@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -22,11 +22,13 @@ from leasehold.adapters.kube.connecting import connect
 from leasehold.adapters.kube.errors import ApiError, NotFound, Unknown
 from leasehold.api.names import DesiredState, LeaseMode, Liveness
 from leasehold.sdk import errors
-from leasehold.sdk.asking import OnProgress, acquire, ask_quote
+from leasehold.sdk.asking import OnProgress, PendingLease, ask_quote
 from leasehold.sdk.door import Door, explained
+from leasehold.sdk.health import Health, PoolHealth, health_of, pool_health
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lastwill import LastWill
 from leasehold.sdk.lease import Lease, OnEnding, OnLost
+from leasehold.sdk.observing import Observer, Observers
 from leasehold.sdk.request import Placement, Request, name_of, request_of
 from leasehold.sdk.values import Duration, Quantity, checked_name, seconds_of, whole_seconds
 from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote
@@ -35,20 +37,22 @@ from leasehold.sdk.watching import LeaseEvent, LeaseWatch
 Json = dict[str, Any]
 
 _QUOTE_SECONDS: Final = 30.0
-_CLOSE_SECONDS: Final = 20.0
+_CLOSE_SECONDS: Final = 60.0
 _SHORTEST_SESSION: Final = 5
 
 log = logging.getLogger(__name__)
 
 
 class Wish(TypedDict, total=False):
-    """What may be asked for. `pool` or `pool_selector`, and at least one of `cpu`, `memory`, `disk`, `resources`.
+    """What may be asked for: one of `pool`, `pool_selector` and `parent` (the name of a lease to be a part of), and at
+    least one of `cpu`, `memory`, `disk` and `resources`.
 
     Amounts are of one slice, and `count` slices are granted all or none. `key` makes the request idempotent.
     """
 
     pool: str
     pool_selector: Mapping[str, str]
+    parent: str
     cpu: Quantity
     memory: Quantity
     disk: Quantity
@@ -68,53 +72,6 @@ class Wish(TypedDict, total=False):
     annotations: Mapping[str, str]
     defer: Duration
     keep: Duration
-
-
-class PendingLease:
-    """A request that was not sent yet: `async with` it, or `await` it."""
-
-    def __init__(
-        self, keeper: Keeper, lease: Lease, timeout: float | None, on_progress: OnProgress, attach: bool
-    ) -> None:
-        self._keeper = keeper
-        self._lease = lease
-        self._timeout = timeout
-        self._on_progress = on_progress
-        self._attach = attach
-        self._used = False
-
-    async def _acquire(self) -> Lease:
-        if self._used:
-            raise errors.Misuse(
-                "This request was used already.", "Call client.lease(…) again for each lease you want."
-            )
-        self._used = True
-        return await acquire(
-            self._keeper,
-            self._lease,
-            timeout=self._timeout,
-            on_progress=self._on_progress,
-            attach=self._attach,
-        )
-
-    def __await__(self) -> Generator[Any, None, Lease]:
-        """Return the lease once it is held. It is yours to release."""
-        return self._acquire().__await__()
-
-    async def __aenter__(self) -> Lease:
-        """Wait until the lease is held, and bind the block."""
-        lease = await self._acquire()
-        try:
-            return await lease.__aenter__()
-        except BaseException:
-            await lease.release()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back."""
-        await self._lease.__aexit__(kind, error, trace)
 
 
 class Client:
@@ -149,7 +106,7 @@ class Client:
         self._door: Door | None = None
         self._access: Access | None = None
         self._keepers: dict[str, Keeper] = {}
-        self._owner: Json | None = None
+        self._observers = Observers()
         self._state: Literal["new", "open", "closed"] = "new"
         self._will: LastWill | None = None
         self._finalizer: Any = None
@@ -242,6 +199,10 @@ class Client:
         """How many requests were answered, by method and HTTP status."""
         return dict(self._check().kube.requests)
 
+    def session(self, namespace: str | None = None) -> str:
+        """Return the name of this client's session in a namespace: whom to hand a lease over to."""
+        return self._keeper(namespace).session
+
     def _keeper(self, namespace: str | None) -> Keeper:
         door = self._check()
         where = self.namespace if namespace is None else checked_name(namespace, "namespace")
@@ -252,12 +213,19 @@ class Client:
                 identity=self.identity,
                 session_seconds=self._session_seconds,
                 strict=self._strict,
-                owner=self._owner,
+                owner=_owner(where),
+                observers=self._observers,
             )
             self._keepers[where] = keeper
+            keeper.asker = self.lease
             assert self._will is not None
             self._will.sessions[where] = keeper.session
         return self._keepers[where]
+
+    @property
+    def leases(self) -> builtins.list[Lease]:
+        """The leases that this client holds, or waits for."""
+        return [lease for keeper in self._keepers.values() for lease in keeper.leases.values()]
 
     # --- leases ---
 
@@ -482,3 +450,36 @@ class Client:
         except ApiError as error:
             raise explained(error, f"read pool {pool}") from error
         return PoolView.of(document)
+
+    # --- how it goes ---
+
+    def observe(self, observer: Observer) -> None:
+        """Tell somebody how long requests wait, leases are held and heartbeats serve (see `leasehold.sdk.metrics`)."""
+        self._observers.add(observer)
+
+    async def health(self, pools: Iterable[str] = (), *, timeout: Duration = "2s") -> Health:
+        """Say how this client's leases are, and these pools: for an application's own health endpoint.
+
+        Never raises for what it finds; a pool that cannot be read in time is not ready.
+        """
+        seconds = seconds_of(timeout, "timeout")
+
+        async def look(name: str) -> PoolHealth:
+            try:
+                async with asyncio.timeout(seconds):
+                    return pool_health(name, await self.availability(name))
+            except (errors.LeaseholdError, TimeoutError):
+                return pool_health(name, None)
+
+        return health_of(self.leases, await asyncio.gather(*map(look, pools)))
+
+
+def _owner(namespace: str) -> Json | None:
+    """Return the pod we run in, with which the session goes; None where the downward API does not say.
+
+    An owner has to be in the same namespace.
+    """
+    name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
+    if not name or not uid or os.environ.get("POD_NAMESPACE") != namespace:
+        return None
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}

@@ -14,7 +14,7 @@ import random
 import re
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from leasehold.sdk.door import Door, explained
 from leasehold.sdk.errors import LostCause, Misuse
 from leasehold.sdk.holding import OperatorClock, State
 from leasehold.sdk.lease import Lease
+from leasehold.sdk.observing import Observers
 from leasehold.sdk.views import PoolView, stamp
 
 Json = dict[str, Any]
@@ -47,6 +48,7 @@ _RELEASE_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 16
+_COLLECT_SECONDS: Final = 600.0
 
 _CHANCE: Final = random.Random()
 _NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
@@ -112,7 +114,9 @@ class Keeper:
         session_seconds: int = 60,
         strict: bool = True,
         owner: Json | None = None,
+        observers: Observers | None = None,
     ) -> None:
+        self.observers = observers or Observers()
         self.door = door
         self.now = door.now
         self.namespace = namespace
@@ -122,6 +126,7 @@ class Keeper:
         self.session_duration = session_seconds * SECOND
         self.session_sent: int | None = None
         self.leases: dict[str, Lease] = {}
+        self.asker: Callable[..., Any] | None = None
         self.closing = False
         self._owner = owner
         self._session_there = False
@@ -168,7 +173,11 @@ class Keeper:
         informer = Informer(
             self.door.kube, paths.lease(self.namespace), self, self._clock.now, label_selector=self._selector
         )
-        for name, work in (("watch", informer.run()), ("clockwork", self._tend())):
+        for name, work in (
+            ("watch", informer.run()),
+            ("clockwork", self._tend()),
+            ("collector", self._collect_now_and_then()),
+        ):
             task = self._loop.create_task(work, name=f"leasehold-{name}")
             task.add_done_callback(self._ended)
             self._loops.append(task)
@@ -193,8 +202,12 @@ class Keeper:
             lease.lose(LostCause.CLOSED)
         await asyncio.gather(*(self.release(lease) for lease in leases))
         self.closing = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=_FAREWELL_SECONDS)
+        while self._tasks:  # for as long as it gets on
+            done, _ = await asyncio.wait(
+                set(self._tasks), timeout=_FAREWELL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                break
         for task in (*self._loops, *self._tasks, *filter(None, [self._opening])):
             task.cancel()
         await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
@@ -215,6 +228,42 @@ class Keeper:
                         self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"])
                     )
             await self._forget_errors(self.door.delete(paths.coordination(self.namespace, self.session)))
+
+    async def collect(self, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Delete sessions that processes of the SDK left behind: those that do not change for twice their duration.
+
+        No clocks are compared: what matters is how long nothing was seen to change here. Raises ApiError.
+        """
+        path, seen = paths.coordination(self.namespace), {}
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            if item["metadata"]["name"] != self.session:
+                seen[item["metadata"]["uid"]] = item
+        if not seen:
+            return
+        durations = [(item.get("spec") or {}).get("leaseDurationSeconds") or 0 for item in seen.values()]
+        await wait(2 * max(durations) * SECOND)
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            meta = item["metadata"]
+            before = seen.get(meta["uid"], item)["metadata"]
+            if before is not meta and before["resourceVersion"] == meta["resourceVersion"]:
+                log.info("session %s was left behind; removing it", meta["name"])
+                await self._forget_errors(
+                    self.door.delete(f"{path}/{meta['name']}", meta["uid"], version=meta["resourceVersion"])
+                )
+
+    async def _collect_now_and_then(self) -> None:
+        async def wait(millis: int) -> None:
+            await asyncio.sleep(millis / SECOND)
+
+        while True:
+            # Short-lived processes leave it to others.
+            await asyncio.sleep(_COLLECT_SECONDS * _CHANCE.uniform(0.5, 1.5))
+            try:
+                await self.collect(wait)
+            except ApiError as error:
+                log.debug("sessions that were left behind cannot be collected: %s", error)
 
     @staticmethod
     async def _forget_errors(work: Coroutine[Any, Any, Any]) -> None:
@@ -323,11 +372,18 @@ class Keeper:
                 self._stray(item["metadata"], item.get("spec"))
             return
         if kind == "DELETED":
-            if not lease.uid or lease.uid == item["metadata"]["uid"]:
-                lease.take_gone()
-        else:
+            # Gone, or of another client now: a watch of labels tells these apart in nothing.
+            if lease.uid == item["metadata"]["uid"]:
+                self.background(self._forget_errors(self.read(lease)))
+        elif (
+            lease.uid or item["metadata"]["uid"] not in self._done
+        ):  # else the one before it, of the same key
             lease.take(item, None)
         self._kick.set()
+
+    def done(self, uid: str) -> None:
+        """Take in that a lease is no business of ours any more."""
+        self._done.add(uid)
 
     def _stray(self, meta: Json, spec: Json | None) -> None:
         """Remove a lease of ours that nobody waits for: a create that arrived after it was given up."""
@@ -441,6 +497,8 @@ class Keeper:
         if not self._session_there:
             sent = await self._make_session(name, spec)
         self._session_there = True
+        if self.session_sent is not None:
+            self.observers.renewed(Liveness.SESSION, (self.now() - self.session_sent) / SECOND)
         self.session_sent = max(self.session_sent or 0, sent)
 
     async def freshen(self) -> None:
@@ -559,6 +617,8 @@ class Keeper:
         lease.renewals[text] = self.now()
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        if lease.renewed_sent is not None and lease.request.liveness == Liveness.RENEW:
+            self.observers.renewed(Liveness.RENEW, (self.now() - lease.renewed_sent) / SECOND)
         lease.renewed_sent = max(lease.renewed_sent or 0, sent)
         lease.take(document, sent)
         return text
@@ -585,17 +645,55 @@ class Keeper:
         """Let the clockwork look up now."""
         self._kick.set()
 
+    def ask(self, **wish: Any) -> Any:
+        """Ask for another lease in this namespace."""
+        assert self.asker is not None
+        return self.asker(namespace=self.namespace, **wish)
+
+    async def hand_over(self, lease: Lease, holder: Json) -> None:
+        """Name another holder, if we still are the one. Raises the SDK's errors."""
+        path = paths.lease(self.namespace, lease.name)
+        while True:
+            meta = {"uid": lease.uid, "resourceVersion": str(lease.version)}
+            liveness = str(Liveness.SESSION if "sessionRef" in holder else Liveness.RENEW)
+            # A merge patch keeps what is not named.
+            spec = {"holder": {"sessionRef": None, **holder}, "liveness": liveness}
+            try:
+                await self.door.patch(path, {"metadata": meta, "spec": spec})
+            except Conflict:
+                await self._read_or_explain(lease)
+                if lease.gone or not self.holds(lease):
+                    return
+            except ApiError as error:
+                raise explained(error, f"hand lease {lease.name} over") from error
+            else:
+                return
+
+    async def _read_or_explain(self, lease: Lease) -> None:
+        try:
+            await self.read(lease)
+        except ApiError as error:
+            raise explained(error, f"read lease {lease.name}") from error
+
     # --- giving back ---
+
+    def forget(self, lease: Lease) -> None:
+        """Look after a lease no more."""
+        if self.leases.get(lease.name) is lease:
+            del self.leases[lease.name]
+            if lease.granted_at is not None:
+                outcome = "Released" if lease.lost is None else str(getattr(lease.lost, "cause", "Ending"))
+                pool = (lease.view.pool if lease.view is not None else None) or ""
+                self.observers.held(pool, outcome, (self.now() - lease.granted_at) / SECOND)
+        if lease.uid:
+            self._done.add(lease.uid)
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then.
 
         For one that is lost nothing is waited for: whoever held it wants to know.
         """
-        if self.leases.get(lease.name) is lease:
-            del self.leases[lease.name]
-        if lease.uid:
-            self._done.add(lease.uid)
+        self.forget(lease)
         over = lease.lost is not None and getattr(lease.lost, "cause", None) in (
             LostCause.HANDED_OVER,
             LostCause.SUPERSEDED,
@@ -647,18 +745,29 @@ class Keeper:
         raise Unknown(f"lease {lease.name} changes all the time")
 
     async def _withdraw(self, lease: Lease) -> None:
-        """Delete a request, and make sure that none arrives later where its answer never came."""
+        """Delete a request, and make sure that none arrives later where its answer never came.
+
+        Where it is not known what there is of this name, only what carries our label is deleted.
+        """
         path = paths.lease(self.namespace, lease.name)
         deadline = self.now() + int(_SETTLE_SECONDS * SECOND)
         pause = 0.05
         while True:
             try:
-                await self.door.delete(path, lease.uid)
+                uid = lease.uid or await self._uid_of_ours(path)
+                if uid:
+                    await self.door.delete(path, uid)
                 return
-            except Conflict:  # another one of this name: not ours
+            except Conflict:  # another one of this name by now
                 return
             except NotFound:
                 if lease.created or self.now() >= deadline:
                     return
             await asyncio.sleep(pause)
             pause *= 2
+
+    async def _uid_of_ours(self, path: str) -> str:
+        _, document = await self.door.get(path)
+        meta = document["metadata"]
+        ours = (meta.get("labels") or {}).get(CLIENT_LABEL) == self.session and meta["uid"] not in self._done
+        return str(meta["uid"]) if ours else ""
