@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from tests.cluster.harness import (
     LEASES,
     SESSIONS,
     SMALL,
-    Record,
     Stage,
     condition,
     finished,
@@ -25,6 +25,7 @@ from tests.cluster.harness import (
     nodes_of,
     until,
 )
+from tests.faults.proxy import BlackHole, FaultProxy
 
 from leasehold.core.times import parse_time
 from leasehold.testing.processes import Child
@@ -222,7 +223,6 @@ class TestCommands:
     def test_what_it_leaves_running_ends_before_the_lease_is_given_back(
         self, run: Commands, stage: Stage, pool: str, tmp_path: Path
     ) -> None:
-        record = Record(stage)
         script = f"(trap '' TERM; echo $$ > {tmp_path}/x; exec sleep 600) & echo $! > {tmp_path}/rest"
         found = run(
             *("acquire", "--pool", pool, "--cpu", "1", "--kill-after", "1s", "--", "sh", "-c"),
@@ -230,7 +230,6 @@ class TestCommands:
         )
         assert found.code == 0
         assert not alive(tmp_path / "rest")
-        record.close()
 
     def test_a_stopped_command_goes_on(self, run: Commands, stage: Stage, pool: str, tmp_path: Path) -> None:
         script = f"echo $$ > {tmp_path}/pid; kill -STOP $$; exit 3"
@@ -300,6 +299,47 @@ class TestLosing:
 
         stage.until("next", looked, WAIT)
         assert seen == [False], "the command still ran when another had its room"
+
+    def test_cut_off_from_the_api_server_it_is_ended_before_another_gets_the_room(
+        self, stage: Stage, pool: str, tmp_path: Path
+    ) -> None:
+        script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
+        with FaultProxy(stage.control_plane.connection, random.Random(8)) as proxy:
+            run = Commands(stage, proxy.kubeconfig(tmp_path / "kubeconfig"))
+            line = (
+                "acquire",
+                "job",
+                "--pool",
+                pool,
+                "--cpu",
+                "4",
+                "--kill-after",
+                "1s",
+                "--",
+                "sh",
+                "-c",
+                script,
+            )
+            with run.start(*line) as command:
+                until(lambda: alive(tmp_path / "pid"), "it runs", WAIT)
+                stage.until("job", is_("Claimed"))
+                stage.lease(pool, "next", cpu="4")
+                stage.until("next", is_("Allocated", "False"))
+                cut = proxy.add(BlackHole())
+                proxy.cut_watches()
+                seen: list[bool] = []
+
+                def looked(lease: dict[str, Any]) -> bool:
+                    if granted(lease):
+                        seen.append(alive(tmp_path / "pid"))
+                    return bool(seen)
+
+                stage.until("next", looked, WAIT)
+                assert seen == [False], "the command still ran when another had its room"
+                cut.lift()
+                proxy.clear()
+                until(lambda: not command.running(), "it ends", WAIT)
+                assert command.returncode() == 123
 
     def test_at_the_longest_term_it_is_ended_too(self, run: Commands, stage: Stage, tmp_path: Path) -> None:
         stage.nodes.create(1, SMALL)

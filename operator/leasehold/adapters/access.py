@@ -95,7 +95,8 @@ def _of_pod(named: str, environ: Mapping[str, str], account: str) -> Access:
 
 
 def _plugin(user: Entry, cluster: Entry) -> "ExecPlugin":
-    from leasehold.adapters.exec_plugin import ExecPlugin  # few need it, and subprocess is no small thing to import
+    # Few need it, and what runs programs is no small thing to import.
+    from leasehold.adapters.exec_plugin import ExecPlugin
 
     spec = user.fields["exec"]
     if not isinstance(spec, dict):
