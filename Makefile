@@ -13,7 +13,7 @@ WORKERS ?= 2
 MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node kwok helm image e2e e2e-kind docs pictures lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node kwok helm image e2e e2e-kind docs pictures plugin release lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -126,6 +126,12 @@ else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(RUN)/plotting $(MATPLOTLIB)
 endif
 	@PYTHONPATH=operator:$(RUN)/plotting $(BIN)/python -m tests.observability.pictures $(ARGS)
+
+plugin: $(VENV)/ready ## Make the plugin of kubectl in one file, with its manifest for Krew (ARGS='--out DIR')
+	@$(BIN)/python -m hack.krew.archive $(ARGS)
+
+release: $(VENV)/ready ## Say what a release would be (ARGS='0.2.0', or minor); with ARGS='minor --go' commit and tag it
+	@$(BIN)/python hack/release.py $(or $(ARGS),minor)
 
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \

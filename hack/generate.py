@@ -19,7 +19,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack import chart, conditions, drawings, locks, sdk_page  # noqa: E402  the path comes first
+from hack import chart, cli_page, conditions, drawings, locks, sdk_page  # noqa: E402  the path comes first
 from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
@@ -154,6 +154,7 @@ def generated() -> dict[Path, str]:
         Path("docs/reference/conditions.md"): conditions_page(),
         **({Path("docs/reference/sdk.md"): sdk_reference()} if sdk_page.exists() else {}),
         **{Path(f"docs/drawings/{name}.svg"): text for name, text in drawings.files()},
+        Path("docs/reference/cli.md"): cli_page.page(),
         **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }

@@ -5,7 +5,7 @@ For people and the SDK, where the operator and the reporter use only what they w
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leasehold.adapters.credentials import (
     SERVICE_ACCOUNT,
@@ -14,8 +14,10 @@ from leasehold.adapters.credentials import (
     Identity,
     in_cluster,
 )
-from leasehold.adapters.exec_plugin import ExecPlugin
 from leasehold.adapters.kubeconfig import Entry, Kubeconfig, credentials_of
+
+if TYPE_CHECKING:
+    from leasehold.adapters.exec_plugin import ExecPlugin
 
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 
@@ -92,7 +94,10 @@ def _of_pod(named: str, environ: Mapping[str, str], account: str) -> Access:
     return Access(credentials, namespace or "default")
 
 
-def _plugin(user: Entry, cluster: Entry) -> ExecPlugin:
+def _plugin(user: Entry, cluster: Entry) -> "ExecPlugin":
+    # Few need it, and what runs programs is no small thing to import.
+    from leasehold.adapters.exec_plugin import ExecPlugin
+
     spec = user.fields["exec"]
     if not isinstance(spec, dict):
         raise CredentialsError(f"kubeconfig {user.path}: exec of user {user.name!r} is not a mapping")
