@@ -455,3 +455,19 @@ async def test_a_lease_that_goes_to_a_third_before_the_second_was_told_gets_anot
         hand(scene, "two")
         await scene.until(lambda: told(scene) == "three")
         assert scene.lease("a")["status"]["fencingToken"] == 3, "2 was for the second, who never got it"
+
+
+async def test_a_first_write_to_a_parent_whose_answer_is_lost_or_that_meets_another_is_made_again() -> None:
+    async with Scene() as scene:
+        await a_parent(scene)
+        scene.kube.faults.append(lost(Unknown("504", 504), path=lease_path("all")))
+        scene.ask("x", parentRef={"name": "all"})
+        await scene.granted("x")
+        assert fenced(scene) == scene.worker.pool.epoch
+    async with Scene() as scene:
+        await a_parent(scene)
+        scene.kube.faults.append(failing(Conflict("409", 409), times=1, method="PUT", path=lease_path("all")))
+        scene.ask("x", parentRef={"name": "all"})
+        await scene.granted("x")
+        assert fenced(scene) == scene.worker.pool.epoch
+        assert "ForeignWrite" not in scene.recorder.reasons()
