@@ -225,7 +225,7 @@ def renewal_of(course: Course) -> int | None:
     most = _at_most(course)
     renewed = course.now + course.policy.term_of(lease.duration)
     if most is not None:
-        renewed = max(end, min(renewed, most)) if lease.parent else min(renewed, most)
+        renewed = min(renewed, most)
     if course.has_children:
         renewed = max(end, renewed)  # the ends of its sub-leases rest on it
     last = _last_end(course)

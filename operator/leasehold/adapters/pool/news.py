@@ -124,9 +124,12 @@ class News:
     def pods_changed(self, key: Key) -> None:
         """Take in that pods that name a lease of this pool changed."""
         self._keeper.mark([key])
+        state = self._memory.state
+        if key in state.families.members:  # what the pods of a parent use no more, its sub-leases may have
+            state.families.due[key] = None
         lease = self._tools.cluster.named(key)
-        if lease is not None and self._memory.state.policy.enforces:
-            self._memory.state.attention.add(lease.uid)
+        if lease is not None and state.policy.enforces:
+            state.attention.add(lease.uid)
             self._dirty.set()
 
     def namespace_changed(self, name: str) -> None:

@@ -75,6 +75,7 @@ class PoolWorker:
         self._basis: Heard | None = None
         self._again: int | None = None
         self._took = 0.0
+        self._sharing: set[str] = set()
 
     # --- what others ask ---
 
@@ -155,7 +156,7 @@ class PoolWorker:
             self.pool.fail(error)
 
     def _is_busy(self, uid: str) -> bool:
-        return uid in self.state.busy
+        return uid in self.state.busy or uid in self._sharing
 
     def _may_write(self) -> bool:
         return self.pool.failure is None and self.pool.right.valid()
@@ -326,15 +327,14 @@ class PoolWorker:
         entries = [entry_of(grant, sequence) for sequence, grant in enumerate(fenced.grants, start=first)]
         committed = self.state.entries.values()
         # Until it is known what children have got, no more pods of their parents are let go.
-        parents = {grant.parent for grant in fenced.grants if grant.parent} - self.state.busy
-        self.state.busy |= parents
+        self._sharing = {grant.parent for grant in fenced.grants}
         try:
             if not entries or not await self.pool.swap_ledger(entries, committed):
                 return
             for entry in entries:
                 self.writing.start_grant(entry, adopted=False)
         finally:
-            self.state.busy -= parents
+            self._sharing = set()
 
     # --- the end, and the safety sweep ---
 

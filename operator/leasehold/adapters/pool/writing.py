@@ -159,8 +159,7 @@ class Writing:
         if refused or not _still_wanted(lease, entry):
             await self._leases.patch_lease(lease, cancel_step(lease, now, promise=entry.start is not None))
             return
-        if not lease.has_finalizer:
-            lease = await self._leases.add_finalizer(lease)
+        lease = await self._kept(lease)
         tenant = state.tenant_of(lease)
         if entry.start is not None:
             await self._leases.patch_lease(lease, promise_step(lease, entry, now, tenant))
@@ -186,8 +185,7 @@ class Writing:
         if refused or not holds or (ends is not None and ends <= now) or not _still_wanted(lease, entry):
             await self._leases.patch_lease(lease, cancel_step(lease, now))
             return
-        if not lease.has_finalizer:
-            lease = await self._leases.add_finalizer(lease)
+        lease = await self._kept(lease)
         world = World(sessions=self._tools.cluster.sessions)
         step = grant_step(lease, entry, state.policy, world, now, adopted=adopted, parent=parent)
         await self._write_granted(lease, step, now)
@@ -200,26 +198,46 @@ class Writing:
         whoever reads a higher epoch than its own there writes no more. A write of ours whose answer was lost is made
         to fail in the same way.
         """
-        state = self._memory.state
-        async with self._fencing.setdefault(uid, asyncio.Lock()):
-            while (parent := state.leases.get(uid)) and parent.allocated and not parent.releasing:
-                is_ours = parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch
-                if is_ours and not self._fence.is_unanswered(parent):
-                    break
-                epoch = None if is_ours else self._pool.epoch  # the same once more would be no change
-                was_busy = uid in state.busy
-                state.busy.add(uid)
-                try:
-                    await self._leases.patch_lease(parent, Step({"allocation": {"ledgerEpoch": epoch}}))
-                except Conflict:
-                    await self._leases.refresh(parent)
-                    raise
-                finally:
-                    if not was_busy:
-                        state.busy.discard(uid)
-                        state.attention.add(uid)
-        self._fencing.pop(uid, None)
-        return state.leases.get(uid)
+        try:
+            async with self._fencing.setdefault(uid, asyncio.Lock()):
+                while (parent := self._open_parent(uid)) is not None:
+                    await self._fence_parent(parent)
+        finally:
+            self._fencing.pop(uid, None)
+        return self._memory.state.leases.get(uid)
+
+    def _open_parent(self, uid: str) -> Lease | None:
+        """Return a parent that is held and to which somebody else may still write; None where there is none."""
+        parent = self._memory.state.leases.get(uid)
+        if parent is None or not parent.allocated or parent.releasing:
+            return None
+        return parent if not self._is_ours(parent) or self._fence.is_unanswered(parent) else None
+
+    def _is_ours(self, parent: Lease) -> bool:
+        return bool(parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch)
+
+    async def _fence_parent(self, parent: Lease) -> None:
+        busy = self._memory.state.busy
+        if parent.uid in busy:
+            raise Conflict(f"lease {parent.key} is being written to", 409)
+        epoch = None if self._is_ours(parent) else self._pool.epoch  # the same once more would be no change
+        busy.add(parent.uid)
+        try:
+            await self._leases.patch_lease(parent, Step({"allocation": {"ledgerEpoch": epoch}}))
+        except (Conflict, Unknown) as error:
+            if isinstance(error, Unknown):
+                self._fence.unanswered(parent)
+            await self._leases.refresh(parent)
+            raise
+        finally:
+            busy.discard(parent.uid)
+            self._memory.state.attention.add(parent.uid)
+
+    async def _kept(self, lease: Lease) -> Lease:
+        """Return a lease that is kept, once deleted, until what it holds is given back."""
+        if not lease.has_finalizer:
+            return await self._leases.add_finalizer(lease)
+        return lease
 
     async def _write_granted(self, lease: Lease, step: Step, now: int) -> None:
         written = await self._leases.patch_lease(lease, step)
