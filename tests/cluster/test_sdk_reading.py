@@ -70,7 +70,7 @@ async def test_a_watch_goes_on_through_a_restart_of_the_api_server(bare: Stage) 
         await eventually(lambda: any(event.lease.name == first for event in told), "it is told of")
         await asyncio.to_thread(bare.control_plane.restart_apiserver)
         second = await eventually(lambda: ask_again(bare), "the API server is there again", 60)
-        bare.kube.delete(LEASES, first, bare.namespace)
+        await asyncio.to_thread(bare._remove, LEASES, first, bare.namespace)
         await eventually(lambda: any(event.lease.name == second for event in told), "the next is told of", 60)
         await eventually(
             lambda: ("DELETED", first) in {(e.kind, e.lease.name) for e in told}, "it is gone", 60
