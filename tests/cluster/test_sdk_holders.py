@@ -75,7 +75,7 @@ async def test_who_attaches_gets_a_new_token_and_the_former_holder_loses_it(stag
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=LIVELY)
     async with client(stage, identity="one") as first, client(stage, identity="two") as second:
-        with pytest.raises(LeaseLost) as caught:  # noqa: PT012 - what is raised comes out of the block
+        with pytest.raises(LeaseLost) as caught:
             async with first.lease(pool=pool, cpu=3, duration="10m") as lease:
                 taken = await second.attach(lease.name)
                 assert taken.token > lease.token

@@ -701,10 +701,16 @@ class Keeper:
         )
         if over or lease.gone or not lease.sent:
             return
-        self._leaving.add(lease.name)
-        task = self.background(self._give_back(lease))
+        task = self.give_back(lease)
         if lease.lost is None:
             await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
+
+    def give_back(self, lease: Lease) -> asyncio.Task[Any]:
+        """Begin to give a lease back, if that has not begun, and return what does it."""
+        if lease.giving_back is None:
+            self._leaving.add(lease.name)
+            lease.giving_back = self.background(self._give_back(lease))
+        return lease.giving_back
 
     async def _give_back(self, lease: Lease) -> None:
         pause = 0.1
