@@ -739,7 +739,10 @@ def _undecided(view: View, name: str, state: PoolState, *, deleting: bool, now: 
     hold = hold_of(state.policy, deleting=deleting, consistent=True, nodes=len(state.table.rows))
     decided = plan(state, world, now, (), hold)
     for grant in decided.grants:
-        yield f"lease {grant.lease.key} waits and there is room on {', '.join(grant.nodes)}"
+        if grant.hands_over:
+            yield f"lease {grant.lease.key} is to be handed over"
+        else:
+            yield f"lease {grant.lease.key} waits and there is room on {', '.join(grant.nodes)}"
     for change in decided.changes:
         if change.step.action:
             yield f"lease {change.lease.key}: {change.step.action} is due"

@@ -460,7 +460,7 @@ MUTANTS: Final = (
         "        return False\n",
         "tests/core/test_children.py::test_a_parent_that_is_given_back_ends_its_children_first",
         "tests/core/test_children.py::test_a_parent_shrinks_as_far_as_its_children_let_it",
-        experiments=(2,),
+        experiments=(1,),
     ),
     _mutant(
         "handed-over-by-the-same-token",
@@ -471,7 +471,7 @@ MUTANTS: Final = (
         '    if "holder" in lease.status:\n',
         '    draft.status["holder"] = holder_document(lease.holder)\n    if "holder" in lease.status:\n',
         f"{_PLAN}a_new_holder_gets_a_larger_token_and_nothing_else_moves",
-        experiments=(2,),
+        experiments=(1,),
     ),
     _mutant(
         "parent-not-fenced",
