@@ -22,7 +22,7 @@ _texts: dict[str, str] = {}
 _sections: list[tuple[str, list[tuple[str, str]]]] = []
 
 
-COMING = ("sdk.md", "router.md")
+COMING = ("router.md",)
 """Pages of `nav` that are written on other branches: left out as long as they are not there."""
 
 
