@@ -84,6 +84,7 @@ def test_the_tutorial_works_as_it_stands(checkout: Path) -> None:
             )
         assert done.returncode == 0
         assert not (checkout / ".run" / "demo.json").exists()
+        assert not (checkout / ".run" / "env").exists()
     finally:
         subprocess.run(["make", "down"], cwd=checkout, capture_output=True, timeout=120, check=False)
 

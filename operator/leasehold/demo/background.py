@@ -138,6 +138,7 @@ class Run:
         state = self.read()
         if state is None:
             return ""
+        (self.directory / "env").unlink(missing_ok=True)
         state.supervisor.end(_STOP_SECONDS)
         for process in state.processes.values():  # they end with it; on macOS not when it was killed outright
             process.end(_STOP_SECONDS)
