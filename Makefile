@@ -13,7 +13,7 @@ WORKERS ?= 2
 MATPLOTLIB := matplotlib==3.11.2
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node kwok helm image e2e e2e-kind pictures lock clean
+.PHONY: help setup demo up down test test-fast check generate verify bench soak faults mutants controlplane node kwok helm image e2e e2e-kind docs pictures plugin release lock clean
 
 help: ## Explain every target
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -64,7 +64,7 @@ up: $(VENV)/ready ## The same, and keep it running to look around; end it with `
 down: $(VENV)/ready ## End what `make up` started
 	@$(BIN)/python -m leasehold.demo --down --dir $(RUN)
 
-test: controlplane node kwok helm ## All tests against a real API server; coverage above 90 % enforced
+test: controlplane node kwok helm $(RUN)/docs/ready ## All tests against a real API server; coverage above 90 % enforced
 	@$(BIN)/python -m hack.image.build --for-tests
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(ARGS)
@@ -103,6 +103,22 @@ faults: controlplane ## Let everything go wrong that can, and check the record; 
 	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants)
 	@$(if $(ARGS),,$(BIN)/python -m tests.faults.mutants --campaign)
 
+$(RUN)/docs/ready: hack/docs/requirements.lock
+	@echo "Setting up $(RUN)/docs from hack/docs/requirements.lock"
+	@rm -rf $(RUN)/docs
+ifdef UV
+	@uv venv --quiet --python '>=3.11' $(RUN)/docs
+	@uv pip install --quiet --python $(RUN)/docs/bin/python --require-hashes --no-deps -r hack/docs/requirements.lock
+else
+	@$(PYTHON) -m venv $(RUN)/docs
+	@$(RUN)/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r hack/docs/requirements.lock
+endif
+	@touch $@
+
+docs: $(RUN)/docs/ready ## Build docs/ as a site in .run/site, strictly: a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(RUN)/docs/bin/mkdocs build --strict --site-dir $(abspath $(RUN))/site
+	@echo "$(RUN)/site/index.html"
+
 pictures: controlplane ## Draw docs/dashboards anew, from a Prometheus that scrapes an operator at work for 4 minutes (ARGS='--seconds 60')
 ifdef UV
 	@uv pip install --quiet --target $(RUN)/plotting --python $(BIN)/python $(MATPLOTLIB)
@@ -111,9 +127,17 @@ else
 endif
 	@PYTHONPATH=operator:$(RUN)/plotting $(BIN)/python -m tests.observability.pictures $(ARGS)
 
+plugin: $(VENV)/ready ## Make the plugin of kubectl in one file, with its manifest for Krew (ARGS='--out DIR')
+	@$(BIN)/python -m hack.krew.archive $(ARGS)
+
+release: $(VENV)/ready ## Say what a release would be (ARGS='0.2.0', or minor); with ARGS='minor --go' commit and tag it
+	@$(BIN)/python hack/release.py $(or $(ARGS),minor)
+
 lock: ## Resolve requirements.lock anew (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --all-extras --group dev pyproject.toml \
 		-o requirements.lock --custom-compile-command "make lock"
+	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 hack/docs/requirements.in \
+		-o hack/docs/requirements.lock --custom-compile-command "make lock"
 
 clean: ## Remove what was made here (the control-plane cache stays)
 	@rm -rf $(VENV) $(RUN) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-out faults-out

@@ -19,7 +19,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "operator"), str(ROOT)]
 
-from hack import chart, locks  # noqa: E402  the path comes first
+from hack import chart, cli_page, conditions, drawings, locks, sdk_page  # noqa: E402  the path comes first
 from hack.dashboards import DASHBOARDS, document  # noqa: E402
 
 from leasehold.adapters.clock import SteadyClock  # noqa: E402
@@ -70,6 +70,17 @@ MARKS: Final = (
         "Label",
         names.SESSION_LABEL,
         "On a coordination.k8s.io Lease: it is a session that CapacityLeases may name. The value is free.",
+    ),
+    (
+        "Label",
+        names.CLIENT_LABEL,
+        "On a CapacityLease and on a session: the client of the SDK that looks after it, by the name of its session."
+        " A lease that carries it and that its client does not know is removed.",
+    ),
+    (
+        "Annotation",
+        names.REQUEST_ANNOTATION,
+        "On a CapacityLease that the SDK asked for with a key: a digest of what was asked for.",
     ),
     (
         "Annotation",
@@ -157,6 +168,10 @@ def generated() -> dict[Path, str]:
         chart.CHART / "values.schema.json": chart.schema_text(),
         Path("docs/reference/values.md"): values_page(),
         Path("docs/reference/metrics.md"): metrics_page(),
+        Path("docs/reference/conditions.md"): conditions_page(),
+        **({Path("docs/reference/sdk.md"): sdk_reference()} if sdk_page.exists() else {}),
+        **{Path(f"docs/drawings/{name}.svg"): text for name, text in drawings.files()},
+        Path("docs/reference/cli.md"): cli_page.page(),
         **locks.for_image(),
         **{Path(f"{FILES}/dashboards/{one.name}.json"): document(one) for one in DASHBOARDS},
     }
@@ -247,6 +262,20 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
     pod-security.kubernetes.io/warn: restricted
 """
+
+
+def conditions_page() -> str:
+    """Return every condition and reason, and what to do about it, as Markdown."""
+    header = PAGE_HEADER.replace("api; do", "api/names.py and hack/conditions.py; do").replace(
+        "the models", "those"
+    )
+    return header + conditions.page(_table)
+
+
+def sdk_reference() -> str:
+    """Return what the SDK offers as Markdown."""
+    header = PAGE_HEADER.replace("leasehold/api", "leasehold/sdk").replace("the models", "the docstrings")
+    return header + sdk_page.page(_table)
 
 
 # --- The reference page ---

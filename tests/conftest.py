@@ -47,6 +47,7 @@ def _leave_out(items: list[pytest.Item], why: str) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud what did not run, and why: a skip is easily overlooked."""
+    _tell_about_pages(terminalreporter)
     reasons = [
         report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", [])
@@ -57,3 +58,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("not run", yellow=True, bold=True)
         for reason in sorted(set(left_out)):
             terminalreporter.write_line(f"{left_out.count(reason)} tests {reason}")
+
+
+def _tell_about_pages(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which code on pages was not run as it stands."""
+    told = [
+        text
+        for report in terminalreporter.stats.get("passed", [])
+        for name, text in getattr(report, "user_properties", ())
+        if name == "docs"
+    ]
+    if told:
+        terminalreporter.section("code on pages that was not run as it stands", sep="-")
+        for kind in ("not run", "compiled", "looked at"):
+            found = [text for text in told if text.startswith(kind)]
+            terminalreporter.write_line(f"{kind}: {len(found)}")
+            if kind == "not run" or terminalreporter.config.get_verbosity() > 0:
+                for text in found:
+                    terminalreporter.write_line(f"  {text.partition(': ')[2]}")

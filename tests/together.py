@@ -13,8 +13,8 @@ from xdist.scheduler import LoadScheduling
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
-TOGETHER = ("tests/enforcement/",)
-"""Directories whose tests share a control plane with all its parts: whoever gets one test gets them all."""
+TOGETHER = ("tests/enforcement/", "tests/docs/test_code_blocks.py")
+"""Directories and files whose tests share a control plane with all its parts: whoever gets one test gets them all."""
 
 
 class Together(LoadScheduling):

@@ -537,28 +537,33 @@ def _kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Start the operator from a command line; return its exit code."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
         prog="leasehold operator",
         description="Lend out a cluster's capacity: watch pools and leases, and grant.",
     )
-    parser.add_argument("--version", action="version", version=f"leasehold {__version__}")
-    parser.add_argument(
+    made.add_argument("--version", action="version", version=f"leasehold {__version__}")
+    made.add_argument(
         "--kubeconfig", default=None, help="cluster to serve (default: the pod's service account)"
     )
-    parser.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz, /pools")
-    parser.add_argument("--http-port", type=int, default=None, help="their port; 0 takes a free one")
-    parser.add_argument(
+    made.add_argument("--http-host", default=None, help="address of /metrics, /healthz, /readyz, /pools")
+    made.add_argument("--http-port", type=int, default=None, help="their port; 0 takes a free one")
+    made.add_argument(
         "--identity", default=None, help="this replica's name in elections, unique among replicas"
     )
-    parser.add_argument("--election-namespace", default=None, help="where the Leases of the election are")
-    parser.add_argument(
+    made.add_argument("--election-namespace", default=None, help="where the Leases of the election are")
+    made.add_argument(
         "--shards", type=int, default=None, help="into how many parts pools are dealt to replicas"
     )
-    parser.add_argument("--log-format", choices=("json", "text"), default=None)
-    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=None)
-    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    made.add_argument("--log-format", choices=("json", "text"), default=None)
+    made.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=None)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the operator from a command line; return its exit code."""
+    given = {key: value for key, value in vars(parser().parse_args(arguments)).items() if value is not None}
     try:
         settings = dataclasses.replace(Settings.from_environment(), **given)
         logs.set_up(settings.log_level, settings.log_format)

@@ -111,7 +111,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A directory in which `up` starts at once and nothing; what becomes of it is noted."""
     noted: list[str] = []
 
-    def up(run: Run, kubeconfig: Path | None, say: Say) -> State:
+    def up(run: Run, kubeconfig: Path | None, say: Say, *, with_pods: bool) -> State:
         noted.append("up")
         write_state(run, myself())
         found = run.read()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,10 @@ def test_what_kubectl_says_is_shown_whether_it_works_or_not(tmp_path: Path) -> N
     fails = programs.script(tmp_path, "broken", "echo no >&2; exit 1")
     assert looking.shown(PLACE, works, "get", "cpool") == "get\n"
     assert looking.shown(PLACE, fails, "get") == "no\n"
+
+
+def test_a_shell_reads_where_everything_is(tmp_path: Path) -> None:
+    path = looking.write_environment(tmp_path, PLACE, 'export PATH=/tmp/bin:"$PATH"')
+    asked = f'. {shlex.quote(str(path))} && echo "$KUBECONFIG $OPERATOR ${{PATH%%:*}}"'
+    told = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert told == "/tmp/a dir/kubeconfig http://127.0.0.1:2 /tmp/bin\n"

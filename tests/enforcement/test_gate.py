@@ -172,3 +172,39 @@ def test_a_lease_whose_pods_have_finished_is_given_back_if_it_says_so(stage: Pod
         stage.finish(pod["metadata"]["name"])
     stage.until(lease, finished)
     assert stage.get(lease)["status"]["release"]["cause"] == "PodsComplete"
+
+
+# --- leases within a lease ---
+
+
+def test_pods_of_a_lease_and_of_its_parts_share_what_it_has(stage: PodStage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool()
+    whole = stage.lease(pool, cpu="4")
+    (node,) = nodes_of(stage.until(whole, granted))
+    part = stage.child(whole, cpu="2")
+    stage.until(part, granted)
+    worker = stage.pod(part, cpu="2", memory="")
+    assert bound_to(node)(stage.until_pod(worker, running))
+    large = stage.pod(whole, cpu="3", memory="")
+    stage.until_pod(large, not_leased("ExceedsLease"))
+    small = stage.pod(whole, cpu="1", memory="")
+    stage.until_pod(small, running)
+    greedy = stage.child(whole, cpu="2")
+    stage.until(greedy, is_("Ready", "False", "ParentFull"))
+    stage.kube.delete("pods", large, stage.namespace)
+    stage.kube.delete("pods", small, stage.namespace)
+    stage.until(greedy, granted)
+
+
+def test_the_pods_of_a_part_go_before_the_whole_is_given_back(stage: PodStage) -> None:
+    stage.nodes.create(1, SMALL)
+    whole = stage.lease(stage.pool(), cpu="4")
+    stage.until(whole, granted)
+    part = stage.child(whole, cpu="2")
+    stage.until(part, granted)
+    stage.until_pod(stage.pod(part, cpu="2", memory=""), running)
+    stage.change(whole, desiredState="Released")
+    assert stage.until(part, finished)["status"]["release"]["cause"] == "ParentEnded"
+    stage.until(whole, finished)
+    assert not [pod for pod in stage.kube.list("pods", stage.namespace) if running(pod)]

@@ -317,7 +317,7 @@ MUTANTS: Final = (
         "renewed-forever",
         "renewals go beyond the pool's maximum",
         _HEARTBEAT,
-        "        renewed = min(renewed, maximum)\n",
+        "        renewed = min(renewed, most)\n",
         "        pass\n",
         f"{_LIFE}renewals_end_at_the_maximum",
         experiments=(8,),
@@ -452,6 +452,37 @@ MUTANTS: Final = (
         f"{_POOL}object.py::test_a_commit_that_may_happen_yet_is_made_impossible_before_anything_else_is_decided",
         unseen="the author must die between its next decision and its next commit, a few milliseconds later",
     ),
+    _mutant(
+        "children-left-behind",
+        "a lease gives back what its sub-leases still hold, and shrinks below it",
+        "operator/leasehold/core/course.py",
+        "        return bool(self.world.families.holders(self.lease.uid))\n",
+        "        return False\n",
+        "tests/core/test_children.py::test_a_parent_that_is_given_back_ends_its_children_first",
+        "tests/core/test_children.py::test_a_parent_shrinks_as_far_as_its_children_let_it",
+        experiments=(1,),
+    ),
+    _mutant(
+        "handed-over-by-the-same-token",
+        "the holder before has a token as good as the next one's",
+        "operator/leasehold/core/planning.py",
+        '    draft.status["fencingToken"] = entry.sequence\n'
+        '    draft.status["holder"] = holder_document(lease.holder)\n'
+        '    if "holder" in lease.status:\n',
+        '    draft.status["holder"] = holder_document(lease.holder)\n    if "holder" in lease.status:\n',
+        f"{_PLAN}a_new_holder_gets_a_larger_token_and_nothing_else_moves",
+        experiments=(1,),
+    ),
+    _mutant(
+        "parent-not-fenced",
+        "a leader that was overtaken ends a lease out of which its successor gave something",
+        WRITING,
+        'is_ours = parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch',
+        "is_ours = True",
+        f"{_POOL}writing.py::test_a_parent_is_written_to_once_in_an_epoch_before_anything_is_taken_out_of_it",
+        unseen="who was overtaken must hear of the end that is asked for and not of the sub-lease, and still believe"
+        " in its right: with clocks that can be trusted it does not",
+    ),
 )
 
 
@@ -582,6 +613,7 @@ _VIOLATION: Final = re.compile(r"(?:trial \d+: )?(?P<what>[a-z ]+?)(?: at revisi
 _PROMISES: Final = {
     "capacity": "nothing twice",
     "token": "nothing twice",
+    "family": "nothing twice",
     "ledger": "nothing twice",
     "epoch": "nothing twice",
     "committed": "nothing twice",

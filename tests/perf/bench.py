@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from tests.perf import (
+    bench_commands,
     bench_crowd,
     bench_planning,
     bench_pods,
@@ -31,7 +32,7 @@ from leasehold import __version__
 from leasehold.testing.control_plane import ControlPlane
 
 OUT = Path("bench-out/results.json")
-PARTS = ("planning", "replay", "startup", "crowd", "throughput", "pods", "reporter")
+PARTS = ("planning", "replay", "startup", "crowd", "throughput", "pods", "reporter", "commands")
 
 
 def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) -> dict[str, list[Figure]]:
@@ -52,7 +53,7 @@ def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) ->
     if "pods" in wanted:
         say("pods: a control plane with scheduler, controllers and kwok, some minutes")
         found["pods"] = list(bench_pods.run(quick=quick))
-    if wanted & {"crowd", "throughput", "reporter"}:
+    if wanted & {"crowd", "throughput", "reporter", "commands"}:
         with ControlPlane() as control_plane:
             control_plane.install_crds()
             if "crowd" in wanted:
@@ -70,6 +71,9 @@ def collect(parts: Iterable[str], *, quick: bool, say: Callable[[str], None]) ->
                     )
                     for r in rows
                 ]
+            if "commands" in wanted:
+                say("commands: a minute, beside kubectl")
+                found["commands"] = list(bench_commands.run(quick=quick, control_plane=control_plane))
     return found
 
 

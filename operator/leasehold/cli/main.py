@@ -7,24 +7,40 @@ from importlib import import_module
 from typing import Final, NamedTuple
 
 from leasehold import __version__
+from leasehold.cli.options import program
 from leasehold.reporter.arguments import Parser
 
 FAILURE: Final = 1
 
 
 class Command(NamedTuple):
-    """A subcommand: the module whose ``main(argv)`` it is, and the extra that its imports come with."""
+    """A subcommand: its module, the extra that its imports come with, and what it is for.
+
+    For those of people the module has ``run(options)``, and `cli.lines` their command line. The others have
+    ``main(argv)``.
+    """
 
     module: str
     extra: str
     help: str
+    for_people: bool = False
 
 
 COMMANDS: Final = {
-    "reporter": Command("leasehold.reporter.main", "reporter", "measure this node and keep its NodeReport"),
-    "operator": Command("leasehold.controller", "operator", "decide who gets capacity, and for how long"),
+    "get": Command("leasehold.cli.get", "cli", "print leases, pools or node reports", True),
+    "top": Command("leasehold.cli.top", "cli", "print what pools lend and nodes use", True),
+    "acquire": Command("leasehold.cli.acquire", "cli", "take a lease, or run a command under one", True),
+    "release": Command("leasehold.cli.release", "cli", "give leases back", True),
+    "renew": Command("leasehold.cli.renew", "cli", "renew leases", True),
+    "explain": Command("leasehold.cli.explain", "cli", "say why a lease waits, and until when", True),
+    "quote": Command("leasehold.cli.quote", "cli", "ask what a lease would get", True),
+    "drain": Command("leasehold.cli.drain", "cli", "empty a pool", True),
+    "doctor": Command("leasehold.cli.doctor", "cli", "check an installation", True),
     "simulate": Command("leasehold.cli.simulate", "sim", "replay a log or a trace without a cluster"),
     "record": Command("leasehold.cli.record", "operator", "write what a cluster's leases did into a trace"),
+    "operator": Command("leasehold.controller", "operator", "decide who gets capacity, and for how long"),
+    "reporter": Command("leasehold.reporter.main", "reporter", "measure this node and keep its NodeReport"),
+    "completion": Command("leasehold.cli.completion", "cli", "print a script that completes lines", True),
 }
 
 
@@ -35,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("version", "print the version"),
     )
     parser = Parser(
-        prog="leasehold",
+        prog=program(),
         description="Lend out a Kubernetes cluster's capacity for a time.",
-        epilog="commands:\n" + "\n".join(f"  {name:10}{what}" for name, what in described),
+        epilog="commands:\n" + "\n".join(f"  {name:12}{what}" for name, what in described),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"leasehold {__version__}")
@@ -55,15 +71,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     try:
-        run = import_module(command.module).main
+        if command.for_people:
+            from leasehold.cli.lines import LINES
+            from leasehold.cli.options import guarded
+
+            options, run = arguments, None
+            if name == "acquire" and "--" in arguments:
+                at = arguments.index("--")
+                options, run = arguments[:at], arguments[at + 1 :]
+            parsed = LINES[name]().parse_args(options)
+            parsed.run = run
+            return guarded(name, command.module, parsed)
+        return int(import_module(command.module).main(arguments) or 0)
     except ModuleNotFoundError as error:
         print(
-            f"leasehold {name}: the Python package {error.name} is missing; "
+            f"{program()} {name}: the Python package {error.name} is missing; "
             f"install it with: pip install 'leasehold[{command.extra}]'",
             file=sys.stderr,
         )
         return FAILURE
-    return int(run(arguments) or 0)
 
 
 if __name__ == "__main__":

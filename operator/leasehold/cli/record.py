@@ -27,7 +27,7 @@ _FAILURE: Final = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record from a command line; return the exit code (1: the cluster or the file failed)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logs.set_up("WARNING", "text")
     try:
         return asyncio.run(_record(options))
@@ -93,21 +93,22 @@ def _opened(path: Path | None) -> Iterator[IO[str]]:
         yield file
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """Return the command line."""
+    made = Parser(
         prog="leasehold record",
         description="Write the leases of a cluster into a trace, with its pools and nodes.",
         allow_abbrev=False,
     )
-    parser.add_argument(
+    made.add_argument(
         "--kubeconfig",
         default="",
         metavar="FILE",
         help="cluster to read (default: the pod's service account)",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to, .gz compresses (stdout)")
-    parser.add_argument("--pool", default="", metavar="NAME", help="only this pool (all of them)")
-    parser.add_argument(
+    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to, .gz compresses (stdout)")
+    made.add_argument("--pool", default="", metavar="NAME", help="only this pool (all of them)")
+    made.add_argument(
         "--watch", action="store_true", help="follow, and write each lease when it is over, until Ctrl-C"
     )
-    return parser
+    return made

@@ -32,9 +32,9 @@ _BAD_INPUT: Final = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a replay from a command line; return its exit code (2: the input or the command line is wrong)."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    _check(parser, options)
+    line = parser()
+    options = line.parse_args(arguments)
+    _check(line, options)
     try:
         return _run(options)
     except LeaseholdError as error:
@@ -147,8 +147,9 @@ class _JobTable:
         self._rows.writerow((job.name, job.owner, *times, job.units))
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """Return the command line."""
+    made = Parser(
         prog="leasehold simulate",
         description="Replay jobs or leases on a pool, with the planner of the operator and without a cluster.",
         epilog="examples:\n"
@@ -157,13 +158,13 @@ def _parser() -> Parser:
         "  leasehold simulate --synthetic 1000000 --nodes '1000x cpu=16,memory=64Gi'",
         allow_abbrev=False,
     )
-    source = parser.add_argument_group("what to replay (one of these)").add_mutually_exclusive_group(
+    source = made.add_argument_group("what to replay (one of these)").add_mutually_exclusive_group(
         required=True
     )
     source.add_argument("--swf", type=Path, metavar="FILE", help="log in Standard Workload Format, or .gz")
     source.add_argument("--trace", type=Path, metavar="FILE", help="what `leasehold record` wrote, or .gz")
     source.add_argument("--synthetic", type=_whole, metavar="N", help="so many made-up leases")
-    log = parser.add_argument_group("for --swf")
+    log = made.add_argument_group("for --swf")
     log.add_argument(
         "--processors", type=_whole, metavar="N", help="size of the machine (the log's MaxProcs)"
     )
@@ -174,7 +175,7 @@ def _parser() -> Parser:
     log.add_argument(
         "--negative-times", choices=("clip", "skip"), default="skip", help="jobs with negative times (skip)"
     )
-    pool = parser.add_argument_group("for --trace and --synthetic")
+    pool = made.add_argument_group("for --trace and --synthetic")
     pool.add_argument(
         "--pool", type=Path, metavar="FILE", help="CapacityPool manifest (the trace's own pool)"
     )
@@ -193,33 +194,33 @@ def _parser() -> Parser:
     pool.add_argument(
         "--load", type=_whole, default=90, metavar="PERCENT", help="share of the pool they ask for (90)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--policy",
         choices=tuple(pools.POLICIES),
         default=None,
         help="queueing strategy (easy for a log; what the pool says for a trace)",
     )
-    parser.add_argument("--limit", type=_whole, metavar="N", help="only the first N jobs")
-    parser.add_argument("--strict", action="store_true", help="the first bad line is an error")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.add_argument("--gantt", type=Path, metavar="FILE.svg", help="draw who held what, when")
-    parser.add_argument("--jobs", type=Path, metavar="FILE.csv", help="write the wait of every job")
-    parser.add_argument(
+    made.add_argument("--limit", type=_whole, metavar="N", help="only the first N jobs")
+    made.add_argument("--strict", action="store_true", help="the first bad line is an error")
+    made.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    made.add_argument("--gantt", type=Path, metavar="FILE.svg", help="draw who held what, when")
+    made.add_argument("--jobs", type=Path, metavar="FILE.csv", help="write the wait of every job")
+    made.add_argument(
         "--no-progress", dest="progress", action="store_false", help="no bar, even on a terminal"
     )
-    return parser
+    return made
 
 
-def _check(parser: Parser, options: argparse.Namespace) -> None:
+def _check(line: Parser, options: argparse.Namespace) -> None:
     """Refuse options that would have no effect: whoever gave them expects one."""
     log_only = {"--processors": options.processors, "--sort": options.sort}
     pool_only = {"--pool": options.pool, "--pool-name": options.pool_name, "--nodes": options.nodes}
     given = pool_only if options.swf is not None else log_only
     useless = next((name for name, value in given.items() if value), None)
     if useless is not None:
-        parser.error(f"{useless} means nothing {'with' if options.swf is not None else 'without'} --swf")
+        line.error(f"{useless} means nothing {'with' if options.swf is not None else 'without'} --swf")
     if options.swf is not None and options.scale_nodes != 1.0:
-        parser.error("--scale-nodes means nothing with --swf; give another number of --processors")
+        line.error("--scale-nodes means nothing with --swf; give another number of --processors")
     if options.swf is not None:
         options.policy = options.policy or "easy"
         options.sort = options.sort or "submit"

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from leasehold.adapters.host import HostReadError
 from leasehold.core.errors import LeaseholdError
-from leasehold.demo import looking
+from leasehold.demo import looking, pods
 from leasehold.demo.background import Run, State
 from leasehold.demo.errors import NotWelcome
 from leasehold.demo.play import play, show_commands, show_kubectl
 from leasehold.demo.screen import plain
 from leasehold.demo.stage import Consent, Stage, what_is_written
-from leasehold.testing import providers
+from leasehold.testing import providers, toolchain
 from leasehold.testing.errors import ControlPlaneError
 from leasehold.testing.kubeconfig import Connection
 from leasehold.testing.providers import Existing
@@ -31,7 +31,10 @@ _FAILED, _INTERRUPTED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 all shown, 1 something failed, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.pods and options.kubeconfig:
+        parser.error("--pods needs servers of its own: leave out --kubeconfig")
     console = Console(highlight=False)
     run = Run(options.dir)
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -95,6 +98,7 @@ def _up(run: Run, options: argparse.Namespace, console: Console) -> int:
             raise
     linked = run.directory / "bin" / "kubectl"
     path_line = f'export PATH={shlex.quote(str(linked.parent))}:"$PATH"' if linked.exists() else ""
+    looking.write_environment(run.directory, state.place, path_line)
     show_commands(console, "It keeps running. To look around:", looking.commands(state.place, path_line))
     show_commands(console, "To end it:", [_ending(run)])
     return 0
@@ -115,13 +119,17 @@ def _start(run: Run, options: argparse.Namespace, console: Console) -> State:
         if not _consent(options, console)(what_is_written(server)):
             raise NotWelcome("Nothing was written. Say yes when asked, or give --yes.")
     looking.provide_kubectl(run.directory, print_progress)
-    return run.up(options.kubeconfig, print_progress)
+    if options.pods:
+        for program in pods.PROGRAMS:
+            toolchain.build(toolchain.MODULES[program], [program])
+    return run.up(options.kubeconfig, print_progress, with_pods=options.pods)
 
 
 def _stage(run: Run, options: argparse.Namespace, console: Console) -> Stage:
     return Stage(
         run.directory,
         kubeconfig=options.kubeconfig,
+        with_pods=options.pods,
         say=lambda text: console.print(plain(text), soft_wrap=True),
         consent=_consent(options, console),
     )
@@ -160,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="play on this cluster instead of starting one; asks before it writes",
     )
+    add("--pods", action="store_true", help="let pods run on the simulated nodes, played by kwok")
     add("--yes", action="store_true", help="do not ask: the cluster of --kubeconfig may be written to")
     add("--speed", type=_speed, default=1.0, metavar="X", help="divide pauses and terms by X (1)")
     add("--svg", type=Path, metavar="FILE", help="also save a picture of the result")

@@ -76,7 +76,7 @@ class Run:
                 )
             yield
 
-    def up(self, kubeconfig: Path | None, say: Say) -> State:
+    def up(self, kubeconfig: Path | None, say: Say, *, with_pods: bool = False) -> State:
         """Start a supervisor in the background and return once the operator is ready.
 
         Raises PartEnded with the supervisor's log when it fails.
@@ -85,7 +85,11 @@ class Run:
         self._state.unlink(missing_ok=True)
         with self.log.open("wb") as log:
             supervisor = subprocess.Popen(  # noqa: S603 - this very program
-                [*command, *(["--kubeconfig", str(kubeconfig)] if kubeconfig else [])],
+                [
+                    *command,
+                    *(["--kubeconfig", str(kubeconfig)] if kubeconfig else []),
+                    *(["--pods"] if with_pods else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -134,6 +138,7 @@ class Run:
         state = self.read()
         if state is None:
             return ""
+        (self.directory / "env").unlink(missing_ok=True)
         state.supervisor.end(_STOP_SECONDS)
         for process in state.processes.values():  # they end with it; on macOS not when it was killed outright
             process.end(_STOP_SECONDS)

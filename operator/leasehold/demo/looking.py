@@ -45,6 +45,18 @@ def provide_kubectl(directory: Path, say: toolchain.Progress) -> str:
     return f'export PATH={shlex.quote(str(link.parent))}:"$PATH"'
 
 
+def write_environment(directory: Path, place: Place, path_line: str = "") -> Path:
+    """Write the file `env`, for a shell to read: KUBECONFIG, OPERATOR (the operator's address), and kubectl."""
+    lines = (
+        f"export KUBECONFIG={shlex.quote(place.kubeconfig)}",
+        f"export OPERATOR={shlex.quote(place.operator_url)}",
+        *((path_line,) if path_line else ()),
+    )
+    path = directory / "env"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
 def commands(place: Place, path_line: str = "") -> list[str]:
     """Return shell commands for a look around, in a good order."""
     return [

@@ -17,6 +17,7 @@ from leasehold.core.times import format_time
 from leasehold.demo.examples import LABEL
 from leasehold.testing.client import Client, Object, has_condition
 from leasehold.testing.errors import ApiError
+from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import NodeShape, SimulatedNodes
 
 POOL_LABEL = "example.com/pool"
@@ -81,15 +82,17 @@ class Nodes:
     """Registers the nodes and keeps them alive until `remove` or `rest`.
 
     Whatever else happens to a node stays: one that is not ready or gone is not brought back. `guarded` taints the
-    nodes, so that a scheduler leaves them alone.
+    nodes, so that a scheduler leaves them alone. With `run_pods` those that are simulated run pods, if kwok is there.
     """
 
-    def __init__(self, client: Client, *, guarded: bool) -> None:
+    def __init__(self, client: Client, *, guarded: bool, run_pods: bool = False) -> None:
         self.client = client
         self.guarded = guarded
         self.host = ""
         self.capacity = host_capacity(Host())
-        self.simulated = SimulatedNodes(client, prefix=PREFIX)
+        self.simulated = SimulatedNodes(
+            client, prefix=PREFIX, annotations={KWOK_NODE_ANNOTATION: "fake"} if run_pods else None
+        )
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 

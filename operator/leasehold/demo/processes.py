@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import urllib.error
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from leasehold.demo.errors import PartEnded
 from leasehold.demo.examples import NAMESPACE
+from leasehold.testing.control_plane import OPERATOR_NAMESPACE
 from leasehold.testing.processes import Child, wait_until
 
 _PROGRAM = (sys.executable, "-m", "leasehold.cli.main")
@@ -21,11 +23,13 @@ _STOP_SECONDS = 10.0
 class Part:
     """One process of the demo."""
 
-    def __init__(self, name: str, directory: Path, *arguments: str) -> None:
+    def __init__(self, name: str, directory: Path, *arguments: str, **env: str) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         self.log.unlink(missing_ok=True)
-        self._child = Child([*_PROGRAM, name, *arguments], log=self.log, cwd=directory)
+        self._child = Child(
+            [*_PROGRAM, name, *arguments], log=self.log, cwd=directory, env={**os.environ, **env}
+        )
 
     @property
     def pid(self) -> int:
@@ -48,9 +52,12 @@ class Part:
 class Operator(Part):
     """The operator's process and its HTTP endpoint."""
 
-    def __init__(self, directory: Path, kubeconfig: Path) -> None:
-        options = ("--kubeconfig", str(kubeconfig), "--http-port", "0", "--election-namespace", NAMESPACE)
-        super().__init__("operator", directory, *options)
+    def __init__(self, directory: Path, kubeconfig: Path, *, enforcement: bool = False) -> None:
+        # One that may touch pods has an account of its own, which elects where the manifests allow it to.
+        home = OPERATOR_NAMESPACE if enforcement else NAMESPACE
+        options = ("--kubeconfig", str(kubeconfig), "--http-port", "0", "--election-namespace", home)
+        switch = {"LEASEHOLD_ENFORCEMENT": "on"} if enforcement else {}
+        super().__init__("operator", directory, *options, **switch)
         self.url = ""
 
     def wait_ready(self) -> None:

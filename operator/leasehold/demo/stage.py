@@ -10,6 +10,7 @@ from typing import Self
 import yaml
 
 from leasehold.adapters.clock import SteadyClock
+from leasehold.demo import pods
 from leasehold.demo.errors import NotAsExpected, NotWelcome
 from leasehold.demo.examples import LABEL, NAMESPACE
 from leasehold.demo.nodes import REPORTS, Nodes
@@ -54,16 +55,24 @@ class Stage:
     """The API server, the definitions, the nodes, the operator and the reporter; use it in a `with` block.
 
     On a cluster that runs already, `consent` is asked with a text that says what will be written; only what was
-    made here is removed at the end. Raises DemoError and ControlPlaneError.
+    made here is removed at the end. With `with_pods` pods run, as far as kwok plays them, and are held to their
+    leases where a pool wants it; that needs a server of our own. Raises DemoError and ControlPlaneError.
     """
 
     def __init__(
-        self, directory: Path, *, kubeconfig: Path | None = None, say: Say, consent: Consent = lambda _: False
+        self,
+        directory: Path,
+        *,
+        kubeconfig: Path | None = None,
+        with_pods: bool = False,
+        say: Say,
+        consent: Consent = lambda _: False,
     ) -> None:
         self.directory = directory.resolve()
         self.parts: dict[str, Part] = {}
         self.clock = SteadyClock()
-        self._control_plane = ControlPlane(kubeconfig=kubeconfig, progress=say)
+        self._control_plane = ControlPlane(kubeconfig=kubeconfig, local=with_pods, progress=say)
+        self._with_pods = with_pods
         self._say = say
         self._consent = consent
         self._client: Client | None = None
@@ -112,11 +121,12 @@ class Stage:
         kubeconfig = control_plane.connection.write(self.directory / "kubeconfig")
         self._install(client)
         self._make_namespace(client)
-        self._nodes = nodes = Nodes(client, guarded=self.existing)
+        acts_as = pods.start(control_plane, client, NAMESPACE) if self._with_pods else kubeconfig
+        self._nodes = nodes = Nodes(client, guarded=self.existing, run_pods=self._with_pods)
         nodes.register(self.clock.now())
         nodes.keep_alive(self.clock.now)
         reporter = self.parts["reporter"] = Reporter(self.directory, kubeconfig, nodes.host)
-        operator = Operator(self.directory, kubeconfig)
+        operator = Operator(self.directory, acts_as, enforcement=self._with_pods)
         self.parts["operator"] = operator
         operator.wait_ready()
         self._wait_report(client, reporter, nodes.host)

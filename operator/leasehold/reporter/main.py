@@ -12,7 +12,9 @@ from typing import Final, NoReturn
 
 from leasehold import __version__
 from leasehold.adapters.cgroups import Cgroups
+from leasehold.adapters.credentials import Credentials, CredentialsError, in_cluster
 from leasehold.adapters.host import PROCFS, Host, HostReadError, Meter, Mount, resident_bytes
+from leasehold.adapters.lean_http import Client
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import (
     MAX_FILESYSTEMS,
@@ -25,9 +27,7 @@ from leasehold.core.reporting import (
     status_of,
 )
 from leasehold.reporter.arguments import Parser
-from leasehold.reporter.client import Client
 from leasehold.reporter.conversation import Conversation
-from leasehold.reporter.credentials import Credentials, CredentialsError, from_kubeconfig, in_cluster
 from leasehold.reporter.endpoint import Endpoint
 from leasehold.reporter.link import Alarm, Link
 from leasehold.reporter.log import LEVELS, Log
@@ -42,28 +42,29 @@ _FILESYSTEM_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run the reporter, or print one report; return the exit code (1: it failed, 2: the options are wrong)."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    line = parser()
+    options = line.parse_args(argv)
     node = options.node_name or environ.get("NODE_NAME") or socket.gethostname().lower()
     if not _NODE_NAME.fullmatch(node):
-        parser.error(f"{node!r} cannot be a node's name; give it by --node-name or NODE_NAME")
+        line.error(f"{node!r} cannot be a node's name; give it by --node-name or NODE_NAME")
     try:
         if options.once:
             return _once(options, node)
-        return _serve(options, node, _credentials(parser, options, environ))
+        return _serve(options, node, _credentials(line, options, environ))
     except (CredentialsError, HostReadError) as error:
         sys.stderr.write(f"leasehold reporter: {error}\n")
         return FAILURE
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """Return the command line."""
+    made = Parser(
         prog="leasehold reporter",
         description="Measure this node and keep its NodeReport up to date.",
         epilog="In a pod the service account is used. A kubeconfig is used only when it is named.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--once", action="store_true", help="print what a report would say, and end; needs no API server")
     add("-o", "--output", choices=("json", "table"), default="table", help="form of --once (table)")
     add(
@@ -126,7 +127,7 @@ def _parser() -> Parser:
     )
     add("--http-host", metavar="ADDRESS", default="127.0.0.1", help="address of --http-port (127.0.0.1)")
     add("--log-level", choices=LEVELS, default="info", help="least level of the events logged (info)")
-    return parser
+    return made
 
 
 def _seconds(text: str) -> float:
@@ -171,21 +172,23 @@ def _mounts(options: argparse.Namespace) -> tuple[Mount, ...] | None:
     return tuple({mount.name: mount for mount in options.filesystem}.values())[:MAX_FILESYSTEMS]
 
 
-def _credentials(parser: Parser, options: argparse.Namespace, environ: Mapping[str, str]) -> Credentials:
+def _credentials(line: Parser, options: argparse.Namespace, environ: Mapping[str, str]) -> Credentials:
     if options.kubeconfig and options.server:
-        parser.error("--kubeconfig and --server exclude each other")
+        line.error("--kubeconfig and --server exclude each other")
     if options.kubeconfig:
+        from leasehold.adapters.kubeconfig import from_kubeconfig  # a pod has none
+
         return from_kubeconfig(options.kubeconfig)
     if options.server:
         return Credentials(options.server, ca_file=options.ca_file, token_file=options.token_file)
     credentials = in_cluster(environ)
     if credentials is None:
-        _no_server(parser)
+        _no_server(line)
     return credentials
 
 
-def _no_server(parser: Parser) -> NoReturn:
-    parser.error("this is not a pod; give --kubeconfig or --server, or --once to print a report only")
+def _no_server(line: Parser) -> NoReturn:
+    line.error("this is not a pod; give --kubeconfig or --server, or --once to print a report only")
 
 
 def _chance() -> float:

@@ -15,19 +15,24 @@ from leasehold.testing.processes import wait_until
 
 
 def story(trial: Trial, pool: str, part: int = 0) -> None:
-    """Every kind of write: grants, a wait, a renewal, an expiry, a release, a deletion."""
+    """Every kind of write: grants, a wait, a renewal, an expiry, a release, a deletion, a sub-lease."""
     stage = trial.stage
     for i in range(2):
         stage.lease(pool, name=f"kept-{part}-{i}", durationSeconds=3600)
+    stage.child(f"kept-{part}-0", name=f"part-{part}", durationSeconds=3600)
     stage.lease(pool, name=f"short-{part}", durationSeconds=1)
     stage.lease(pool, name=f"pair-{part}", count=2, durationSeconds=1, ttlSecondsAfterFinished=0)
     stage.lease(pool, name=f"waits-{part}", cpu="4", durationSeconds=1)
 
 
 def give_back(trial: Trial, part: int) -> None:
-    """Release what the story would keep for long."""
-    for i in range(2):
-        trial.stage.change(f"kept-{part}-{i}", desiredState="Released")
+    """Release what the story would keep for long, its sub-lease first; hand one over, and release it a story later."""
+    for name in (f"part-{part}", f"kept-{part}-1"):
+        trial.stage.until(name, granted, 60)
+    trial.stage.change(f"kept-{part}-0", desiredState="Released")
+    trial.stage.change(f"kept-{part}-1", holder={"identity": "next"})
+    if part:
+        trial.stage.change(f"kept-{part - 1}-1", desiredState="Released")
 
 
 def _writes_without_faults(arena: Arena) -> int:

@@ -54,9 +54,9 @@ class Fence:
 
         Each lease on whose end they rest is to be written to once: what is late is refused from then on.
         """
-        commitments = [entry.nodes for entry in self._memory.state.entries.values() if entry.start is None]
+        commitments = [entry.nodes for entry in self._memory.state.entries.values() if entry.takes_room]
         unwritten = {node for nodes in commitments for node in nodes}
-        unwritten |= {node for grant in grants if grant.start is None for node in grant.nodes}
+        unwritten |= {node for grant in grants if grant.takes_room for node in grant.nodes}
         kept = []
         unfenced: dict[str, Lease] = {}
         for grant in grants:
@@ -65,6 +65,10 @@ class Fence:
             if grant.start is None or not (old or unwritten.intersection(grant.nodes)):
                 kept.append(grant)
         return Fenced(tuple(kept), tuple(unfenced.values()))
+
+    def is_unanswered(self, lease: Lease) -> bool:
+        """Tell whether a write of ours to a lease, as it is now, may still arrive."""
+        return lease.version <= self._unanswered.get(lease.uid, 0)
 
     def _may_be_renewed(self, nodes: Iterable[str]) -> list[Lease]:
         """Return the leases on some nodes for which a renewal may be on its way that nobody here knows of."""

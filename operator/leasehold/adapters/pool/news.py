@@ -68,6 +68,8 @@ class News:
             self._keeper.mark([key])
             if before is not None and before.slices != lease.slices:
                 self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
+        if lease.parent and (before is None or before.slices != lease.slices):
+            self._keeper.mark([lease.parent_key])
 
     def _foreign_write(self, lease: Lease) -> None:
         """Somebody else wrote a status that is ours alone to write: leave it alone for a while, then correct it."""
@@ -84,6 +86,8 @@ class News:
         if known is not None and self._tools.cluster.pods.watched:
             self._keeper.mark([(known.namespace, known.name)])
             self._memory.dirty_nodes |= {part.node for part in known.slices}
+            if known.parent:
+                self._keeper.mark([known.parent_key])
         self._memory.state.forget(uid)
         self._fence.forget(uid)
         self._dirty.set()
@@ -120,9 +124,12 @@ class News:
     def pods_changed(self, key: Key) -> None:
         """Take in that pods that name a lease of this pool changed."""
         self._keeper.mark([key])
+        state = self._memory.state
+        if key in state.families.members:  # what the pods of a parent use no more, its sub-leases may have
+            state.families.due[key] = None
         lease = self._tools.cluster.named(key)
-        if lease is not None and self._memory.state.policy.enforces:
-            self._memory.state.attention.add(lease.uid)
+        if lease is not None and state.policy.enforces:
+            state.attention.add(lease.uid)
             self._dirty.set()
 
     def namespace_changed(self, name: str) -> None:

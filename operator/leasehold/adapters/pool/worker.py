@@ -75,6 +75,7 @@ class PoolWorker:
         self._basis: Heard | None = None
         self._again: int | None = None
         self._took = 0.0
+        self._sharing: set[str] = set()
 
     # --- what others ask ---
 
@@ -155,15 +156,17 @@ class PoolWorker:
             self.pool.fail(error)
 
     def _is_busy(self, uid: str) -> bool:
-        return uid in self.state.busy
+        return uid in self.state.busy or uid in self._sharing
 
     def _may_write(self) -> bool:
         return self.pool.failure is None and self.pool.right.valid()
 
     def _named(self, key: Key) -> tuple[Lease, PoolPolicy] | None:
-        """Return a lease of this pool by its name, with the pool's policy."""
+        """Return a lease of this pool by its name, with what sub-leases leave of it, and the pool's policy."""
         lease = self._tools.cluster.named(key)
-        return None if lease is None or lease.pool != self.name else (lease, self.state.policy)
+        if lease is None or lease.pool != self.name:
+            return None
+        return self.state.families.rest(lease), self.state.policy
 
     async def _sleep(self) -> None:
         now = self._tools.clock.now()
@@ -323,16 +326,26 @@ class PoolWorker:
         first = self.pool.sequence + 1
         entries = [entry_of(grant, sequence) for sequence, grant in enumerate(fenced.grants, start=first)]
         committed = self.state.entries.values()
-        if not entries or not await self.pool.swap_ledger(entries, committed):
-            return
-        for entry in entries:
-            self.writing.start_grant(entry, adopted=False)
+        # Until it is known what children have got, no more pods of their parents are let go.
+        self._sharing = {grant.parent for grant in fenced.grants}
+        try:
+            if not entries or not await self.pool.swap_ledger(entries, committed):
+                return
+            for entry in entries:
+                self.writing.start_grant(entry, adopted=False)
+        finally:
+            self._sharing = set()
 
     # --- the end, and the safety sweep ---
 
     async def _leave_if_drained(self) -> bool:
         """Let a deleted pool go once nothing is held in it any more."""
-        if not self.pool.deleting or len(self.state.ledger) or self.writing.tasks:
+        if (
+            not self.pool.deleting
+            or len(self.state.ledger)
+            or self.state.families.parts
+            or self.writing.tasks
+        ):
             return False
         return await self.pool.drop_finalizer()
 
@@ -380,4 +393,10 @@ def _entry(row: Json) -> Entry:
         start=start,
         end=None if start is None else end,
         until=NEVER if end is None else end,
+        parent=row.get("parentUID", ""),
+        holder=_holder(row["holder"]) if "holder" in row else None,
     )
+
+
+def _holder(row: Json) -> tuple[str, str]:
+    return row.get("identity", ""), (row.get("sessionRef") or {}).get("name", "")

@@ -22,10 +22,10 @@ from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.tools import Tools
 from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
-from leasehold.core.course import World
+from leasehold.core.course import Step, World
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.planning import Change, cancel_step, grant_step, promise_step
+from leasehold.core.planning import Change, cancel_step, grant_step, handover_step, promise_step
 
 _FAREWELL_SECONDS = 1.0
 
@@ -51,6 +51,7 @@ class Writing:
         dirty: asyncio.Event,
     ) -> None:
         self.words = 0
+        self._fencing: dict[str, asyncio.Lock] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self._tools = tools
         self._pool = pool
@@ -131,6 +132,8 @@ class Writing:
                 if isinstance(error, Refused) and not refused:
                     refused = True
                     self._complaints.refused(subject_of(lease), error)
+                    if entry.holder is not None:
+                        break  # there is nothing to undo: the lease stays who has it
             await asyncio.sleep(pause)
             pause = min(2 * pause, 5.0)
             await self._leases.refresh(lease)
@@ -146,11 +149,17 @@ class Writing:
     async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool, refused: bool) -> None:
         now = self._tools.clock.now()
         state = self._memory.state
+        world = World(sessions=self._tools.cluster.sessions)
+        if entry.holder is not None:
+            await self._leases.patch_lease(lease, handover_step(lease, entry, state.policy, world, now))
+            return
+        if entry.parent:
+            await self._write_child(lease, entry, now, adopted=adopted, refused=refused)
+            return
         if refused or not _still_wanted(lease, entry):
             await self._leases.patch_lease(lease, cancel_step(lease, now, promise=entry.start is not None))
             return
-        if not lease.has_finalizer:
-            lease = await self._leases.add_finalizer(lease)
+        lease = await self._kept(lease)
         tenant = state.tenant_of(lease)
         if entry.start is not None:
             await self._leases.patch_lease(lease, promise_step(lease, entry, now, tenant))
@@ -160,10 +169,77 @@ class Writing:
             # So late that less than half of what was asked for is left before others were promised the room.
             await self._leases.patch_lease(lease, cancel_step(lease, now))
             return
-        world = World(sessions=self._tools.cluster.sessions)
         step = grant_step(
             lease, entry, state.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
         )
+        await self._write_granted(lease, step, now)
+
+    async def _write_child(
+        self, lease: Lease, entry: Entry, now: int, *, adopted: bool, refused: bool
+    ) -> None:
+        """Write what a sub-lease gets of its parent, if that can still give it. The parent cannot go before this."""
+        state = self._memory.state
+        parent = await self._fenced_parent(entry.parent)
+        ends = None if parent is None else parent.deadline("expirationTime")
+        holds = parent is not None and parent.allocated and not parent.releasing
+        if refused or not holds or (ends is not None and ends <= now) or not _still_wanted(lease, entry):
+            await self._leases.patch_lease(lease, cancel_step(lease, now))
+            return
+        lease = await self._kept(lease)
+        world = World(sessions=self._tools.cluster.sessions)
+        step = grant_step(lease, entry, state.policy, world, now, adopted=adopted, parent=parent)
+        await self._write_granted(lease, step, now)
+
+    async def _fenced_parent(self, uid: str) -> Lease | None:
+        """Return a parent that nobody but us writes to: what an earlier leader sent it comes to nothing.
+
+        One that was overtaken may not know of the commitment, and end the parent, or let it shrink. So the parent is
+        written to once in each epoch before anything is taken out of it: an older write finds another version, and
+        whoever reads a higher epoch than its own there writes no more. A write of ours whose answer was lost is made
+        to fail in the same way.
+        """
+        try:
+            async with self._fencing.setdefault(uid, asyncio.Lock()):
+                while (parent := self._open_parent(uid)) is not None:
+                    await self._fence_parent(parent)
+        finally:
+            self._fencing.pop(uid, None)
+        return self._memory.state.leases.get(uid)
+
+    def _open_parent(self, uid: str) -> Lease | None:
+        """Return a parent that is held and to which somebody else may still write; None where there is none."""
+        parent = self._memory.state.leases.get(uid)
+        if parent is None or not parent.allocated or parent.releasing:
+            return None
+        return parent if not self._is_ours(parent) or self._fence.is_unanswered(parent) else None
+
+    def _is_ours(self, parent: Lease) -> bool:
+        return bool(parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch)
+
+    async def _fence_parent(self, parent: Lease) -> None:
+        busy = self._memory.state.busy
+        if parent.uid in busy:
+            raise Conflict(f"lease {parent.key} is being written to", 409)
+        epoch = None if self._is_ours(parent) else self._pool.epoch  # the same once more would be no change
+        busy.add(parent.uid)
+        try:
+            await self._leases.patch_lease(parent, Step({"allocation": {"ledgerEpoch": epoch}}))
+        except (Conflict, Unknown) as error:
+            if isinstance(error, Unknown):
+                self._fence.unanswered(parent)
+            await self._leases.refresh(parent)
+            raise
+        finally:
+            busy.discard(parent.uid)
+            self._memory.state.attention.add(parent.uid)
+
+    async def _kept(self, lease: Lease) -> Lease:
+        """Return a lease that is kept, once deleted, until what it holds is given back."""
+        if not lease.has_finalizer:
+            return await self._leases.add_finalizer(lease)
+        return lease
+
+    async def _write_granted(self, lease: Lease, step: Step, now: int) -> None:
         written = await self._leases.patch_lease(lease, step)
         waited = now - max(written.created, written.start_time or 0)
         self._tools.metrics.granted(self._pool.name, waited=waited)
@@ -220,6 +296,9 @@ def _still_wanted(lease: Lease, entry: Entry) -> bool:
 
 def is_written(lease: Lease, entry: Entry) -> bool:
     """Tell whether a commitment became the lease's own, or can no longer."""
+    if entry.holder is not None:
+        gone = lease.deleting or lease.wants_release or not lease.changes_hands
+        return gone or lease.token >= entry.sequence or lease.holder != entry.holder
     if lease.allocated or lease.finished:
         return True
     kept = lease.reservation

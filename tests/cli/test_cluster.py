@@ -1,0 +1,265 @@
+"""Requests of commands, against servers that refuse, are busy, page, or break off."""
+
+import json
+import sys
+
+import pytest
+from tests.scripted_server import http
+
+from leasehold.adapters.access import Access
+from leasehold.adapters.credentials import Credentials
+from leasehold.cli import cluster as module
+from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused
+from leasehold.cli.main import main
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def answer(document, status=200, *headers):
+    return http(status, json.dumps(document).encode(), *headers)
+
+
+def refusal(status, message="no", reason="", **details):
+    document = {"kind": "Status", "message": message, "reason": reason, "code": status, "details": details}
+    return answer(document, status)
+
+
+def stream(*events):
+    def send(connection):
+        body = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+        connection.sendall(CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+    return send
+
+
+def lease(name="l", version="1", ready=False):
+    conditions = [{"type": "Allocated", "status": "True" if ready else "False"}]
+    return {
+        "kind": "CapacityLease",
+        "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": version},
+        "spec": {},
+        "status": {"conditions": conditions},
+    }
+
+
+@pytest.fixture
+def connect(script, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+
+    def make(*connections, context="dev", timeout=5.0):
+        server = script(*connections)
+        made.append(Cluster(Access(Credentials(server.url), "n", context), timeout))
+        made[-1].server = server
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("method", "path", "answered", "said"),
+        [
+            ("GET", LEASES.path("n"), refusal(401), "does not know you: log in again"),
+            ("GET", LEASES.path("n"), refusal(403), "ClusterRole leasehold-viewer"),
+            ("POST", LEASES.path("n"), refusal(403), "ClusterRole leasehold-editor"),
+            ("PATCH", POOLS.path(name="p"), refusal(403), "ClusterRole leasehold-admin"),
+            ("GET", LEASES.path("n"), http(404, b"404 page not found"), "Leasehold is not installed"),
+            ("GET", LEASES.path("n"), refusal(503), "try again in a while"),
+        ],
+    )
+    def test_each_says_what_to_do(self, connect, method, path, answered, said):
+        with pytest.raises(Refused, match=said) as caught:
+            connect([answered]).ask(method, path)
+        assert caught.value.code == 1
+
+    def test_what_is_said_of_an_object_needs_no_more(self, connect):
+        with pytest.raises(Refused) as caught:
+            connect([refusal(404, 'capacityleases "x" not found', "NotFound", name="x")]).get(
+                LEASES.path("n", "x")
+            )
+        assert str(caught.value) == 'capacityleases "x" not found'
+        assert (caught.value.status, caught.value.reason) == (404, "NotFound")
+
+    def test_a_busy_server_is_asked_once_more(self, connect):
+        found = connect([answer({}, 429, "Retry-After: 0"), answer({"a": 1})]).get("/x")
+        assert found == {"a": 1}
+
+    def test_what_is_gone_already_need_not_be_deleted(self, connect):
+        connect([refusal(404, name="x"), refusal(409, name="x")]).delete("/x")
+        with pytest.raises(Refused):
+            connect([refusal(403)]).delete("/x", "uid")
+
+
+def test_names_cannot_lead_elsewhere():
+    assert LEASES.path("a/b", "../c?d") == (
+        "/apis/leasehold.dev/v1alpha1/namespaces/a%2Fb/capacityleases/..%2Fc%3Fd"
+    )
+
+
+def test_time_is_the_servers(connect):
+    made = connect([answer({}, 200, "Date: Sun, 06 Nov 1994 08:49:37 GMT")])
+    before = made.now()
+    made.get("/")
+    assert before - made.now() > 1e8
+    assert made.date() == 784111777.0
+
+
+def test_lists_come_page_by_page(connect):
+    made = connect(
+        [
+            answer({"metadata": {"resourceVersion": "7", "continue": "more"}, "items": [lease("a")]}),
+            answer({"metadata": {"resourceVersion": "8"}, "items": [lease("b")]}),
+        ]
+    )
+    pages = list(made.pages(LEASES.path("n"), labelSelector="a=b"))
+    assert [[item["metadata"]["name"] for item in items] for items, _ in pages] == [["a"], ["b"]]
+    assert {version for _, version in pages} == {"7"}, "what changed between pages must be seen again"
+    assert b"labelSelector=a%3Db" in made.server.requests[1]
+    assert b"continue=more" in made.server.requests[1]
+
+
+class TestWaiting:
+    def until(self, made, test=lambda item: item["status"]["conditions"][0]["status"] == "True", timeout=5.0):
+        return made.until(LEASES, "n", "l", test, timeout=timeout)
+
+    def test_what_is_so_already_is_not_waited_for(self, connect):
+        assert self.until(connect([answer(lease(ready=True))]))["metadata"]["name"] == "l"
+
+    def test_every_change_is_looked_at(self, connect):
+        seen = []
+        events = [
+            {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}},
+            {"type": "MODIFIED", "object": lease(version="3")},
+            {"type": "MODIFIED", "object": lease(version="4", ready=True)},
+        ]
+        made = connect([answer(lease())], [stream(*events)])
+        found = made.until(
+            LEASES,
+            "n",
+            "l",
+            lambda item: item["status"]["conditions"][0]["status"] == "True",
+            timeout=5.0,
+            look=lambda item: seen.append(item["metadata"]["resourceVersion"]),
+        )
+        assert found["metadata"]["resourceVersion"] == "4"
+        assert seen == ["1", "3", "4"]
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            stream(),
+            stream({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}),
+            lambda connection: None,
+            refusal(503),
+        ],
+        ids=["ended", "too old", "broken", "busy"],
+    )
+    def test_a_stream_that_ends_is_begun_anew(self, connect, broken):
+        made = connect([answer(lease())], [broken], [answer(lease(ready=True))])
+        assert self.until(made)["metadata"]["name"] == "l"
+
+    def test_one_that_is_gone_is_an_error(self, connect):
+        gone = {"type": "DELETED", "object": lease()}
+        made = connect([answer(lease())], [stream(gone)], [refusal(404, name="l")])
+        with pytest.raises(Refused) as caught:
+            self.until(made)
+        assert caught.value.status == 404
+
+    def test_the_time_that_is_given_is_kept(self, connect):
+        made = connect(
+            [answer(lease())], [stream({"type": "MODIFIED", "object": lease()})], [answer(lease())]
+        )
+        assert self.until(made, timeout=0.0) is None
+
+
+class TestCommands:
+    @pytest.fixture
+    def against(self, script, monkeypatch, tmp_path, capsys):
+        def run(*connections, arguments):
+            server = script(*connections)
+            path = tmp_path / "kubeconfig"
+            config = {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+            }
+            path.write_text(json.dumps(config))
+            monkeypatch.setenv("KUBECONFIG", str(path))
+            code = main(list(arguments))
+            shown = capsys.readouterr()
+            return code, shown.out, shown.err
+
+        return run
+
+    def test_a_server_that_is_not_there_is_said_in_two_lines(self, monkeypatch, tmp_path, capsys):
+        path = tmp_path / "kubeconfig"
+        path.write_text("{}")
+        code = main(["get", "--kubeconfig", str(path)])
+        assert code == 1
+        assert capsys.readouterr().err == (
+            f"leasehold get: kubeconfig {path} has no current context; it has: none\n"
+        )
+
+    def test_a_connection_that_breaks_asks_whether_it_is_the_right_cluster(self, against):
+        code, _, err = against([lambda connection: None], arguments=["get"])
+        assert code == 1
+        assert "Is this the cluster that you mean?" in err
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["get", "nonsense"], "there is no kind 'nonsense'"),
+            (["get", "leases", "x", "-l", "a=b"], "exclude each other"),
+            (["get", "leases", "x", "-A"], "names need a namespace"),
+            (["get", "leases", "x", "y", "-w"], "takes one name"),
+            (["get", "pools", "--pool", "x"], "--pool is for leases"),
+            (["top", "--live", "-o", "json"], "it has no -o"),
+            (["release"], "say which leases"),
+            (["drain", "p", "--undo", "--wait"], "nothing to wait for"),
+            (["acquire", "--pool", "p", "--cpu", "1", "--"], "say which command"),
+            (["acquire", "--pool", "p", "--cpu", "1", "-o", "json", "--", "true"], "-o does not go"),
+            (["acquire", "--pool", "p", "--cpu", "1", "--user", "u", "--", "true"], "name a context"),
+        ],
+    )
+    def test_what_does_not_go_together_is_said(self, against, arguments, said):
+        code, out, err = against(arguments=arguments)
+        assert (code != 0, out) == (True, "")
+        assert said in err
+        assert err.count("\n") == 1
+
+    def test_what_a_server_says_cannot_steer_the_terminal(self, against):
+        code, _, err = against([refusal(400, "\x1b[2Jgone")], arguments=["get"])
+        assert code == 1
+        assert "\x1b" not in err
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self, script, tmp_path):
+        import subprocess
+
+        page = {"metadata": {}, "items": [lease(f"l{n}") for n in range(2000)]}
+        server = script([answer(page)])
+        path = tmp_path / "kubeconfig"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+        }
+        path.write_text(json.dumps(config))
+        line = f"{sys.executable} -m leasehold.cli.main get --kubeconfig {path} | head -1"
+        shown = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+        assert shown.stdout.startswith("NAME")
+        assert shown.stderr == ""
+
+    def test_watching_goes_on_after_a_list_that_is_too_old(self, against, monkeypatch):
+        listed = [answer({"metadata": {"resourceVersion": "5"}, "items": [lease("a", "5"), lease("b", "4")]})]
+        too_old = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}
+        again = [answer({"metadata": {"resourceVersion": "9"}, "items": [lease("a", "5"), lease("b", "8")]})]
+        last = {"type": "MODIFIED", "object": lease("c", "10")}
+        code, out, err = against(
+            listed, [stream(too_old)], again, [stream(last)], [refusal(403)], arguments=["get", "-w"]
+        )
+        assert code == 1
+        assert "leasehold-viewer" in err
+        assert [row.split()[0] for row in out.splitlines()] == ["NAME", "a", "b", "b", "c"]
