@@ -399,3 +399,17 @@ def test_what_an_operator_without_sub_leases_granted_is_the_pools() -> None:
     play.look()
     assert play.state.ledger.get(old.uid) is not None
     assert entry.takes_room
+
+
+def test_a_family_has_no_more_places_than_the_pools_queue() -> None:
+    play = house(cpu="4", policy=make_pool(max_pending=2))
+    for name in ("a", "b", "c"):
+        child(play, name, "3")
+    play.look()
+    assert [play.says(name, "Ready") for name in "abc"][:2] == ["True/Held", "False/ParentFull"]
+    child(play, "d", "3")
+    play.look()
+    assert (play.says("c", "Ready"), play.says("d", "Accepted")) == ("False/ParentFull", "False/QueueFull")
+    play.change(edited(play.lease("a"), desiredState="Released"))
+    play.look()
+    assert play.says("d", "Ready") == "False/ParentFull"

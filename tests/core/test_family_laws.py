@@ -113,10 +113,12 @@ class Families(Pool):
         parent = self.parent_of(was)
         if parent is None or parent.releasing or not parent.allocated:
             return
-        # It had its notice when the parent had one, which may have been called off since.
+        # It had its notice when the parent had one, which may have been called off since; or that one was over already.
         notice = was.deadline("revocationTime")
         told = was.reason("DisruptionTarget") == "ParentEnded" and notice is not None and began >= notice
-        assert told or (parent.is_true("DisruptionTarget") and self.policy.grace == 0)
+        over = parent.deadline("revocationTime")
+        late = parent.is_true("DisruptionTarget") and over is not None and began >= over
+        assert told or late or (parent.is_true("DisruptionTarget") and self.policy.grace == 0)
 
     def parent_of(self, child: Lease) -> Lease | None:
         for lease in self.server.leases():

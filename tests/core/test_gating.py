@@ -22,6 +22,7 @@ from tests.builders import (
 )
 
 from leasehold.api.names import PodReason as R
+from leasehold.core.families import Families, Part
 from leasehold.core.gating import (
     LOOK_AGAIN,
     NO_PODS,
@@ -38,9 +39,10 @@ from leasehold.core.gating import (
     Warn,
     ending_text,
     plan_pods,
+    use_by_node,
     workload_of,
 )
-from leasehold.core.lease import Lease
+from leasehold.core.lease import Lease, Slice
 from leasehold.core.lifecycle import end_without_pool
 from leasehold.core.nodes import Node
 from leasehold.core.pods import Pod, SliceRef
@@ -400,3 +402,33 @@ def test_pods_that_grew_in_place_beyond_their_slice_are_seen() -> None:
     grown = make_pod(cpu="3", given=(lease, 0), node="node-1")
     assert workload_of(lease, [grown]).over_on == {"node-1"}
     assert workload_of(lease, [make_pod(cpu="2", given=(lease, 0), node="node-1")]).over_on == frozenset()
+
+
+# --- leases within a lease ---
+
+
+def test_what_sub_leases_hold_is_not_there_for_the_pods_of_their_parent() -> None:
+    whole = granted(make_lease(cpu="4", memory=None))
+    families = Families()
+    families.take("part", Part(whole.uid, (Slice("node-1", {"cpu": 3000}),)))
+    rest = families.rest(whole)
+    nodes = {"node-1": make_node()}
+    fits, large = (
+        make_pod(name, lease=whole.name, cpu=cpu, memory=None)
+        for name, cpu in (("fits", "1"), ("large", "2"))
+    )
+    (let,) = plan_pods(rest, [fits], GATE, nodes, {}, at("1m")).actions
+    assert isinstance(let, Let)
+    (told,) = plan_pods(rest, [large], GATE, nodes, {}, at("1m")).actions
+    assert isinstance(told, Tell)
+    assert told.reason == R.EXCEEDS_LEASE
+
+
+def test_what_the_pods_of_a_lease_use_is_added_up_by_node() -> None:
+    lease = granted(make_lease(cpu="4", memory=None, count=3), nodes=("n1", "n1", "n2"))
+    pods = [
+        make_pod(f"p{i}", lease=lease.name, cpu="1", node=part.node, given=(lease, i))
+        for i, part in enumerate(lease.slices)
+    ]
+    used = use_by_node(lease, pods)
+    assert {node: amounts["cpu"] for node, amounts in used.items()} == {"n1": 2000, "n2": 1000}

@@ -477,8 +477,8 @@ MUTANTS: Final = (
         "parent-not-fenced",
         "a leader that was overtaken ends a lease out of which its successor gave something",
         WRITING,
-        'is_ours = parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch',
-        "is_ours = True",
+        'return bool(parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch)',
+        "return True",
         f"{_POOL}writing.py::test_a_parent_is_written_to_once_in_an_epoch_before_anything_is_taken_out_of_it",
         unseen="who was overtaken must hear of the end that is asked for and not of the sub-lease, and still believe"
         " in its right: with clocks that can be trusted it does not",

@@ -154,6 +154,16 @@ def test_only_the_leases_of_the_pool_that_was_asked_for_are_written() -> None:
     assert wrote.names == ["b"]
 
 
+def test_sub_leases_are_left_out_for_they_take_nothing_of_the_pool() -> None:
+    wrote = Wrote()
+    part = lease("part", granted="12:00:02", finished="12:00:09", parentRef={"name": "a"})
+    part["status"]["allocation"]["parentUID"] = "uid-a"
+    wrote.listed([lease("a", granted="12:00:01"), part], 1)
+    wrote.changed("DELETED", part)
+    wrote.close()
+    assert wrote.names == ["a"]
+
+
 def test_what_cannot_be_read_is_counted_and_passed_over() -> None:
     wrote = Wrote()
     wrote.listed([{"metadata": {"uid": "x"}}, lease("a", resources={}), lease("b")], 1)

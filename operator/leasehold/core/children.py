@@ -6,12 +6,12 @@ What a parent has left is a table of its nodes like a pool's, so slices are plac
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import PlacementMode, QueueStrategy, RejectionReason
-from leasehold.core.admission import Refusal, refusal_of
+from leasehold.core.admission import Refusal, queue_full, refusal_of
 from leasehold.core.amounts import times, zero
 from leasehold.core.capacity import NodeTable, Row, Scratch, shortages
 from leasehold.core.course import Notice, World
@@ -164,16 +164,22 @@ class _Family:
     def _share_out(self, parent: Lease, scratch: Scratch, batch: int, words: int) -> None:
         """Go through them in order. Where the pool lets nobody pass in its queue, nobody passes here."""
         blocked = False
-        for child in self.waiting:
-            refusal = refusal_of(child, self.policy) or self._too_much(child, scratch.table, parent)
+        missed: dict[tuple[Any, ...], Wait] = {}
+        for place_, child in enumerate(self.waiting):
+            refusal = queue_full(self.policy) if place_ >= self.policy.max_pending else None
+            refusal = refusal or refusal_of(child, self.policy)
+            if refusal is None and child.shape not in missed:
+                refusal = self._too_much(child, scratch.table, parent)
             if refusal is not None:
                 self._refuse(child, refusal, words)
             elif blocked:
-                self._wait(
-                    child, Wait(R.BLOCKED_BY_HEAD, f"An earlier sub-lease of {parent.name} waits."), words
-                )
+                text = f"An earlier sub-lease of {parent.name} waits."
+                self._wait(child, Wait(R.BLOCKED_BY_HEAD, text), words)
+            elif child.shape in missed:  # room only shrinks while they are served
+                self._wait(child, missed[child.shape], words)
             elif not self._grant(child, scratch, parent, batch):
-                self._wait(child, self._shortage(child, scratch, parent), words)
+                missed[child.shape] = self._shortage(child, scratch, parent)
+                self._wait(child, missed[child.shape], words)
                 blocked = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO
 
     def _allowed(self, child: Lease, table: NodeTable) -> Set[int] | None:
