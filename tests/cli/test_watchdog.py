@@ -37,7 +37,7 @@ def owner(tmp_path):
     """Starts a process that owns a watchdog; returns it, its command's and its watchdog's process ids."""
     started = []
 
-    def start(*, until="None", then="time.sleep(60)", kill_after=30.0, script=STUBBORN):
+    def start(*, until="None", then="time.sleep(60)", kill_after=1.0, script=STUBBORN):
         code = OWNER.format(until=until, then=then, kill_after=kill_after, script=script)
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
@@ -100,3 +100,21 @@ def test_without_it_its_owner_goes_on(owner, tmp_path):
     process, _, _ = owner(then=then)
     assert process.wait(30) == 0
     assert (tmp_path / "done").exists()
+
+
+def test_a_command_that_tells_of_itself_is_watched_whenever_its_owner_is_killed(tmp_path):
+    """As `acquire` starts its command: there is no moment at which it runs and nobody would end it."""
+    code = """
+    import os, signal, subprocess
+    from leasehold.cli.watchdog import Watchdog
+    with Watchdog(kill_after=0.2) as watchdog:
+        def last_words():
+            watchdog.watch(os.getpid(), None)
+            open("pid", "w").write(str(os.getpid()))
+            os.kill(os.getppid(), signal.SIGKILL)
+        subprocess.Popen(["sleep", "600"], process_group=0, preexec_fn=last_words)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    pid = int((tmp_path / "pid").read_text())
+    assert wait_until(lambda: not there(pid), 30)

@@ -23,7 +23,7 @@ from leasehold.cli.cluster import (
     namespace_of,
 )
 from leasehold.cli.options import CliError
-from leasehold.cli.output import moment, plain, span, styled, write_document
+from leasehold.cli.output import moment, plain, span, styled, terminal_width, write_document
 
 Json = Mapping[str, Any]
 
@@ -43,6 +43,7 @@ _SILENCE_SECONDS: Final = 330.0
 """A reporter whose figures stand still writes every 5 minutes, unless set otherwise."""
 _EVER_SECONDS: Final = 1e9
 _SHOWN: Final = 5
+_NARROWEST: Final = 40
 _RIGHTS: Final = (
     ("list", LEASES.plural, True, "see leases", "leasehold-viewer"),
     ("create", LEASES.plural, True, "take leases", "leasehold-editor"),
@@ -87,14 +88,25 @@ def run(options: argparse.Namespace) -> int:
 
 def _write(found: list[Finding]) -> None:
     width = max(len(row.check) for row in found)
+    indent = " " * (len(WARNING) + 2 + width + 2)
+    columns = max(terminal_width(sys.stdout) - len(indent), _NARROWEST)
     for row in found:
         mark = styled(row.state.ljust(len(WARNING)), _STYLE[row.state])
-        sys.stdout.write(f"{mark}  {row.check.ljust(width)}  {plain(row.seen)}\n")
+        first, *rest = _wrapped(plain(row.seen), columns)
+        sys.stdout.write(f"{mark}  {row.check.ljust(width)}  {first}\n")
+        sys.stdout.writelines(f"{indent}{line}\n" for line in rest)
         if row.remedy:
-            indent = " " * (len(WARNING) + 2 + width + 2)
-            sys.stdout.write(f"{indent}{styled('do:', 'bold')} {plain(row.remedy)}\n")
+            first, *rest = _wrapped(plain(row.remedy), columns - 4)
+            sys.stdout.write(f"{indent}{styled('do:', 'bold')} {first}\n")
+            sys.stdout.writelines(f"{indent}    {line}\n" for line in rest)
     bad, warned = (sum(row.state == state for row in found) for state in (BAD, WARNING))
     sys.stdout.write(f"\n{len(found)} checks: {bad} wrong, {warned} warnings\n")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 class _Checks:
@@ -302,7 +314,7 @@ class _Checks:
             yield Finding(
                 "version",
                 OK,
-                f"this command is {__version__}; the operator runs elsewhere than in a Deployment",
+                f"this command is {__version__}; no Deployment says what the operator is",
             )
 
     def _pools(self) -> Iterator[Finding]:

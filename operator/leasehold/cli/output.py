@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 GAP: Final = "   "
 NONE: Final = "<none>"
 
+_WIDTH: Final = 100
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
@@ -32,6 +33,14 @@ def styled(text: str, style: str, stream: IO[str] | None = None) -> str:
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+
+def terminal_width(stream: IO[str]) -> int:
+    """Return how many columns a stream has: a terminal's, or 100 where it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _WIDTH
+    except (OSError, ValueError):
+        return _WIDTH
 
 
 class Table:

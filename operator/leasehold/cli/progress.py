@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from leasehold.cli.options import interactive
-from leasehold.cli.output import plain
+from leasehold.cli.output import plain, terminal_width
 
 
 class Progress:
@@ -21,10 +20,7 @@ class Progress:
         if not self._shows or text == self._said:
             return
         self._said = text
-        try:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        except OSError:
-            width = 80
+        width = terminal_width(sys.stderr)
         shown = plain(text)
         if len(shown) >= width:
             shown = shown[: max(width - 2, 1)] + "…"

@@ -213,17 +213,19 @@ class _Command:
 
     async def run(self, signals: _Signals) -> int:
         signals.hold()
+        ends_at = self._ends_at()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._line,
                 executable=self._program,
                 env={**os.environ, **environment(self._lease)},
                 process_group=0,
+                # It says itself whom to watch, before it becomes the command: should we be killed right now.
+                preexec_fn=lambda: self._watchdog.watch(os.getpid(), ends_at),
             )
         except OSError as error:
             raise CliError(f"{self._line[0]}: {error.strerror or error}", NOT_RUNNABLE) from error
         self._group = process.pid
-        self._watchdog.watch(self._group, self._ends_at())
         signals.pass_on(self._group)
         try:
             with _foreground(self._group):

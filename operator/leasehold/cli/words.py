@@ -11,6 +11,8 @@ from leasehold.cli.rows import pool_of
 
 Json = Mapping[str, Any]
 
+_PATIENCE_SECONDS = 5.0
+
 
 def is_true(document: Json, type_: str) -> bool:
     """Tell whether a condition is True."""
@@ -67,7 +69,13 @@ def standing(lease: Json, now: float) -> str:
     start = queue.get("estimatedStartTime")
     if start:
         return said + _at(start, now, "; its turn is expected at")
-    return said if why else "has not been looked at yet; is the operator running? See `leasehold doctor`"
+    if why:
+        return said
+    made = moment(lease["metadata"].get("creationTimestamp"))
+    asked = made is not None and now - made > _PATIENCE_SECONDS
+    return "has not been looked at yet" + (
+        "; is the operator running? See `leasehold doctor`" if asked else ""
+    )
 
 
 def _cause(lease: Json) -> str:

@@ -32,6 +32,8 @@ class _Identified:
         return response
 
     async def _put_on(self, request: aiohttp.ClientRequest) -> None:
+        # The name that the server's certificate has, where that is not the one in its address.
+        request.server_hostname = self.identity.credentials.server_name or request.server_hostname
         try:
             ready = self.identity.ready()
             headers = self.identity.headers() if ready else await asyncio.to_thread(self.identity.headers)
