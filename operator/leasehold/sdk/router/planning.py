@@ -1,0 +1,89 @@
+"""One pass of a router: who of the line goes where now, whom to ask first, and when to look again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from leasehold.core.times import earliest
+from leasehold.sdk.router.choosing import Ask, GiveUp, Mode, Start, Wait, decide
+from leasehold.sdk.router.facts import Facts, Need, Task
+from leasehold.sdk.router.line import Line
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do: tasks to start, questions to ask (target and need), tasks to give up, and when to decide anew.
+
+    `waits` says why those that stay in the line do, by their kind; whom it does not name, the bound of all holds back.
+    """
+
+    starts: list[tuple[Task, Start]] = field(default_factory=list)
+    questions: set[tuple[str, Need]] = field(default_factory=set)
+    gives_up: list[tuple[Task, str]] = field(default_factory=list)
+    waits: dict[tuple[object, ...], str] = field(default_factory=dict)
+    wake_at: int | None = None
+
+
+def plan(line: Line, targets: Mapping[str, Facts], mode: Mode, now: int) -> Plan:
+    """Go through the line once. `line` and `targets` are left as they are.
+
+    What a task takes is assumed for those behind it. Who cannot go does not keep others from going: it is looked at
+    first again as soon as something changes.
+    """
+    found = Plan()
+    known = dict(targets)
+    room = _Room(line)
+    for task in line.turns():
+        if room.left <= 0:
+            break
+        if task.kind in found.waits:
+            continue  # starts only take room: who could not go a moment ago cannot go now
+        why = room.lacks(task)
+        decision = Wait(None, why) if why else decide(task, tuple(known.values()), mode, now)
+        if isinstance(decision, Start):
+            found.starts.append((task, decision))
+            known[decision.target] = after_start(known[decision.target], task, now)
+            room.take(task)
+        elif isinstance(decision, GiveUp):
+            found.gives_up.append((task, decision.why))
+        elif isinstance(decision, Ask):
+            found.questions |= {(name, task.need) for name in decision.targets}
+            found.waits[task.kind] = "its pools are asked when they could start it"
+        else:
+            found.waits[task.kind] = decision.why
+            found.wake_at = earliest(found.wake_at, decision.until)
+    return found
+
+
+def after_start(target: Facts, task: Task, now: int) -> Facts:
+    """Return what is known of a target once a task was sent there."""
+    taken = {name: task.need.count * amount for name, amount in task.need.slice}
+    names = {*taken, *target.assumed}
+    return replace(
+        target,
+        starting=target.starting + 1,
+        circuit=target.circuit.started(task.id, now),
+        assumed={name: target.assumed.get(name, 0) + taken.get(name, 0) for name in names},
+    )
+
+
+class _Room:
+    """What the bounds of the line leave, during one pass."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.left = line.limit - line.under_way
+        self.started: dict[str, int] = {}
+
+    def lacks(self, task: Task) -> str:
+        """Return which bound keeps a task from going, or ""."""
+        limit = self.line.classes[task.task_class].limit
+        running = self.line.count(task.task_class) + self.started.get(task.task_class, 0)
+        if limit is not None and running >= limit:
+            return f"{limit} tasks of class {task.task_class!r} are under way, as many as may be"
+        return ""
+
+    def take(self, task: Task) -> None:
+        self.left -= 1
+        self.started[task.task_class] = self.started.get(task.task_class, 0) + 1

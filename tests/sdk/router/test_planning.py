@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.sdk.router.builders import opened, sick, target, task
+
+from leasehold.sdk.router.choosing import Mode
+from leasehold.sdk.router.facts import Facts, Need, Task
+from leasehold.sdk.router.line import Line, TaskClass
+from leasehold.sdk.router.planning import Plan, after_start, plan
+
+ONE = {"": TaskClass()}
+
+
+def line_of(*tasks: tuple[int, str], limit: int = 100, **classes: TaskClass) -> Line:
+    line = Line(limit, classes or ONE)
+    for name, task_class in tasks:
+        line.add(task(name, task_class=task_class))
+    return line
+
+
+def some(count: int, limit: int = 100) -> Line:
+    return line_of(*((name, "") for name in range(count)), limit=limit)
+
+
+def by_name(*targets: Facts) -> dict[str, Facts]:
+    return {one.name: one for one in targets}
+
+
+def sent(found: Plan) -> Counter[str]:
+    return Counter(start.target for _, start in found.starts)
+
+
+def test_each_start_is_assumed_for_those_behind_it() -> None:
+    found = plan(some(6), by_name(target("a", cpu=4000), target("b", cpu=2000)), Mode.EARLIEST, 0)
+    assert sent(found) == {"a": 4, "b": 2}
+    assert not found.questions
+
+
+def test_what_fits_nowhere_now_has_its_targets_asked_and_those_behind_it_go() -> None:
+    line = Line(10, ONE)
+    line.add(task(1, cpu=3000))
+    line.add(task(2, cpu=500))
+    found = plan(line, by_name(target("a", cpu=4000, free=1000), target("b", free=0)), Mode.EARLIEST, 0)
+    assert [one.id for one, _ in found.starts] == [2]
+    assert found.questions == {("a", Need.of(cpu=3000)), ("b", Need.of(cpu=3000))}
+
+
+def test_no_more_start_than_may_be_under_way() -> None:
+    line = some(5, limit=3)
+    line.started(next(line.turns()))
+    found = plan(line, by_name(target("a")), Mode.EARLIEST, 0)
+    assert [one.id for one, _ in found.starts] == [1, 2]
+
+
+def test_a_class_at_its_limit_does_not_hold_up_another() -> None:
+    line = line_of((1, "a"), (2, "a"), (3, "b"), a=TaskClass(limit=1), b=TaskClass())
+    found = plan(line, by_name(target("x")), Mode.EARLIEST, 0)
+    assert {one.id for one, _ in found.starts} == {1, 3}
+    assert list(found.waits.values()) == ["1 tasks of class 'a' are under way, as many as may be"]
+
+
+def test_a_circuit_that_may_be_tried_gets_one_trial() -> None:
+    found = plan(some(3), by_name(target("a", circuit=opened())), Mode.EARLIEST, 1000)
+    assert len(found.starts) == 1
+
+
+def test_it_is_looked_again_when_the_first_pause_is_over() -> None:
+    found = plan(some(3), by_name(target("a", circuit=opened()), sick("b")), Mode.EARLIEST, 0)
+    assert (found.starts, found.wake_at) == ([], 1000)
+
+
+def test_tasks_that_all_targets_refused_are_given_up() -> None:
+    line = Line(4, ONE)
+    line.add(task(1, excluded=frozenset("a")))
+    found = plan(line, by_name(target("a")), Mode.EARLIEST, 0)
+    assert [one.id for one, _ in found.gives_up] == [1]
+
+
+def test_the_line_and_the_facts_stay_as_they_are() -> None:
+    line, targets = some(3), by_name(target("a"))
+    assert plan(line, targets, Mode.EARLIEST, 0).starts == plan(line, targets, Mode.EARLIEST, 0).starts
+
+
+@given(st.integers(0, 2**32), st.sampled_from(Mode))
+@settings(deadline=None)
+def test_no_bound_is_ever_passed_and_everyone_is_served(seed: int, mode: Mode) -> None:
+    """Play a router to the end: tasks come, are started as planned, and end in any order."""
+    chance = Random(seed)
+    limits = {"a": TaskClass(limit=chance.randint(1, 3)), "b": TaskClass(weight=3)}
+    line = Line(chance.randint(1, 5), limits)
+    facts = by_name(*(target(name, cpu=100_000, limit=chance.choice([None, 1, 2])) for name in "xy"))
+    to_come, served = chance.randint(1, 30), set()
+    under_way: dict[int, tuple[Task, str]] = {}
+    while to_come or len(line) or under_way:
+        for _ in range(min(to_come, chance.randint(0, 4))):
+            to_come -= 1
+            line.add(task(to_come, task_class=chance.choice("ab"), sticky=chance.choice([None, "k", "l"])))
+        for one, start in plan(line, facts, mode, 0).starts:
+            line.started(one)
+            facts[start.target] = after_start(facts[start.target], one, 0)
+            under_way[one.id] = one, start.target
+        assert line.under_way <= line.limit
+        assert line.count("a") <= (limits["a"].limit or 0)
+        assert all(one.limit is None or one.starting + one.running <= one.limit for one in facts.values())
+        # Work-conserving: who waits, waits for somebody who will end.
+        assert under_way or not len(line)
+        if under_way:
+            ended, at = under_way.pop(chance.choice(sorted(under_way)))
+            line.left(ended)
+            facts[at] = replace(facts[at], starting=facts[at].starting - 1)
+            served.add(ended.id)
+    assert served == set(range(max(served) + 1))
