@@ -26,7 +26,7 @@ def figures(cpu: int = 8000, free: int | None = None, **more: Any) -> Figures:
 def target(name: str, cpu: int = 8000, free: int | None = None, **more: Any) -> Facts:
     """A pool with so much in all and so much free, that serves."""
     pool = {key: more.pop(key) for key in ("ready", "reason", "pending", "largest_free") if key in more}
-    return Facts(name=name, figures=figures(cpu, free, **pool), **more)
+    return Facts(**{"name": name, "figures": figures(cpu, free, **pool), "looked": 0, **more})
 
 
 def sick(name: str, reason: str = "NoNodes") -> Facts:

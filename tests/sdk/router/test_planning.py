@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sdk.router.builders import opened, sick, target, task
 
 from leasehold.sdk.router.choosing import Mode
-from leasehold.sdk.router.facts import Facts, Need, Task
+from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Task
 from leasehold.sdk.router.line import Line, TaskClass
 from leasehold.sdk.router.planning import Plan, after_start, plan
 
@@ -65,7 +66,7 @@ def test_a_class_at_its_limit_does_not_hold_up_another() -> None:
 
 
 def test_a_circuit_that_may_be_tried_gets_one_trial() -> None:
-    found = plan(some(3), by_name(target("a", circuit=opened())), Mode.EARLIEST, 1000)
+    found = plan(some(3), by_name(target("a", circuit=opened(), looked=1000)), Mode.EARLIEST, 1000)
     assert len(found.starts) == 1
 
 
@@ -84,6 +85,57 @@ def test_tasks_that_all_targets_refused_are_given_up() -> None:
 def test_the_line_and_the_facts_stay_as_they_are() -> None:
     line, targets = some(3), by_name(target("a"))
     assert plan(line, targets, Mode.EARLIEST, 0).starts == plan(line, targets, Mode.EARLIEST, 0).starts
+
+
+# --- those that wait at a target already ---
+
+
+def waiting_at(where: str, silent: bool = False, **more: Any) -> list[Asking]:
+    return [Asking(task(7, **more), where, silent)]
+
+
+def test_who_waits_at_a_pool_that_fell_sick_is_taken_back_if_another_would_have_it() -> None:
+    ill, well = sick("a"), target("b")
+    moved = plan(some(0), by_name(ill, well), Mode.EARLIEST, 0, waiting_at("a"))
+    assert [one.id for one in moved.moves] == [7]
+    for other in (sick("b"), target("b", limit=1, running=1), target("b", circuit=opened())):
+        assert not plan(some(0), by_name(ill, other), Mode.EARLIEST, 0, waiting_at("a")).moves
+    refused = waiting_at("a", excluded=frozenset("b"))
+    assert not plan(some(0), by_name(ill, well), Mode.EARLIEST, 0, refused).moves
+
+
+def test_who_waits_at_a_pool_that_is_well_stays_and_the_pool_is_looked_at_now_and_then() -> None:
+    targets = by_name(target("a", free=0, pending=5), target("b"))
+    found = plan(some(0), targets, Mode.EARLIEST, 0, waiting_at("a"))
+    assert (found.moves, found.looks, found.wake_at) == ([], set(), LOOK_AGE)
+    assert plan(some(0), targets, Mode.EARLIEST, LOOK_AGE, waiting_at("a")).looks == {"a"}
+
+
+def test_who_hears_nothing_is_taken_back_if_another_would_have_it() -> None:
+    targets = by_name(target("a"), target("b"))
+    assert plan(some(0), targets, Mode.EARLIEST, 0, waiting_at("a", silent=True)).moves
+    assert not plan(some(0), by_name(target("a")), Mode.EARLIEST, 0, waiting_at("a", silent=True)).moves
+
+
+def test_who_waits_where_others_fail_is_taken_back_but_the_trial_stays() -> None:
+    closed = by_name(target("a", circuit=opened()), target("b"))
+    assert plan(some(0), closed, Mode.EARLIEST, 0, waiting_at("a")).moves
+    tried = by_name(target("a", circuit=opened().started(7, 1000), looked=1000), target("b", looked=1000))
+    assert not plan(some(0), tried, Mode.EARLIEST, 1000, waiting_at("a")).moves
+
+
+def test_no_more_are_taken_back_than_another_target_may_have() -> None:
+    waiting = [Asking(task(name), "a") for name in range(5)]
+    found = plan(some(0), by_name(sick("a"), target("b", limit=2)), Mode.EARLIEST, 0, waiting)
+    assert len(found.moves) == 2
+
+
+def test_before_anybody_is_moved_the_other_pool_is_looked_at_and_asked() -> None:
+    old = plan(some(0), by_name(sick("a"), target("b", looked=None)), Mode.EARLIEST, 0, waiting_at("a"))
+    assert (old.moves, old.looks) == ([], {"b"})
+    full = by_name(sick("a"), target("b", free=0), target("c", free=0))
+    asked = plan(some(0), full, Mode.EARLIEST, 0, waiting_at("a"))
+    assert {name for name, _ in asked.questions} == {"b", "c"}
 
 
 @given(st.integers(0, 2**32), st.sampled_from(Mode))

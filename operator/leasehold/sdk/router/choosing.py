@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 
+from leasehold.core.times import earliest
 from leasehold.sdk.router.circuit import CircuitState
-from leasehold.sdk.router.facts import Facts, Need, Task
+from leasehold.sdk.router.facts import LOOK_AGE, LOOK_PATIENCE, Facts, Need, Task
 
 MILLION = 1_000_000
 QUOTE_AGE = 5_000
@@ -40,6 +41,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Look at these pools first; `until` is when to do without."""
+
+    targets: tuple[str, ...]
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Ask these targets first when they could start it."""
 
@@ -61,26 +70,32 @@ class GiveUp:
     why: str
 
 
-Decision = Start | Ask | Wait | GiveUp
+Decision = Start | Look | Ask | Wait | GiveUp
 
 
 def decide(task: Task, targets: Sequence[Facts], mode: Mode, now: int) -> Decision:
     """Decide where a task goes.
 
-    Never to a target whose circuit is open, whose pool says that it grants nothing, that refused the task or that has as
-    many tasks as it may. A key in `task.sticky` counts in every mode.
+    Never to a target whose circuit is open, whose pool says that it grants nothing, that refused the task or that has
+    as many tasks as it may. A key in `task.sticky` counts in every mode.
     """
     willing = [target for target in targets if target.name not in task.excluded]
     if not willing:
         return GiveUp("every target has refused it" if targets else "there is no target")
-    usable = [target for target in willing if target.usable(now)]
+    stale = [target for target in willing if target.circuit.permits(now) and target.stale(now)]
+    waited_for = [target for target in stale if not target.slow(now)]
+    if waited_for:
+        since = min(now if target.looking is None else target.looking for target in waited_for)
+        return Look(tuple(target.name for target in waited_for), since + LOOK_PATIENCE)
+    usable = [target for target in willing if target.usable(now) and not target.stale(now)]
     if not usable:
         return _wait(willing, now)
+    usable = [target for target in usable if target.name not in task.avoid] or usable
     if task.sticky is not None:
         usable = [max(usable, key=lambda target: affinity(task.sticky or "", target.name, target.weight))]
     room = [target for target in usable if not target.full]
     if not room:
-        return Wait(None, f"{_names(usable)} has as many tasks as it may have")
+        return Wait(None, f"{_names(usable)}: as many tasks as there may be")
     if len(room) == 1:
         return Start(room[0].name, "the only one in use" if task.sticky is None else "its key's own")
     return _CHOICES[mode](task.need, room, now)
@@ -202,20 +217,27 @@ _CHOICES: dict[Mode, Callable[[Need, Sequence[Facts], int], Decision]] = {
 
 
 def _wait(targets: Sequence[Facts], now: int) -> Wait:
-    wakes = [
-        target.circuit.until
-        for target in targets
-        if target.healthy and target.circuit.state(now) == CircuitState.OPEN
-    ]
     said = "; ".join(f"{target.name} {_state(target, now)}" for target in targets)
-    return Wait(min(wakes, default=None), f"no target is in use: {said}")
+    return Wait(earliest(*(_may_change(target, now) for target in targets)), f"no target is in use: {said}")
+
+
+def _may_change(target: Facts, now: int) -> int | None:
+    """Return when a target that is not in use is to be looked at again, None for when news of it comes."""
+    if target.circuit.state(now) == CircuitState.OPEN:
+        return target.circuit.until
+    if target.looking is not None or target.looked is None or not target.circuit.permits(now):
+        return None
+    return target.looked + LOOK_AGE
 
 
 def _state(target: Facts, now: int) -> str:
+    if target.circuit.state(now) == CircuitState.OPEN:
+        seconds = (target.circuit.until - now) / 1000
+        return f"failed {target.circuit.failures} times, is left alone for {seconds:.1f} s"
+    if target.slow(now):
+        return "does not answer"
     if not target.healthy and target.figures is not None:
         return f"grants nothing ({target.figures.reason or 'not ready'})"
-    if target.circuit.state(now) == CircuitState.OPEN:
-        return f"failed {target.circuit.failures} times, is left alone for {(target.circuit.until - now) / 1000:.1f} s"
     return "is being tried"
 
 

@@ -1,8 +1,8 @@
 """The circuit breaker of one target: who keeps failing is left alone for a while, then tried with one task.
 
 Closed: in use. Open: left alone until an instant. Half-open: that instant has come, and one trial may go; how it ends
-decides. Pauses double from opening to opening and are drawn at random from their upper half, so that routers that saw the
-same failure do not come back together. Everything here is a value: the time (ms) and the draw come in, a new circuit goes out.
+decides. Pauses double from opening to opening and are drawn at random from their upper half, so that routers that saw
+the same failure do not come back together. All is a value: the time (ms) and the draw come in, a new circuit goes out.
 """
 
 from __future__ import annotations
@@ -41,18 +41,22 @@ class CircuitRule:
         failures: so many failures in a row open the circuit.
         first_pause: how long it is left alone at first, in seconds; at least half of it, by chance.
         longest_pause: no pause is longer, in seconds.
-        soon: a lease that is lost within so many seconds of its grant counts as the target's failure; one that is held for so
-            long, or given back before, as its success.
+        soon: a lease that is lost within so many seconds of its grant counts as the target's failure; one that is held
+            for so long, or given back before, as its success.
+        silence: so does a request of which the operator has said nothing for so many seconds: is there one?
     """
 
     failures: int = 3
     first_pause: float = 1.0
     longest_pause: float = 60.0
     soon: float = 30.0
+    silence: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.failures < 1 or not 0 < self.first_pause <= self.longest_pause or self.soon < 0:
-            raise ValueError("a circuit needs failures >= 1, 0 < first_pause <= longest_pause and soon >= 0")
+        if self.failures < 1 or not 0 < self.first_pause <= self.longest_pause:
+            raise ValueError("a circuit needs failures >= 1 and 0 < first_pause <= longest_pause")
+        if self.soon < 0 or self.silence <= 0:
+            raise ValueError("a circuit needs soon >= 0 and silence > 0")
 
     def pause(self, openings: int, chance: float) -> int:
         """Return how long (ms) to leave a target alone that is opened so many times in a row; `chance` is in [0, 1]."""
@@ -64,8 +68,8 @@ class CircuitRule:
 class Circuit:
     """How a target has fared of late.
 
-    `worst` is the latest step that failed and is not forgiven; `openings` how often in a row it was opened; `until` when
-    it may be tried again; `trial` the task that tries it.
+    `worst` is the latest step that failed and is not forgiven; `openings` how often in a row it was opened; `until`
+    when it may be tried again; `trial` the task that tries it.
     """
 
     failures: int = 0

@@ -13,6 +13,11 @@ from leasehold.sdk.router.circuit import Circuit
 
 Amounts = Mapping[str, int]
 
+LOOK_AGE = 2_000
+"""How long what a pool's status said is believed (ms)."""
+LOOK_PATIENCE = 1_000
+"""How long a task waits for a look at a pool before it does without (ms)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -37,19 +42,24 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One request for a lease. `tag` is its place in the line; `excluded` the targets that will not serve it."""
+    """One request for a lease.
+
+    `excluded` are the targets that will not serve it, `avoid` those where it lost a lease before: others are tried
+    first. `tag` is its place in the line.
+    """
 
     id: int
     need: Need
     task_class: str = ""
     sticky: str | None = None
     excluded: frozenset[str] = frozenset()
+    avoid: frozenset[str] = frozenset()
     tag: int = 0
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What a decision about it depends on: two of a kind are decided alike."""
-        return self.need, self.task_class, self.sticky, self.excluded
+        return self.need, self.task_class, self.sticky, self.excluded, self.avoid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +88,17 @@ class Quote:
 class Facts:
     """All that is known of a target: a pool, reached by one client.
 
-    `figures` is None where the pool cannot be read. `starting` and `running` count this router's own tasks there, and
-    `assumed` is what those of them take that the figures do not show yet.
+    `figures` is None where the pool cannot be read; `looked` is when it was last tried, and `looking` since when that
+    is under way. `starting` and `running` count this router's own tasks there, and `assumed` is what those of them
+    take that the figures do not show yet.
     """
 
     name: str
     weight: int = 1
     limit: int | None = None
     figures: Figures | None = None
+    looked: int | None = None
+    looking: int | None = None
     circuit: Circuit = field(default_factory=Circuit)
     starting: int = 0
     running: int = 0
@@ -105,3 +118,20 @@ class Facts:
     def usable(self, now: int) -> bool:
         """Tell whether a task may go there now, if it is not full."""
         return self.healthy and self.circuit.permits(now)
+
+    def stale(self, now: int) -> bool:
+        """Tell whether it must be looked at before anything rests on its figures."""
+        return self.looked is None or self.looked + LOOK_AGE <= now
+
+    def slow(self, now: int) -> bool:
+        """Tell whether a look takes so long that nobody should wait for it."""
+        return self.looking is not None and self.looking + LOOK_PATIENCE <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A task that has asked a target and is not served yet. `silent` says that nobody has answered it for too long."""
+
+    task: Task
+    target: str
+    silent: bool = False

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from leasehold.core.times import earliest
-from leasehold.sdk.router.choosing import Ask, GiveUp, Mode, Start, Wait, decide
-from leasehold.sdk.router.facts import Facts, Need, Task
+from leasehold.sdk.router.choosing import Ask, GiveUp, Look, Mode, Start, Wait, decide
+from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Task
 from leasehold.sdk.router.line import Line
 
 
 @dataclass(slots=True)
 class Plan:
-    """What to do: tasks to start, questions to ask (target and need), tasks to give up, and when to decide anew.
+    """What to do: tasks to start, to take back from where they wait, to give up; pools to look at, and to ask when they
+    could start a need; and when to decide anew.
 
     `waits` says why those that stay in the line do, by their kind; whom it does not name, the bound of all holds back.
     """
 
     starts: list[tuple[Task, Start]] = field(default_factory=list)
+    moves: list[Task] = field(default_factory=list)
+    looks: set[str] = field(default_factory=set)
     questions: set[tuple[str, Need]] = field(default_factory=set)
     gives_up: list[tuple[Task, str]] = field(default_factory=list)
     waits: dict[tuple[object, ...], str] = field(default_factory=dict)
     wake_at: int | None = None
 
 
-def plan(line: Line, targets: Mapping[str, Facts], mode: Mode, now: int) -> Plan:
+def plan(
+    line: Line, targets: Mapping[str, Facts], mode: Mode, now: int, asking: Iterable[Asking] = ()
+) -> Plan:
     """Go through the line once. `line` and `targets` are left as they are.
 
     What a task takes is assumed for those behind it. Who cannot go does not keep others from going: it is looked at
-    first again as soon as something changes.
+    first again as soon as something changes. Who waits at a target that went out of use is taken back if another would
+    have it now; with its old tag it is then among the first.
     """
     found = Plan()
     known = dict(targets)
@@ -47,13 +53,48 @@ def plan(line: Line, targets: Mapping[str, Facts], mode: Mode, now: int) -> Plan
             room.take(task)
         elif isinstance(decision, GiveUp):
             found.gives_up.append((task, decision.why))
-        elif isinstance(decision, Ask):
-            found.questions |= {(name, task.need) for name in decision.targets}
-            found.waits[task.kind] = "its pools are asked when they could start it"
         else:
-            found.waits[task.kind] = decision.why
-            found.wake_at = earliest(found.wake_at, decision.until)
+            _note(found, task, decision)
+    for one in asking:
+        _reconsider(found, one, known, mode, now)
     return found
+
+
+def _note(found: Plan, task: Task, decision: Look | Ask | Wait) -> None:
+    """Note what a task that stays in the line waits for."""
+    if isinstance(decision, Look):
+        found.looks |= {*decision.targets}
+        found.wake_at = earliest(found.wake_at, decision.until)
+        found.waits[task.kind] = "its pools are looked at"
+    elif isinstance(decision, Ask):
+        found.questions |= {(name, task.need) for name in decision.targets}
+        found.waits[task.kind] = "its pools are asked when they could start it"
+    else:
+        found.wake_at = earliest(found.wake_at, decision.until)
+        found.waits[task.kind] = decision.why
+
+
+def _reconsider(found: Plan, one: Asking, known: dict[str, Facts], mode: Mode, now: int) -> None:
+    """Keep an eye on the pool where a task waits, and take the task back if it is out of use and another is not."""
+    here = known[one.target]
+    trial = here.circuit.trial == one.task.id
+    if here.stale(now) and (trial or here.circuit.permits(now)):
+        found.looks.add(one.target)
+    elif here.looked is not None and here.looking is None:
+        found.wake_at = earliest(found.wake_at, here.looked + LOOK_AGE)
+    if here.healthy and not one.silent and (trial or here.circuit.permits(now)):
+        return
+    elsewhere = replace(one.task, excluded=one.task.excluded | {one.target})
+    decision = decide(elsewhere, tuple(known.values()), mode, now)
+    if isinstance(decision, Start):
+        found.moves.append(one.task)
+        known[decision.target] = after_start(known[decision.target], one.task, now)
+    elif isinstance(decision, Look):
+        found.looks |= {*decision.targets}
+    elif isinstance(decision, Ask):
+        found.questions |= {(name, one.task.need) for name in decision.targets}
+    elif isinstance(decision, Wait):
+        found.wake_at = earliest(found.wake_at, decision.until)
 
 
 def after_start(target: Facts, task: Task, now: int) -> Facts:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from leasehold.api.names import LeaseReason
 from leasehold.sdk.errors import (
     BadConfig,
     Forbidden,
-    LeaseholdError,
     LeaseLost,
     LostCause,
     NotConnected,
@@ -17,6 +15,8 @@ from leasehold.sdk.errors import (
     Refused,
     ServerUnavailable,
 )
+
+from leasehold.api.names import LeaseReason
 from leasehold.sdk.router.circuit import CircuitRule, Step
 
 
@@ -32,12 +32,14 @@ class Fault(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What a failure means. `step` is where a target failed; `unknown` says that a lease may have been made all the same."""
+    """What a failure means.
+
+    `step` is where a target failed, `excluded` that this task need not try it again.
+    """
 
     fault: Fault
     step: Step = Step.ASK
     excluded: bool = False
-    unknown: bool = False
 
 
 _SICK = frozenset(
@@ -68,7 +70,7 @@ def of_request(error: BaseException, *, healthy: bool = True) -> Verdict:
             return Verdict(Fault.TARGET)
         return Verdict(Fault.MATCH, excluded=True)
     if isinstance(error, ServerUnavailable):
-        return Verdict(Fault.TARGET, unknown=True)
+        return Verdict(Fault.TARGET)
     if isinstance(error, LeaseLost):
         return of_loss(error, 0, CircuitRule())
     return Verdict(Fault.TASK)
@@ -81,11 +83,9 @@ def of_loss(error: LeaseLost, held: int, rule: CircuitRule) -> Verdict:
     return Verdict(Fault.TASK)
 
 
-def worth_another_try(error: BaseException) -> bool:
+def worth_another_try(error: LeaseLost) -> bool:
     """Tell whether the same work may go better under another lease.
 
     A lease that was handed over goes on elsewhere; a term that was too short will be too short again.
     """
-    if isinstance(error, LeaseLost):
-        return error.cause not in _LOST_FOR_GOOD
-    return isinstance(error, ServerUnavailable) and isinstance(error, LeaseholdError)
+    return error.cause not in _LOST_FOR_GOOD
