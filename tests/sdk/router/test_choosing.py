@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tests.sdk.router.builders import figures, opened, quoted, sick, target, task
 
 from leasehold.sdk.router.choosing import (
-    QUOTE_AGE,
     Ask,
     Decision,
     GiveUp,
@@ -20,7 +19,7 @@ from leasehold.sdk.router.choosing import (
     load,
 )
 from leasehold.sdk.router.circuit import Circuit, Step
-from leasehold.sdk.router.facts import LOOK_AGE, LOOK_PATIENCE, Facts, Need, Quote, Task
+from leasehold.sdk.router.facts import LOOK_AGE, LOOK_PATIENCE, QUOTE_AGE, Facts, Need, Quote, Task
 
 NEED = Need.of(cpu=1000)
 
@@ -138,6 +137,19 @@ def test_an_old_quote_is_asked_for_anew() -> None:
     assert decide(task(), targets, Mode.EARLIEST, QUOTE_AGE) == Ask(("a",))
 
 
+def test_a_quote_is_used_up_by_the_tasks_that_went_there() -> None:
+    spent = Quote(20_000, 0, uses=0)
+    targets = [target("a", free=0, quotes={NEED: spent}), target("b", free=0, quotes={NEED: Quote(60_000, 0)})]
+    assert decide(task(), targets, Mode.EARLIEST, 0) == Ask(("a",))
+
+
+def test_a_pool_whose_last_look_failed_is_not_in_use() -> None:
+    targets = [target("a", answered=False), target("b", free=0)]
+    assert chosen(decide(task(), targets, Mode.EARLIEST, 0)) == "b"
+    found = decide(task(), targets[:1], Mode.EARLIEST, 0)
+    assert found == Wait(LOOK_AGE, "no target is in use: a does not answer")
+
+
 def test_the_only_target_in_use_is_not_asked() -> None:
     assert chosen(decide(task(), [sick("a"), target("b", free=0)], Mode.EARLIEST, 0)) == "b"
     assert chosen(decide(task(), [target("a", cpu=10), target("b", free=0)], Mode.EARLIEST, 0)) == "b"
@@ -252,6 +264,7 @@ def facts(draw: st.DrawFn, name: str, need: Need) -> Facts:
         weight=draw(st.integers(1, 5)),
         limit=draw(st.none() | st.integers(1, 3)),
         figures=draw(st.none() | FIGURES),
+        answered=draw(st.booleans()),
         looked=draw(INSTANTS),
         looking=draw(INSTANTS),
         circuit=draw(CIRCUITS),
@@ -279,7 +292,7 @@ def test_never_an_open_circuit_a_sick_pool_a_full_target_or_one_that_refused(
             assert now < found.until
             answers = {name: data.draw(st.none() | FIGURES) for name in found.targets}
             known |= {
-                name: replace(known[name], figures=answer, looked=now, looking=None)
+                name: replace(known[name], figures=answer, answered=True, looked=now, looking=None)
                 for name, answer in answers.items()
             }
         elif isinstance(found, Ask):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.sdk.router.builders import opened, sick, target, task
 
 from leasehold.sdk.router.choosing import Mode
-from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Task
+from leasehold.sdk.router.facts import LOOK_AGE, QUOTE_USES, Asking, Facts, Need, Quote, Task
 from leasehold.sdk.router.line import Line, TaskClass
 from leasehold.sdk.router.planning import Plan, after_start, plan
 
@@ -49,6 +49,17 @@ def test_what_fits_nowhere_now_has_its_targets_asked_and_those_behind_it_go() ->
     found = plan(line, by_name(target("a", cpu=4000, free=1000), target("b", free=0)), Mode.EARLIEST, 0)
     assert [one.id for one, _ in found.starts] == [2]
     assert found.questions == {("a", Need.of(cpu=3000)), ("b", Need.of(cpu=3000))}
+
+
+def test_a_burst_asks_again_before_all_of_it_has_gone_to_the_pool_that_was_first() -> None:
+    need = Need.of(cpu=1000)
+    targets = by_name(
+        target("a", free=0, quotes={need: Quote(5_000, 0)}),
+        target("b", free=0, quotes={need: Quote(60_000, 0)}),
+    )
+    found = plan(some(50), targets, Mode.EARLIEST, 0)
+    assert sent(found) == {"a": QUOTE_USES}
+    assert found.questions == {("a", need)}
 
 
 def test_no_more_start_than_may_be_under_way() -> None:
@@ -90,8 +101,8 @@ def test_the_line_and_the_facts_stay_as_they_are() -> None:
 # --- those that wait at a target already ---
 
 
-def waiting_at(where: str, silent: bool = False, **more: Any) -> list[Asking]:
-    return [Asking(task(7, **more), where, silent)]
+def waiting_at(where: str, stuck: bool = False, **more: Any) -> list[Asking]:
+    return [Asking(task(7, **more), where, stuck)]
 
 
 def test_who_waits_at_a_pool_that_fell_sick_is_taken_back_if_another_would_have_it() -> None:
@@ -113,8 +124,8 @@ def test_who_waits_at_a_pool_that_is_well_stays_and_the_pool_is_looked_at_now_an
 
 def test_who_hears_nothing_is_taken_back_if_another_would_have_it() -> None:
     targets = by_name(target("a"), target("b"))
-    assert plan(some(0), targets, Mode.EARLIEST, 0, waiting_at("a", silent=True)).moves
-    assert not plan(some(0), by_name(target("a")), Mode.EARLIEST, 0, waiting_at("a", silent=True)).moves
+    assert plan(some(0), targets, Mode.EARLIEST, 0, waiting_at("a", stuck=True)).moves
+    assert not plan(some(0), by_name(target("a")), Mode.EARLIEST, 0, waiting_at("a", stuck=True)).moves
 
 
 def test_who_waits_where_others_fail_is_taken_back_but_the_trial_stays() -> None:

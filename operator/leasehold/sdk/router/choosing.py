@@ -13,8 +13,6 @@ from leasehold.sdk.router.circuit import CircuitState
 from leasehold.sdk.router.facts import LOOK_AGE, LOOK_PATIENCE, Facts, Need, Task
 
 MILLION = 1_000_000
-QUOTE_AGE = 5_000
-"""How long what a pool said about a start is believed (ms)."""
 _LEVEL = 1_000
 _LEVEL_PART = 5
 
@@ -87,6 +85,9 @@ def decide(task: Task, targets: Sequence[Facts], mode: Mode, now: int) -> Decisi
     if waited_for:
         since = min(now if target.looking is None else target.looking for target in waited_for)
         return Look(tuple(target.name for target in waited_for), since + LOOK_PATIENCE)
+    willing = [target for target in willing if not target.broken or target.stale(now)]
+    if not willing:
+        return GiveUp("every target that has not refused it is misconfigured")
     usable = [target for target in willing if target.usable(now) and not target.stale(now)]
     if not usable:
         return _wait(willing, now)
@@ -166,7 +167,7 @@ def _earliest(need: Need, targets: Sequence[Facts], now: int) -> Decision:
     if len(able) == 1:
         return Start(able[0].name, "the only one large enough")
     quotes = {target.name: target.quotes.get(need) for target in able}
-    unknown = tuple(name for name, quote in quotes.items() if quote is None or quote.asked + QUOTE_AGE <= now)
+    unknown = tuple(name for name, quote in quotes.items() if quote is None or not quote.believed(now))
     if unknown:
         return Ask(unknown)
     starts = {
@@ -234,7 +235,7 @@ def _state(target: Facts, now: int) -> str:
     if target.circuit.state(now) == CircuitState.OPEN:
         seconds = (target.circuit.until - now) / 1000
         return f"failed {target.circuit.failures} times, is left alone for {seconds:.1f} s"
-    if target.slow(now):
+    if target.slow(now) or not target.answered:
         return "does not answer"
     if not target.healthy and target.figures is not None:
         return f"grants nothing ({target.figures.reason or 'not ready'})"

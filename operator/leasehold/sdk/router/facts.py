@@ -13,6 +13,9 @@ from leasehold.sdk.router.circuit import Circuit
 
 Amounts = Mapping[str, int]
 
+QUOTE_AGE = 5_000
+"""How long what a pool said about a start is believed (ms)."""
+QUOTE_USES = 8
 LOOK_AGE = 2_000
 """How long what a pool's status said is believed (ms)."""
 LOOK_PATIENCE = 1_000
@@ -68,7 +71,6 @@ class Figures:
 
     ready: bool
     reason: str = ""
-    message: str = ""
     allocatable: Amounts = field(default_factory=dict)
     allocated: Amounts = field(default_factory=dict)
     free: Amounts = field(default_factory=dict)
@@ -78,10 +80,18 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """When a pool said a need could start: an instant, or None where it could not say. `asked` is when that was."""
+    """When a pool said a need could start: an instant, or None where it could not say.
+
+    `asked` is when that was. It is good for so many `uses`: each task that goes there makes it less true.
+    """
 
     start: int | None
     asked: int
+    uses: int = QUOTE_USES
+
+    def believed(self, now: int) -> bool:
+        """Tell whether it is worth anything still."""
+        return self.uses > 0 and now < self.asked + QUOTE_AGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +99,17 @@ class Facts:
     """All that is known of a target: a pool, reached by one client.
 
     `figures` is None where the pool cannot be read; `looked` is when it was last tried, and `looking` since when that
-    is under way. `starting` and `running` count this router's own tasks there, and `assumed` is what those of them
-    take that the figures do not show yet.
+    is under way; `answered` says whether the last look was answered, and `broken` that there is no such pool, or no way
+    in, so that waiting will not mend it. `starting` and `running` count this router's own tasks there, and `assumed` is
+    what those of them take that the figures do not show yet.
     """
 
     name: str
     weight: int = 1
     limit: int | None = None
     figures: Figures | None = None
+    answered: bool = True
+    broken: bool = False
     looked: int | None = None
     looking: int | None = None
     circuit: Circuit = field(default_factory=Circuit)
@@ -108,7 +121,7 @@ class Facts:
     @property
     def healthy(self) -> bool:
         """Whether the pool grants leases, as far as is known."""
-        return self.figures is None or self.figures.ready
+        return self.answered and not self.broken and (self.figures is None or self.figures.ready)
 
     @property
     def full(self) -> bool:
@@ -130,8 +143,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A task that has asked a target and is not served yet. `silent` says that nobody has answered it for too long."""
+    """A task that has asked a target and is not served yet.
+
+    `stuck` says that nobody has answered it for too long, or that the pool has no node for it: better elsewhere.
+    """
 
     task: Task
     target: str
-    silent: bool = False
+    stuck: bool = False

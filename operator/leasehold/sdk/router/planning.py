@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from leasehold.core.times import earliest
 from leasehold.sdk.router.choosing import Ask, GiveUp, Look, Mode, Start, Wait, decide
-from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Task
+from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Quote, Task
 from leasehold.sdk.router.line import Line
 
 
@@ -82,7 +82,7 @@ def _reconsider(found: Plan, one: Asking, known: dict[str, Facts], mode: Mode, n
         found.looks.add(one.target)
     elif here.looked is not None and here.looking is None:
         found.wake_at = earliest(found.wake_at, here.looked + LOOK_AGE)
-    if here.healthy and not one.silent and (trial or here.circuit.permits(now)):
+    if here.healthy and not one.stuck and (trial or here.circuit.permits(now)):
         return
     elsewhere = replace(one.task, excluded=one.task.excluded | {one.target})
     decision = decide(elsewhere, tuple(known.values()), mode, now)
@@ -101,12 +101,21 @@ def after_start(target: Facts, task: Task, now: int) -> Facts:
     """Return what is known of a target once a task was sent there."""
     taken = {name: task.need.count * amount for name, amount in task.need.slice}
     names = {*taken, *target.assumed}
+    quotes = target.quotes
+    if task.need in quotes:
+        quotes = {**quotes, task.need: used(quotes[task.need])}
     return replace(
         target,
+        quotes=quotes,
         starting=target.starting + 1,
         circuit=target.circuit.started(task.id, now),
         assumed={name: target.assumed.get(name, 0) + taken.get(name, 0) for name in names},
     )
+
+
+def used(quote: Quote) -> Quote:
+    """Return what is left of a quote once one more task went there."""
+    return replace(quote, uses=quote.uses - 1)
 
 
 class _Room:

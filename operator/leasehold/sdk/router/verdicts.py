@@ -8,6 +8,7 @@ from typing import NamedTuple
 from leasehold.sdk.errors import (
     BadConfig,
     Forbidden,
+    LeaseholdError,
     LeaseLost,
     LostCause,
     NotConnected,
@@ -74,6 +75,21 @@ def of_request(error: BaseException, *, healthy: bool = True) -> Verdict:
     if isinstance(error, LeaseLost):
         return of_loss(error, 0, CircuitRule())
     return Verdict(Fault.TASK)
+
+
+def serves(reason: str) -> bool:
+    """Tell whether what a pool says to one that waits proves that it serves."""
+    return reason not in _SICK
+
+
+def fits_nowhere(reason: str) -> bool:
+    """Tell whether a pool says that none of its nodes will ever do."""
+    return reason == LeaseReason.NO_MATCHING_NODES
+
+
+def misconfigured(error: LeaseholdError) -> bool:
+    """Tell whether a look failed for what somebody has to correct: there is no such pool, or no way in."""
+    return isinstance(error, (PoolNotFound, NotConnected, BadConfig))
 
 
 def of_loss(error: LeaseLost, held: int, rule: CircuitRule) -> Verdict:
