@@ -39,6 +39,10 @@ def any_pool(selector: Object, **spec: Any) -> Object:
     return _object("CapacityLease", {"poolSelector": selector, "resources": {"cpu": "2"}, **spec})
 
 
+def child(**spec: Any) -> Object:
+    return _object("CapacityLease", {"parentRef": {"name": "all"}, "resources": {"cpu": "2"}, **spec})
+
+
 def tenant(**fields: Any) -> Object:
     return pool(tenants=[{"name": "build", "namespaceSelector": {}, **fields}])
 
@@ -188,6 +192,8 @@ GOOD = {
     "a question": lease(mode="DryRun", deferSeconds=60),
     "amounts as numbers": lease(resources={"cpu": 2, "memory": "4Gi", "vendor.example/gpu": 1}),
     "a session": lease(liveness="Session", holder={"identity": "me", "sessionRef": {"name": "s"}}),
+    "a sub-lease": child(),
+    "a sub-lease with its parent's pool": child(poolRef={"name": "ci"}, liveness="None", durationSeconds=60),
     "one domain": lease(count=3, placement={"mode": "SameDomain", "topologyKey": "zone"}),
     "a renew time with nanoseconds": lease(renewTime="2026-01-01T00:00:00.123456789+02:00"),
     "a lease released from the start": lease(desiredState="Released"),
@@ -206,6 +212,10 @@ GOOD = {
 
 WHOLE = "must be a quantity greater than 0 and at most 1P, such as 500m, 2 or 4Gi"
 ANY = "must be a quantity from 0 to 1P, such as 500m, 2 or 4Gi"
+PARTS = (
+    "a sub-lease has its parent's pool and tenant and starts when its parent has room: leave out poolSelector,"
+    " startTime, tenant and mode DryRun"
+)
 
 BAD = {
     # Pools
@@ -336,6 +346,11 @@ BAD = {
         lease(liveness="Session", holder={"identity": "me"}),
         "liveness Session needs holder.sessionRef: the coordination.k8s.io Lease that the holder renews",
     ),
+    "a sub-lease of any pool": (child(poolSelector={}), f"spec.parentRef: Invalid value: {PARTS}"),
+    "a sub-lease of a tenant": (child(tenant="a"), PARTS),
+    "a sub-lease that starts later": (child(startTime=TIME), PARTS),
+    "a question about a sub-lease": (child(mode="DryRun"), PARTS),
+    "a parent without a name": (child(parentRef={}), "spec.parentRef.name: Required value"),
     "a time that is none": (lease(renewTime="now"), "spec.renewTime in body must be of type date-time"),
     # Reports
     "a lease asked for twice": (report(leaseUIDs=["a", "a"]), 'Duplicate value: "a"'),
@@ -506,6 +521,9 @@ LEDGER: Object = {"ledger": {"epoch": 3, "sequence": 9}}
 MEASURED: Object = {"bootID": "a", "sequence": 5, "reportTime": TIME}
 
 
+HANDED: Object = {**GRANTED, "holder": {"identity": "me"}}
+
+
 class Change(NamedTuple):
     """A change of a stored object: of its spec, or of its status."""
 
@@ -547,6 +565,15 @@ ALLOWED = {
         ASKED, GRANTED, spec(resources={"cpu": "2000m", "memory": "4096Mi"})
     ),
     "priority after the grant": Change(ASKED, GRANTED, spec(priority=9)),
+    "another holder": Change(ASKED, GRANTED, spec(holder={"identity": "you"})),
+    "no holder": Change(ASKED, GRANTED, spec(holder=None)),
+    "a holder after all": Change(lease(), GRANTED, spec(holder={"identity": "me"})),
+    "who the token is for": Change(ASKED, GRANTED, status(holder={"identity": "me"})),
+    "a handover": Change(ASKED, HANDED, status(holder={"identity": "you"}, fencingToken=8)),
+    "a handover from nobody": Change(
+        lease(), {**GRANTED, "holder": {}}, status(holder={"identity": "you"}, fencingToken=8)
+    ),
+    "the parent's pool": Change(child(), {"phase": "Pending"}, spec(poolRef={"name": "ci"})),
     "another tenant before the grant": Change(lease(tenant="a"), {"phase": "Pending"}, spec(tenant=None)),
     "the same tenant after the grant": Change(
         lease(tenant="a"), GRANTED, spec(tenant="a", deferSeconds=60, startDeadlineSeconds=60)
@@ -609,6 +636,7 @@ ONLY_SHRINK = (
 KEPT = "status, its allocation and its fencingToken cannot be removed, and the token never falls"
 FINAL = "Finished=True and Released=True are final: the capacity may have been granted to another lease"
 MOVED = "a grant moves to other nodes only with a new commit in the pool's ledger (a larger ledgerSequence)"
+ONE_HOLDER = "a token belongs to one holder: holder changes only together with a larger fencingToken"
 NEEDS = "Allocated=True needs an allocation and a fencingToken"
 BOOKS = "status.ledger cannot be removed, and its epoch and sequence never fall: without them two operators"
 OLDER = "within one bootID the sequence never falls: an older report cannot replace a newer one"
@@ -686,15 +714,24 @@ REFUSED = {
         spec(count=1),
         "spec.count: Forbidden: count cannot be changed once the lease is granted; create a new lease instead",
     ),
-    "another holder": Change(
-        ASKED,
-        GRANTED,
-        spec(holder={"identity": "you"}),
-        "spec.holder: Forbidden: holder cannot be changed once the lease is granted; create a new lease instead",
+    "another holder by the same token": Change(
+        ASKED, HANDED, status(holder={"identity": "you"}), f"status.holder: Invalid value: {ONE_HOLDER}"
     ),
-    "no holder": Change(ASKED, GRANTED, spec(holder=None), "holder cannot be changed"),
-    "a holder after all": Change(
-        lease(), GRANTED, spec(holder={"identity": "me"}), "holder cannot be changed"
+    "a holder by the same token after all": Change(
+        ASKED, {**GRANTED, "holder": {}}, status(holder={"identity": "you"}), ONE_HOLDER
+    ),
+    "no holder of the token any more": Change(ASKED, HANDED, status(holder=None), ONE_HOLDER),
+    "another parent": Change(
+        child(),
+        None,
+        spec(parentRef={"name": "other"}),
+        "spec.parentRef: Forbidden: parentRef cannot be changed; create a new lease instead",
+    ),
+    "a parent after all": Change(
+        lease(), None, spec(parentRef={"name": "all"}), "parentRef cannot be changed"
+    ),
+    "no parent any more": Change(
+        child(poolRef={"name": "ci"}), None, spec(parentRef=None), "parentRef cannot be changed"
     ),
     "another placement": Change(
         ASKED,

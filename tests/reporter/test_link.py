@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from leasehold.reporter.client import Response, UnreachableError
-from leasehold.reporter.credentials import CredentialsError
+from leasehold.adapters.credentials import CredentialsError
+from leasehold.adapters.lean_http import Response, UnreachableError
 from leasehold.reporter.link import Alarm, Link, Request
 
 GET = Request("GET", "/")

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from leasehold.adapters.credentials import Credentials
 from leasehold.api.report import ReportStatus
 from leasehold.reporter import main as module
-from leasehold.reporter.credentials import Credentials
 from leasehold.reporter.main import main
 
 FORBIDDEN = (

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field
 
 from leasehold.api import names
+from leasehold.api.holder import Holder
 from leasehold.api.meta import (
     AGE,
     INT32_MAX,
@@ -62,31 +63,11 @@ class PoolRef(Model):
     name: str = Field(min_length=1, max_length=NAME_LENGTH, description="Name of a CapacityPool.")
 
 
-class SessionRef(Model):
-    """A session of the holder."""
+class ParentRef(Model):
+    """The lease to borrow from."""
 
     name: str = Field(
-        min_length=1,
-        max_length=NAME_LENGTH,
-        description="Name of a coordination.k8s.io Lease in this namespace that carries the label"
-        " leasehold.dev/session.",
-    )
-
-
-class Holder(Model):
-    """Who uses the capacity."""
-
-    identity: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=NAME_LENGTH,
-        description="A name for people and dashboards: a user, a job, a host. Never checked.",
-    )
-    session_ref: SessionRef | None = Field(
-        default=None,
-        description="The session whose renewals keep this lease alive. Required with liveness Session; one"
-        " session"
-        " serves any number of leases.",
+        min_length=1, max_length=NAME_LENGTH, description="Name of a CapacityLease in this namespace."
     )
 
 
@@ -155,9 +136,17 @@ class LeaseSpec(Model):
                 field_path=".liveness",
             ),
             Rule(
-                "has(self.poolRef) || has(self.poolSelector)",
-                "name a pool in poolRef, or set poolSelector to let the operator choose one",
+                "has(self.poolRef) || has(self.poolSelector) || has(self.parentRef)",
+                "name a pool in poolRef, or set poolSelector to let the operator choose one; a sub-lease names its"
+                " parent in parentRef",
                 field_path=".poolRef",
+            ),
+            Rule(
+                "!has(self.parentRef) || (!has(self.poolSelector) && !has(self.startTime) && !has(self.tenant)"
+                " && self.mode != 'DryRun')",
+                "a sub-lease has its parent's pool and tenant and starts when its parent has room: leave out"
+                " poolSelector, startTime, tenant and mode DryRun",
+                field_path=".parentRef",
             ),
             Rule(
                 "oldSelf.hasValue() || !has(self.poolRef) || !has(self.poolSelector)",
@@ -172,6 +161,7 @@ class LeaseSpec(Model):
                 reason=_FORBIDDEN,
             ),
             _stays("poolSelector"),
+            _stays("parentRef"),
             _stays("startTime"),
         )
     )
@@ -186,13 +176,21 @@ class LeaseSpec(Model):
             )
         ),
         description="The pool to borrow from. Cannot be changed. Either this or poolSelector is given; with"
-        " poolSelector the operator writes the pool it chose here, once.",
+        " poolSelector the operator writes the pool it chose here, once, and for a sub-lease that of its parent.",
     )
     pool_selector: LabelSelector | None = Field(
         default=None,
         json_schema_extra=rules(_same("poolSelector")),
         description="The pools that will do, by the labels of the CapacityPools; {} is every pool. The operator"
         " takes the one where the lease starts first. Cannot be changed.",
+    )
+    parent_ref: ParentRef | None = Field(
+        default=None,
+        json_schema_extra=rules(_same("parentRef")),
+        description="Borrow from this lease instead of from a pool: a sub-lease. Its slices are taken out of its"
+        " parent's, on the same nodes, and count for nothing else: not against the pool, a tenant or a quota. It ends"
+        " with its parent at the latest. The parent cannot be a sub-lease itself. Cannot be changed. The operator"
+        " writes the parent's pool into poolRef.",
     )
     resources: dict[str, PositiveQuantity] = Field(
         min_length=1,
@@ -205,7 +203,8 @@ class LeaseSpec(Model):
         ),
         description="What one slice holds, by resource: cpu, memory, ephemeral-storage, or what else the"
         " pool lends."
-        " Once granted it may only shrink, and what is given up is free at once.",
+        " Once granted it may only shrink, and what is given up is free at once; what sub-leases hold is given up"
+        " when they have given it back.",
     )
     count: int = Field(
         default=1,
@@ -222,7 +221,10 @@ class LeaseSpec(Model):
         " where the pool's spec.preemption says so.",
     )
     holder: Holder | None = Field(
-        default=None, description="Who uses the capacity. Cannot be changed once granted."
+        default=None,
+        description="Who uses the capacity. A change while it is held hands the lease over: the capacity stays where"
+        " it is, and the new holder gets a larger fencing token. It may begin when status.holder names it. Nothing"
+        " is extended; the new holder has to show up as after a grant.",
     )
     liveness: Liveness = Field(
         default=Liveness.NONE, description=choice(Liveness, "How the holder shows that it is alive.")
@@ -326,6 +328,14 @@ class Allocation(Model):
     ledger_epoch: Serial | None = Field(
         default=None,
         description="The epoch in which a later leader made sure that no earlier one still writes to the lease.",
+    )
+    parent_uid: str | None = Field(
+        default=None,
+        validation_alias="parentUID",
+        serialization_alias="parentUID",
+        min_length=1,
+        max_length=UID_LENGTH,
+        description="The metadata.uid of the lease that the slices are taken out of, for a sub-lease.",
     )
     allocation_time: Timestamp = Field(description="When the grant was made, by the operator's clock.")
     slices: list[Slice] = Field(
@@ -543,6 +553,12 @@ class LeaseStatus(Model):
                 _KEPT,
             ),
             Rule(
+                "!has(oldSelf.holder) || (has(self.holder) && self.holder == oldSelf.holder)"
+                " || self.fencingToken > oldSelf.fencingToken",
+                "a token belongs to one holder: holder changes only together with a larger fencingToken",
+                field_path=".holder",
+            ),
+            Rule(
                 "(has(self.allocation) && has(self.fencingToken)) || !has(self.conditions)"
                 " || !self.conditions.exists(c, c.type == 'Allocated' && c.status == 'True')",
                 "Allocated=True needs an allocation and a fencingToken",
@@ -571,9 +587,14 @@ class LeaseStatus(Model):
     fencing_token: Serial | None = Field(
         default=None,
         json_schema_extra=rules(Rule("self >= oldSelf", _KEPT)),
-        description="Larger with every grant in the pool. Give it to what the lease protects, which"
+        description="Larger with every grant and every handover in the pool. Give it to what the lease protects, which"
         " refuses any token"
         " smaller than the largest it has seen.",
+    )
+    holder: Holder | None = Field(
+        default=None,
+        description="For whom the fencing token is: spec.holder at the grant or the last handover, {} where it named"
+        " nobody. Another holder must not use the capacity.",
     )
     tenant: Annotated[str, Field(max_length=63)] | None = Field(
         default=None,
@@ -634,13 +655,6 @@ class CapacityLease(Resource):
                 reason=_FORBIDDEN,
             ),
             Rule(
-                f"!{_GRANTED} || (has(self.spec.holder) == has(oldSelf.spec.holder)"
-                " && (!has(self.spec.holder) || self.spec.holder == oldSelf.spec.holder))",
-                "holder cannot be changed once the lease is granted; create a new lease instead",
-                field_path=".spec.holder",
-                reason=_FORBIDDEN,
-            ),
-            Rule(
                 f"!{_GRANTED} || (has(self.spec.tenant) == has(oldSelf.spec.tenant)"
                 " && (!has(self.spec.tenant) || self.spec.tenant == oldSelf.spec.tenant))",
                 "tenant cannot be changed once the lease is granted; create a new lease instead",
@@ -688,7 +702,12 @@ class CapacityLease(Resource):
             ),
             AGE,
         ),
-        selectable_fields=(".spec.poolRef.name", ".spec.holder.identity", ".status.phase"),
+        selectable_fields=(
+            ".spec.poolRef.name",
+            ".spec.parentRef.name",
+            ".spec.holder.identity",
+            ".status.phase",
+        ),
     )
 
     kind: Literal["CapacityLease"] = "CapacityLease"

@@ -36,6 +36,12 @@ FORCE_RELEASE_ANNOTATION: Final = "leasehold.dev/force-release"
 
 FORCE_RELEASE_VALUE: Final = "true"
 
+CLIENT_LABEL: Final = "leasehold.dev/client"
+"""On a CapacityLease and on a session: the client of the SDK that looks after it; its value is the session's name."""
+
+REQUEST_ANNOTATION: Final = "leasehold.dev/request"
+"""On a CapacityLease that was asked for with a key: a digest of what was asked for."""
+
 LEASE_LABEL: Final = "leasehold.dev/lease"
 """On a Pod: the name of the CapacityLease in its namespace that it runs under."""
 
@@ -435,6 +441,20 @@ class LeaseReason(Named):
         "The pool does not lend one of the resources. Use one that does.",
     )
     QUEUE_FULL = "QueueFull", "The pool's queue is at maxPending. Try again later, or use another pool."
+    PARENT_NOT_FOUND = (
+        "ParentNotFound",
+        "There is no lease of the name in spec.parentRef in this namespace. Create it, or correct the name in a new"
+        " lease.",
+    )
+    PARENT_IN_OTHER_POOL = (
+        "ParentInOtherPool",
+        "The parent borrows from another pool than spec.poolRef. Leave out poolRef in a new lease.",
+    )
+    PARENT_IS_CHILD = (
+        "ParentIsChild",
+        "The parent is a sub-lease itself, and those have no children. Name the parent's parent in a new lease.",
+    )
+    EXCEEDS_PARENT = "ExceedsParent", "It is more than its parent holds in all. Ask for less."
 
     # Allocated
     GRANTED = "Granted", "The capacity was committed to this lease."
@@ -478,6 +498,14 @@ class LeaseReason(Named):
     LEDGER_INCONSISTENT = (
         "LedgerInconsistent",
         "The pool's books do not agree with its leases; no grants until they do.",
+    )
+    PARENT_NOT_READY = (
+        "ParentNotReady",
+        "The parent is not held yet, or is ending; its own conditions say why.",
+    )
+    PARENT_FULL = (
+        "ParentFull",
+        "Other sub-leases or pods of the parent use what it needs. It is granted when they give back.",
     )
 
     # Claimed
@@ -539,6 +567,7 @@ class LeaseReason(Named):
     RELEASE_REQUESTED = "ReleaseRequested", "The holder gave it back, or deleted it."
     PODS_COMPLETE = "PodsComplete", "All its pods have finished (spec.podCompletionAction)."
     NAMESPACE_GONE = "NamespaceGone", "The lease's namespace is being deleted."
+    PARENT_ENDED = "ParentEnded", "The lease it is a part of ends, or has ended."
     NOT_TARGETED = "NotTargeted", "Nothing is ending this lease."
 
     # Degraded
@@ -554,6 +583,10 @@ class LeaseReason(Named):
     PODS_ABOVE_GRANT = (
         "PodsAboveGrant",
         "Its pods request more on a node than it holds there; what is too much is not lent to others.",
+    )
+    HELD_BY_CHILDREN = (
+        "HeldByChildren",
+        "It was asked to shrink below what its sub-leases hold. It shrinks when they have given enough back.",
     )
     HEALTHY = "Healthy", "Nothing is wrong."
 
@@ -573,6 +606,10 @@ class LeaseReason(Named):
     PODS_LEAVING = (
         "PodsLeaving",
         "Over; its pods are being evicted, and its capacity counts until they are gone.",
+    )
+    CHILDREN_LEAVING = (
+        "ChildrenLeaving",
+        "Over; its sub-leases are being ended first, and its capacity counts until they have given back.",
     )
     QUARANTINED = "Quarantined", "A node did not confirm in time. Look at the node, or force the release."
     NOT_GRANTED = "NotGranted", "No capacity was committed, so there is none to give back."
@@ -791,6 +828,10 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.UNIT_VIOLATION,
                     _L.RESOURCE_NOT_OFFERED,
                     _L.QUEUE_FULL,
+                    _L.PARENT_NOT_FOUND,
+                    _L.PARENT_IN_OTHER_POOL,
+                    _L.PARENT_IS_CHILD,
+                    _L.EXCEEDS_PARENT,
                 ),
             },
             LeaseCondition.ALLOCATED: {
@@ -811,6 +852,8 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.POOL_HELD,
                     _L.POOL_NOT_READY,
                     _L.LEDGER_INCONSISTENT,
+                    _L.PARENT_NOT_READY,
+                    _L.PARENT_FULL,
                 ),
             },
             LeaseCondition.CLAIMED: {
@@ -845,6 +888,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.RELEASE_REQUESTED,
                     _L.PODS_COMPLETE,
                     _L.NAMESPACE_GONE,
+                    _L.PARENT_ENDED,
                 ),
                 _FALSE: (_L.NOT_TARGETED,),
             },
@@ -856,6 +900,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.USAGE_ABOVE_GRANT,
                     _L.PODS_ABOVE_GRANT,
                     _L.ROOM_NOT_HELD,
+                    _L.HELD_BY_CHILDREN,
                 ),
                 _FALSE: (_L.HEALTHY,),
             },
@@ -868,6 +913,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                     _L.COOLING_DOWN,
                     _L.VERIFICATION_PENDING,
                     _L.PODS_LEAVING,
+                    _L.CHILDREN_LEAVING,
                     _L.QUARANTINED,
                 ),
             },

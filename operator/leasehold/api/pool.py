@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field
 
 from leasehold.api import names
+from leasehold.api.holder import Holder
 from leasehold.api.meta import (
     AGE,
     MAX_RESOURCES,
@@ -584,6 +585,9 @@ class LeaseCounts(Model):
     scheduled: Count | None = Field(
         default=None, description="With a promised start that is still to come (status.reservation)."
     )
+    children: Count | None = Field(
+        default=None, description="Sub-leases that hold some of their parent's. No other number counts them."
+    )
 
 
 class TenantUsage(Model):
@@ -610,7 +614,9 @@ class TenantUsage(Model):
 
 
 class InFlightEntry(Model):
-    """A grant or a promise that is committed here and may not be written to its lease yet. A grant counts as held."""
+    """A grant, a promise or a handover that is committed here and may not be written to its lease yet. A grant counts
+    as held.
+    """
 
     uid: str = Field(min_length=1, max_length=UID_LENGTH, description="The lease's metadata.uid.")
     namespace: str = Field(min_length=1, max_length=63, description="The lease's namespace.")
@@ -633,6 +639,18 @@ class InFlightEntry(Model):
         description="The lease jumped the queue and may not be renewed beyond this time, at which another needs the"
         " room.",
     )
+    parent_uid: str | None = Field(
+        default=None,
+        validation_alias="parentUID",
+        serialization_alias="parentUID",
+        min_length=1,
+        max_length=UID_LENGTH,
+        description="The metadata.uid of the lease that the room is taken out of; nothing of the pool's is.",
+    )
+    holder: Holder | None = Field(
+        default=None,
+        description="The entry hands the lease, which is held, over to this holder instead of granting it.",
+    )
 
 
 class LedgerOutage(Model):
@@ -648,7 +666,7 @@ class Ledger(Model):
     epoch: Serial = Field(
         description="Raised by every leader that takes the pool over. A leader that sees a higher one stops."
     )
-    sequence: Serial = Field(description="Raised by one for every grant.")
+    sequence: Serial = Field(description="Raised by one for every grant and every handover.")
     in_flight: list[InFlightEntry] = Field(
         default_factory=list,
         max_length=MAX_IN_FLIGHT,

@@ -9,10 +9,10 @@ in.
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from leasehold.adapters.lean_http import MERGE_PATCH
 from leasehold.api.names import API_VERSION, GROUP, REPORT_KIND, REPORT_PLURAL, VERSION
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import Conditions, Facts, Instructions, Pace, instructions_of
-from leasehold.reporter.client import MERGE_PATCH
 from leasehold.reporter.link import Answer, Request
 from leasehold.reporter.log import Log
 

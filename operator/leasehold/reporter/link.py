@@ -16,8 +16,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final, NamedTuple, Protocol
 
-from leasehold.reporter.client import JSON, Response, UnreachableError
-from leasehold.reporter.credentials import CredentialsError
+from leasehold.adapters.credentials import CredentialsError
+from leasehold.adapters.lean_http import JSON, Response, UnreachableError
 
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class Caller(Protocol):
-    """The part of ``client.Client`` that is used here."""
+    """The part of ``lean_http.Client`` that is used here."""
 
     def call(self, method: str, path: str, body: object = None, content_type: str = JSON) -> Response:
         """Send a request and return the answer."""

@@ -12,7 +12,9 @@ from typing import Final, NoReturn
 
 from leasehold import __version__
 from leasehold.adapters.cgroups import Cgroups
+from leasehold.adapters.credentials import Credentials, CredentialsError, in_cluster
 from leasehold.adapters.host import PROCFS, Host, HostReadError, Meter, Mount, resident_bytes
+from leasehold.adapters.lean_http import Client
 from leasehold.core.estimators import ClockOffset
 from leasehold.core.reporting import (
     MAX_FILESYSTEMS,
@@ -25,9 +27,7 @@ from leasehold.core.reporting import (
     status_of,
 )
 from leasehold.reporter.arguments import Parser
-from leasehold.reporter.client import Client
 from leasehold.reporter.conversation import Conversation
-from leasehold.reporter.credentials import Credentials, CredentialsError, from_kubeconfig, in_cluster
 from leasehold.reporter.endpoint import Endpoint
 from leasehold.reporter.link import Alarm, Link
 from leasehold.reporter.log import LEVELS, Log
@@ -175,6 +175,8 @@ def _credentials(parser: Parser, options: argparse.Namespace, environ: Mapping[s
     if options.kubeconfig and options.server:
         parser.error("--kubeconfig and --server exclude each other")
     if options.kubeconfig:
+        from leasehold.adapters.kubeconfig import from_kubeconfig  # a pod has none
+
         return from_kubeconfig(options.kubeconfig)
     if options.server:
         return Credentials(options.server, ca_file=options.ca_file, token_file=options.token_file)

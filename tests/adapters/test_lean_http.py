@@ -4,11 +4,10 @@ import ssl
 import time
 
 import pytest
-from tests.reporter.conftest import http
+from tests.scripted_server import http
 
-from leasehold.reporter import client as module
-from leasehold.reporter.client import Client, Response, UnreachableError
-from leasehold.reporter.credentials import Credentials, CredentialsError
+from leasehold.adapters.credentials import Credentials, CredentialsError, Given
+from leasehold.adapters.lean_http import MAX_BODY, Client, Response, UnreachableError
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -17,8 +16,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def connect():
     made = []
 
-    def make(url, timeout=5.0, **more):
-        made.append(Client(Credentials(url, **more), user_agent="test/1", timeout=timeout))
+    def make(url, timeout=5.0, max_body=MAX_BODY, **more):
+        client = Client(Credentials(url, **more), user_agent="test/1", timeout=timeout, max_body=max_body)
+        made.append(client)
         return made[-1]
 
     yield make
@@ -189,14 +189,13 @@ class TestBadServers:
         with pytest.raises(UnreachableError, match=why):
             connect(script([answer]).url).call("GET", "/")
 
-    def test_an_endless_answer_is_cut_off(self, script, connect, monkeypatch):
-        monkeypatch.setattr(module, "MAX_BODY", 1000)
+    def test_an_endless_answer_is_cut_off(self, script, connect):
         chunks = (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"200\r\n" + b"x" * 512 + b"\r\n") * 3
         )
         for answer in (chunks, b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000):
             with pytest.raises(UnreachableError, match="too long"):
-                connect(script([answer]).url).call("GET", "/")
+                connect(script([answer]).url, max_body=1000).call("GET", "/")
 
     def test_a_reset_connection(self, script, connect):
         def reset(connection):
@@ -256,3 +255,67 @@ class TestTls:
 def _read(path):
     with open(path, "rb") as file:
         return file.read()
+
+
+class TestStreams:
+    def test_lines_come_as_the_server_writes_them(self, script, connect):
+        def drip(connection):
+            connection.sendall(CHUNKED)
+            for part in (b'{"a"', b':1}\n{"b":2}\n', b'{"c":3}'):
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+            connection.sendall(b"0\r\n\r\n")
+
+        client = connect(script([drip]).url)
+        assert list(client.lines("/", 5.0)) == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
+
+    def test_a_refusal_is_one_line(self, script, connect):
+        assert list(connect(script([http(403, b'{"code":403}')]).url).lines("/", 5.0)) == [b'{"code":403}']
+
+    def test_a_silent_one_is_given_up(self, script, connect):
+        def hold(connection):
+            connection.sendall(CHUNKED + b"2\r\n{}\r\n")
+            server.hold(connection)
+
+        server = script([hold])
+        with pytest.raises(UnreachableError, match="timed out"):
+            list(connect(server.url).lines("/", 0.2))
+
+    @pytest.mark.parametrize("answer", [b"", CHUNKED + b"5\r\nab"])
+    def test_one_that_breaks_is_told_apart_from_one_that_ends(self, script, connect, answer):
+        with pytest.raises(UnreachableError):
+            list(connect(script([lambda connection: connection.sendall(answer)]).url).lines("/", 5.0))
+
+    def test_an_endless_line_is_cut_off(self, script, connect):
+        endless = CHUNKED + (b"200\r\n" + b"x" * 512 + b"\r\n") * 3
+        with pytest.raises(UnreachableError, match="too long"):
+            list(connect(script([endless]).url, max_body=1000).lines("/", 5.0))
+
+    def test_the_connection_is_not_used_again(self, script, connect):
+        server = script([CHUNKED + b"0\r\n\r\n"], [http(201)])
+        client = connect(server.url)
+        assert list(client.lines("/", 5.0)) == []
+        assert client.call("GET", "/").status == 201
+
+
+class TestPlugins:
+    def test_a_refused_credential_is_asked_for_again_on_a_new_connection(self, script, connect):
+        class Counting:
+            asked = 1
+
+            def given(self):
+                return Given(f"t{self.asked}")
+
+            def fresh(self):
+                return True
+
+            def forget(self):
+                self.asked += 1
+
+        server = script([http(401)], [http()])
+        assert connect(server.url, plugin=Counting()).call("GET", "/").status == 200
+        assert [f"Bearer t{n}".encode() in server.requests[n - 1] for n in (1, 2)] == [True, True]
+
+
+def test_a_proxy_is_refused_before_anything_is_sent(connect):
+    with pytest.raises(CredentialsError, match="asks for a proxy"):
+        connect("https://x", proxy="http://proxy:3128")

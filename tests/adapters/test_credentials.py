@@ -1,41 +1,19 @@
 """Where the API server is and who we are to it, from every source; and what is refused."""
 
-import base64
-import json
 import os
-import sys
+import subprocess
 
 import pytest
 
-from leasehold.reporter.credentials import (
+from leasehold.adapters.credentials import (
     Credentials,
     CredentialsError,
+    Identity,
     Token,
     address_of,
-    from_kubeconfig,
     in_cluster,
     tls_context,
 )
-
-
-def encoded(text):
-    return base64.b64encode(text.encode()).decode()
-
-
-def kubeconfig(tmp_path, *, cluster=None, user=None, text=None, **changes):
-    config = {
-        "current-context": "here",
-        "contexts": [
-            {"name": "other", "context": {}},
-            {"name": "here", "context": {"cluster": "c", "user": "u"}},
-        ],
-        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443", **(cluster or {})}}],
-        "users": [{"name": "u", "user": user or {}}],
-        **changes,
-    }
-    path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config) if text is None else text)
-    return str(path)
 
 
 class TestAddresses:
@@ -73,65 +51,6 @@ class TestInCluster:
 
     def test_nothing_secret_is_printed(self):
         assert repr(Credentials("https://x", token="secret")) == "Credentials(https://x)"
-
-
-class TestKubeconfig:
-    def test_texts_are_decoded_and_files_found_beside_it(self, tmp_path):
-        path = kubeconfig(
-            tmp_path,
-            cluster={
-                "certificate-authority-data": encoded("CA"),
-                "tls-server-name": "kube",
-                "insecure-skip-tls-verify": True,
-            },
-            user={
-                "client-certificate": "c.pem",
-                "client-key-data": encoded("KEY"),
-                "tokenFile": "/abs/token",
-            },
-        )
-        found = from_kubeconfig(path)
-        assert found.server == "https://10.0.0.1:6443"
-        assert (found.ca_data, found.key_data, found.server_name, found.insecure) == (
-            "CA",
-            "KEY",
-            "kube",
-            True,
-        )
-        assert (found.cert_file, found.token_file) == (str(tmp_path / "c.pem"), "/abs/token")
-
-    def test_yaml_is_read_where_pyyaml_is(self, tmp_path):
-        text = """
-        current-context: a
-        contexts: [{name: a, context: {cluster: a}}]
-        clusters: [{name: a, cluster: {server: "http://x"}}]
-        """
-        assert from_kubeconfig(kubeconfig(tmp_path, text=text)) == Credentials("http://x")
-
-    def test_without_pyyaml_it_says_what_else_to_give(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "yaml", None)
-        with pytest.raises(CredentialsError, match="--ca-file and --token-file"):
-            from_kubeconfig(kubeconfig(tmp_path, text="a: b"))
-
-    @pytest.mark.parametrize(
-        ("how", "why"),
-        [
-            ({"text": "a: [b"}, "neither JSON nor YAML"),
-            ({"text": "[]"}, "not a mapping"),
-            ({"current-context": "nowhere"}, "no context named 'nowhere'"),
-            ({"clusters": None}, "no cluster named 'c'"),
-            ({"users": ["x"]}, "no user named 'u'"),
-            ({"user": {"exec": {"command": "x"}}}, "runs a plugin"),
-            ({"cluster": {"certificate-authority-data": "%%%"}}, "not base64"),
-        ],
-    )
-    def test_what_cannot_be_used_is_named(self, tmp_path, how, why):
-        with pytest.raises(CredentialsError, match=why):
-            from_kubeconfig(kubeconfig(tmp_path, **how))
-
-    def test_a_file_that_is_not_there(self, tmp_path):
-        with pytest.raises(CredentialsError, match="No such file"):
-            from_kubeconfig(str(tmp_path / "none"))
 
 
 class TestTokens:
@@ -184,3 +103,40 @@ class TestCertificates:
             Credentials("https://x", insecure=True, cert_data=cert.read_text(), key_data=key.read_text())
         )
         assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_key_that_asks_for_a_password_is_refused_instead(self, certificate, tmp_path):
+        cert, key = certificate
+        locked = tmp_path / "locked.pem"
+        command = ["openssl", "pkey", "-aes256", "-passout", "pass:x", "-in", str(key), "-out", str(locked)]
+        subprocess.run(command, check=True, capture_output=True)
+        with pytest.raises(CredentialsError, match="cannot be used"):
+            tls_context(Credentials("https://x", insecure=True, cert_file=str(cert), key_file=str(locked)))
+
+    def test_elsewhere_than_on_linux_texts_go_through_a_file_that_is_gone_after(
+        self, certificate, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("leasehold.adapters.credentials.sys.platform", "darwin")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        cert, key = (path.read_text() for path in certificate)
+        tls_context(Credentials("https://x", insecure=True, cert_data=cert, key_data=key))
+        assert not list(tmp_path.iterdir())
+
+
+class TestIdentities:
+    def test_a_token_that_could_forge_a_header_is_refused_and_not_printed(self):
+        identity = Identity(Credentials("https://x", token="secret\r\nX-Evil: 1"))
+        with pytest.raises(CredentialsError, match="characters that no token has") as caught:
+            identity.headers()
+        assert "secret" not in str(caught.value)
+
+    def test_only_what_can_be_had_anew_is_renewable(self, tmp_path):
+        assert not Identity(Credentials("https://x", token="t")).renewable
+        assert Identity(Credentials("https://x", token_file=str(tmp_path))).renewable
+
+    def test_without_a_token_there_is_no_header(self):
+        identity = Identity(Credentials("https://x"))
+        assert identity.ready()
+        assert identity.headers() == []
+
+    def test_nothing_secret_is_printed(self):
+        assert repr(Identity(Credentials("https://x", token="secret"))) == "Identity(https://x)"

@@ -8,12 +8,12 @@ tenth of the reporter's memory. Name resolution alone is outside the deadline; t
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from leasehold.reporter.credentials import Credentials, Token, address_of, tls_context
+from leasehold.adapters.credentials import Credentials, CredentialsError, Identity, address_of
 
 if TYPE_CHECKING:
     import ssl
@@ -26,6 +26,7 @@ MAX_BODY: Final = 4 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _INTERIM: Final = range(100, 200)
+_OK: Final = 200
 _BODILESS: Final = frozenset({204, 304})
 _UNAUTHORIZED: Final = 401
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -78,15 +79,26 @@ class Client:
         *,
         user_agent: str,
         timeout: float = 10.0,
+        max_body: int = MAX_BODY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take the seconds that one request may last in all, and the bytes that an answer may have.
+
+        Raises:
+            CredentialsError: the server is no URL, or is to be reached through a proxy.
+        """
+        if credentials.proxy:
+            raise CredentialsError(
+                f"the kubeconfig asks for a proxy ({credentials.proxy}), which this does not speak to; "
+                "remove proxy-url, or forward a port and give that as server"
+            )
         self._credentials = credentials
         self._address = address_of(credentials.server)
-        self._token = Token(credentials)
+        self._identity = Identity(credentials)
         self._agent = user_agent
         self._timeout = timeout
+        self._max_body = max_body
         self._clock = clock
-        self._tls: ssl.SSLContext | None = None
         self._socket: socket.socket | None = None
 
     def prepare(self) -> None:
@@ -95,10 +107,12 @@ class Client:
         Raises:
             CredentialsError: one of them cannot be used.
         """
-        if self._address.tls and self._tls is None:
-            self._tls = tls_context(self._credentials)
+        if self._address.tls:
+            self._identity.tls()
 
-    def call(self, method: str, path: str, body: object = None, content_type: str = JSON) -> Response:
+    def call(
+        self, method: str, path: str, body: object = None, content_type: str = JSON, accept: str = JSON
+    ) -> Response:
         """Send a request and return the answer, whatever its status.
 
         A request on a connection the server has closed meanwhile is sent again on a new one; so is one whose
@@ -109,12 +123,39 @@ class Client:
             CredentialsError: token, CA or certificate cannot be read.
         """
         payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
-        deadline = self._clock() + self._timeout
-        response = self._attempt(method, path, payload, content_type, deadline)
-        if response.status == _UNAUTHORIZED and self._credentials.token_file:
-            self._token.forget()
-            response = self._attempt(method, path, payload, content_type, deadline)
+        request = _Request(method, path, payload, content_type, accept)
+        response = self._attempt(request)
+        if response.status == _UNAUTHORIZED and self._identity.renewable:
+            self._renew()
+            response = self._attempt(request)
         return response
+
+    def lines(self, path: str, idle: float) -> Iterator[bytes]:
+        """Send a GET on a connection of its own and yield the lines of an answer that goes on, such as a watch.
+
+        It ends when the server ends it. A status other than success ends it too, after its document as one line.
+
+        Raises:
+            UnreachableError: there was no line for `idle` seconds, or the connection broke.
+            CredentialsError: token, CA or certificate cannot be read.
+        """
+        self.close()
+        request = self._head(_Request("GET", path, b"", JSON, JSON))
+        try:
+            connection = self._connect(self._clock() + self._timeout)
+            reader = _Reader(connection, lambda: idle)
+            reader.send(request)
+            status, headers = _receive_head(reader)
+            if status != _OK:
+                yield _receive_body(reader, status, headers, self._max_body)[0]
+                return
+            yield from _lines(reader, self._max_body)
+        except _ClosedError as error:
+            raise UnreachableError(f"{self._credentials.server} closed the connection") from error
+        except (OSError, ValueError) as error:
+            raise UnreachableError(f"{self._credentials.server}: {error or 'timed out'}") from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -123,32 +164,38 @@ class Client:
             with suppress(OSError):
                 kept.close()
 
-    def _attempt(self, method: str, path: str, body: bytes, kind: str, deadline: float) -> Response:
-        request = self._head(method, path, len(body), kind) + body
+    def _renew(self) -> None:
+        """Come again as whom the server may know: token, certificate and connection are new."""
+        self._identity.forget()
+        if self._credentials.plugin is not None:  # its certificate belongs to the connection
+            self.close()
+
+    def _attempt(self, request: "_Request") -> Response:
+        message = self._head(request) + request.body
+        # From here: before it a plugin may have had to ask a person.
+        deadline = self._clock() + self._timeout
         if self._socket is not None:
             with suppress(_ClosedError):
-                return self._exchange(request, deadline)
+                return self._exchange(message, deadline)
         try:
             self._connect(deadline)
-            return self._exchange(request, deadline)
+            return self._exchange(message, deadline)
         except _ClosedError as error:
             raise UnreachableError(f"{self._credentials.server} closed the connection") from error
 
-    def _head(self, method: str, path: str, length: int, kind: str) -> bytes:
+    def _head(self, request: "_Request") -> bytes:
         lines = [
-            f"{method} {self._address.path}{path} HTTP/1.1",
+            f"{request.method} {self._address.path}{request.path} HTTP/1.1",
             f"Host: {self._address.authority}",
             f"User-Agent: {self._agent}",
-            f"Accept: {JSON}",
+            f"Accept: {request.accept}",
         ]
-        token = self._token.value()
-        if token:
-            lines.append(f"Authorization: Bearer {token}")
-        if length:
-            lines += [f"Content-Type: {kind}", f"Content-Length: {length}"]
+        lines += [f"{name}: {value}" for name, value in self._identity.headers()]
+        if request.body:
+            lines += [f"Content-Type: {request.content_type}", f"Content-Length: {len(request.body)}"]
         return "\r\n".join((*lines, "", "")).encode("latin-1")
 
-    def _connect(self, deadline: float) -> None:
+    def _connect(self, deadline: float) -> socket.socket:
         host, port, tls, _ = self._address
         try:
             # As bytes: Python sends text through its IDNA codec, a third of a megabyte that no API server needs.
@@ -161,15 +208,15 @@ class Client:
                 connection.close()
                 raise
         except (OSError, ValueError) as error:
-            self._tls = None  # the CA may have been rotated: read it again the next time
+            self._identity.forget_tls()  # the CA may have been rotated: read it again the next time
             raise UnreachableError(f"{self._credentials.server}: {error}") from error
+        return self._socket
 
     def _wrapped(self, connection: socket.socket, deadline: float) -> socket.socket:
-        self.prepare()
-        assert self._tls is not None
+        context: ssl.SSLContext = self._identity.tls()
         connection.settimeout(self._left(deadline))
         name = self._credentials.server_name or self._address.host
-        return self._tls.wrap_socket(connection, server_hostname=name.encode("ascii"))
+        return context.wrap_socket(connection, server_hostname=name.encode("ascii"))
 
     def _exchange(self, request: bytes, deadline: float) -> Response:
         connection = self._socket
@@ -177,7 +224,7 @@ class Client:
         try:
             reader = _Reader(connection, lambda: self._left(deadline))
             reader.send(request)
-            response, reusable = _receive(reader)
+            response, reusable = _receive(reader, self._max_body)
         except (_ClosedError, UnreachableError):
             self.close()
             raise
@@ -193,6 +240,14 @@ class Client:
         if left <= 0:
             raise TimeoutError(f"no answer within {self._timeout:g} s")
         return left
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    body: bytes
+    content_type: str
+    accept: str
 
 
 class _ClosedError(Exception):
@@ -257,24 +312,33 @@ class _Reader:
         return bool(part)
 
 
-def _receive(reader: _Reader) -> tuple[Response, bool]:
+def _receive(reader: _Reader, most: int) -> tuple[Response, bool]:
     """Read one answer (RFC 9112); also tell whether the connection can be used again."""
     status, headers = _receive_head(reader)
-    while status in _INTERIM:
-        status, headers = _receive_head(reader)
-    reusable = headers.get("connection", "").lower() != "close"
-    if status in _BODILESS:
-        body = b""
-    elif headers.get("transfer-encoding", "").lower() == "chunked":
-        body = _receive_chunks(reader)
-    elif "content-length" in headers:
-        body = reader.exactly(_length(headers["content-length"], 10))
-    else:
-        body, reusable = reader.rest(MAX_BODY), False
+    body, reusable = _receive_body(reader, status, headers, most)
     return Response(status, headers, body), reusable
 
 
+def _receive_body(reader: _Reader, status: int, headers: dict[str, str], most: int) -> tuple[bytes, bool]:
+    reusable = headers.get("connection", "").lower() != "close"
+    if status in _BODILESS:
+        return b"", reusable
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return _receive_chunks(reader, most), reusable
+    if "content-length" in headers:
+        return reader.exactly(_length(headers["content-length"], 10, most)), reusable
+    return reader.rest(most), False
+
+
 def _receive_head(reader: _Reader) -> tuple[int, dict[str, str]]:
+    """Read the head of an answer, after those that only announce it."""
+    status, headers = _receive_one_head(reader)
+    while status in _INTERIM:
+        status, headers = _receive_one_head(reader)
+    return status, headers
+
+
+def _receive_one_head(reader: _Reader) -> tuple[int, dict[str, str]]:
     first, *rest = reader.until(_END_OF_HEAD, MAX_HEAD).decode("latin-1").split("\r\n")
     version, _, status = first.partition(" ")
     if not version.startswith("HTTP/1.") or not status[:3].isdecimal():
@@ -286,22 +350,41 @@ def _receive_head(reader: _Reader) -> tuple[int, dict[str, str]]:
     return int(status[:3]), headers
 
 
-def _receive_chunks(reader: _Reader) -> bytes:
+def _receive_chunks(reader: _Reader, most: int) -> bytes:
     parts: list[bytes] = []
+    length = 0
+    for part in _chunks(reader, most):
+        length += len(part)
+        if length > most:
+            raise ValueError("an answer is too long")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _lines(reader: _Reader, most: int) -> Iterator[bytes]:
+    begun = b""
+    for part in _chunks(reader, most):
+        *whole, begun = (begun + part).split(b"\n")
+        if len(begun) > most:
+            raise ValueError("a line is too long")
+        yield from whole
+    if begun:
+        yield begun
+
+
+def _chunks(reader: _Reader, most: int) -> Iterator[bytes]:
     while True:
-        size = _length(reader.until(b"\r\n", MAX_HEAD).partition(b";")[0].decode("latin-1"), 16)
+        size = _length(reader.until(b"\r\n", MAX_HEAD).partition(b";")[0].decode("latin-1"), 16, most)
         if not size:
             while reader.until(b"\r\n", MAX_HEAD):
                 pass
-            return b"".join(parts)
-        if sum(map(len, parts)) + size > MAX_BODY:
-            raise ValueError("an answer is too long")
-        parts.append(reader.exactly(size))
+            return
+        yield reader.exactly(size)
         reader.until(b"\r\n", MAX_HEAD)
 
 
-def _length(text: str, base: int) -> int:
+def _length(text: str, base: int, most: int) -> int:
     length = int(text, base)
-    if not 0 <= length <= MAX_BODY:
+    if not 0 <= length <= most:
         raise ValueError("an answer is too long")
     return length

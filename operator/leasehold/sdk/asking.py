@@ -1,0 +1,313 @@
+"""From a wish to a lease that is held: create, wait, and make sure of it; or leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, NotFound, Unknown
+from leasehold.api.names import CLIENT_LABEL, REQUEST_ANNOTATION, DesiredState, LeaseReason, Liveness
+from leasehold.api.names import LeaseCondition as C
+from leasehold.core.times import SECOND
+from leasehold.sdk import errors, holding
+from leasehold.sdk.door import explained
+from leasehold.sdk.errors import LostCause
+from leasehold.sdk.holding import State
+from leasehold.sdk.keeper import Keeper
+from leasehold.sdk.lease import Lease
+from leasehold.sdk.views import LeaseView, Progress, stamp
+
+Json = dict[str, Any]
+
+OnProgress: TypeAlias = Callable[[Progress], Awaitable[None] | None] | None
+
+_TRIES: Final = 6
+_SYNC_SECONDS: Final = 10.0
+_PASSING: Final = frozenset({str(LeaseReason.QUEUE_FULL)})
+"""Refusals that go away by themselves."""
+
+_CHANCE: Final = random.Random()
+
+log = logging.getLogger(__name__)
+
+
+async def acquire(
+    keeper: Keeper, lease: Lease, *, timeout: float | None, on_progress: OnProgress, attach: bool = False
+) -> Lease:
+    """Return the lease once it is held. Whatever goes wrong, and wherever it is cancelled, it is withdrawn.
+
+    With `attach` the lease is there already: it is taken over, and left as it is where that fails.
+    """
+    keeper.check_loop()
+    if lease.name in keeper.leases:
+        raise errors.KeyConflict(
+            f"Lease {lease.name} is asked for or held by this client already.",
+            "Use that one, or another key or name.",
+        )
+    keeper.leases[lease.name] = lease
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            await _acquire(keeper, lease, on_progress, attach=attach)
+    except BaseException as error:
+        await keeper.release(lease)
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise _too_late(lease, timeout) from error
+        if isinstance(error, ApiError):
+            raise explained(error, f"{'attach to' if attach else 'ask for'} lease {lease.name}") from error
+        raise
+    return lease
+
+
+async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:
+    await keeper.open()
+    await keeper.read_pool(lease.request.pool)
+    if attach:
+        _, document = await keeper.door.get(paths.lease(keeper.namespace, lease.name))
+        await _take_over(keeper, lease, document)
+    else:
+        await _create(keeper, lease)
+    await _granted(keeper, lease, on_progress)
+    await _make_sure(keeper, lease)
+    lease.hold(keeper.door.now())
+    verdict = lease.judge(keeper.door.now())
+    keeper.kick()
+    if verdict.state is State.LOST:
+        assert lease.lost is not None
+        raise lease.lost
+
+
+# --- asking ---
+
+
+async def _create(keeper: Keeper, lease: Lease) -> None:
+    document = lease.request.document(keeper.namespace, keeper.session, keeper.identity)
+    path = paths.lease(keeper.namespace)
+    lease.asked_at, lease.sent = keeper.door.now(), True
+    pause, tries = 0.2, 0
+    while True:
+        try:
+            sent, answer = await keeper.door.create(path, document)
+        except Conflict:
+            if await _is_there(keeper, lease):
+                return
+            pause = min(pause * 1.5, 2.0)
+        except (Unknown, Busy) as error:
+            tries += 1
+            if tries == _TRIES:
+                raise
+            log.warning("lease %s: %s; trying again", lease.name, error)
+            pause = min(pause * 2, 5.0)
+        else:
+            lease.take(answer, sent)
+            return
+        await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.0))
+
+
+async def _is_there(keeper: Keeper, lease: Lease) -> bool:
+    """Tell whether the lease is there and ours: created by an attempt whose answer was lost, or of the same key.
+
+    One that is over makes way for a new one.
+    """
+    request, path = lease.request, paths.lease(keeper.namespace, lease.name)
+    try:
+        sent, document = await keeper.door.get(path)
+    except NotFound:
+        return False
+    meta, view = document["metadata"], LeaseView.of(document)
+    if (meta.get("labels") or {}).get(CLIENT_LABEL) == keeper.session and not view.deleting:
+        if not (view.finished or _given_back(document)):
+            lease.take(document, sent)
+            return True
+    elif request.key is None:
+        lease.sent = False
+        raise errors.KeyConflict(
+            f"There is a lease {lease.name} already.", "Choose another name, or attach to it."
+        )
+    if view.deleting:
+        return False
+    if view.finished or _given_back(document):
+        lease.sent = False
+        await _forget_missing(keeper, path, meta["uid"])
+        lease.sent = True
+        return False
+    if (meta.get("annotations") or {}).get(REQUEST_ANNOTATION) != request.digest:
+        lease.sent = False
+        raise errors.KeyConflict(
+            f"The key {request.key!r} belongs to lease {lease.name}, which was asked for with other wishes.",
+            "Use another key, ask for the same, or release that lease first.",
+        )
+    await _take_over(keeper, lease, document)
+    return True
+
+
+def _given_back(document: Json) -> bool:
+    found: bool = (document.get("spec") or {}).get("desiredState") == DesiredState.RELEASED
+    return found
+
+
+async def _forget_missing(keeper: Keeper, path: str, uid: str) -> None:
+    with contextlib.suppress(NotFound, Conflict):
+        await keeper.door.delete(path, uid)
+
+
+async def _take_over(keeper: Keeper, lease: Lease, document: Json) -> None:
+    """Become the holder of a lease that is there. Whoever held it gets to know, and its fencing token is worth less."""
+    path = paths.lease(keeper.namespace, lease.name)
+    lease.asked_here, lease.sent = False, False
+    while True:
+        view = LeaseView.of(document)
+        if view.finished or view.deleting or _given_back(document):
+            raise errors.LeaseLost(
+                f"Lease {lease.name} is over ({view.phase or 'deleted'}).",
+                "Ask for a new one.",
+                name=lease.name,
+                cause=LostCause.EXPIRED if view.finished else LostCause.DELETED,
+            )
+        meta = document["metadata"]
+        body = {
+            "metadata": {
+                "uid": meta["uid"],
+                "resourceVersion": meta["resourceVersion"],
+                "labels": {CLIENT_LABEL: keeper.session},
+            },
+            "spec": {"holder": keeper.holder_of(lease), "liveness": lease.request.liveness},
+        }
+        try:
+            sent, answer = await keeper.door.patch(path, body)
+        except Conflict:
+            _, document = await keeper.door.get(path)
+            continue
+        lease.sent = True
+        lease.take(answer, sent)
+        await keeper.read_pool(view.pool)
+        return
+
+
+# --- waiting ---
+
+
+async def _granted(keeper: Keeper, lease: Lease, on_progress: OnProgress) -> None:
+    """Wait until the lease is granted to us. Raises what ends the wait."""
+    told: Any = None
+    while True:
+        lease.changed.clear()
+        view = lease.view
+        if lease.lost is not None:
+            raise lease.lost
+        if lease.gone or (view is not None and view.deleting):
+            raise errors.LeaseLost(
+                f"Lease {lease.name} was deleted by somebody.",
+                "Ask again if it was not meant.",
+                name=lease.name,
+                cause=LostCause.DELETED,
+            )
+        if view is not None:
+            _raise_refusal(lease, view)
+            if view.granted and view.token is not None and keeper.holds(lease) and _token_is_ours(view):
+                return
+            stand = (view.reason(), view.queue_position, view.estimated_start)
+            if on_progress is not None and stand != told:
+                told = stand
+                waited = (keeper.door.now() - lease.asked_at) / SECOND
+                found = on_progress(Progress(view.reason(), view.message(), *stand[1:], waited, view))
+                if inspect.isawaitable(found):
+                    await found
+        await lease.changed.wait()
+
+
+def _token_is_ours(view: LeaseView) -> bool:
+    """Tell whether the token is for the present holder: after a handover it is that of the former one for a moment."""
+    status, spec = view.raw.get("status") or {}, view.raw.get("spec") or {}
+    return "holder" not in status or status["holder"] == spec.get("holder", {})
+
+
+def _raise_refusal(lease: Lease, view: LeaseView) -> None:
+    if view.is_(C.ACCEPTED, "False") and view.reason(C.ACCEPTED) not in _PASSING:
+        reason, message = view.reason(C.ACCEPTED), view.message(C.ACCEPTED)
+        kind = errors.PoolNotFound if reason == LeaseReason.POOL_NOT_FOUND else errors.Refused
+        text = f"Lease {lease.name} was refused ({reason}): {message}"
+        raise kind(text, _offer(view), reason=reason)
+    cause = ((view.raw.get("status") or {}).get("release") or {}).get("cause")
+    if not cause:
+        return
+    if cause == LeaseReason.START_DEADLINE_EXCEEDED:
+        raise errors.StartDeadlineExceeded(
+            f"Lease {lease.name} was not granted before its start deadline.",
+            _offer(view) or "Ask again, with more time or for less.",
+            reason=cause,
+            counter_offer=view.counter_offer,
+            view=view,
+        )
+    raise errors.NotGranted(
+        f"Lease {lease.name} was not granted: {view.message()}", _offer(view), reason=cause, view=view
+    )
+
+
+def _offer(view: LeaseView) -> str:
+    return "" if view.counter_offer is None else f"But {view.counter_offer}."
+
+
+def _too_late(lease: Lease, timeout: float | None) -> errors.LeaseholdError:
+    view = lease.view
+    if view is None:
+        return errors.WaitTimeout(
+            f"Lease {lease.name} could not be asked for within {timeout:g} s.",
+            "Is the API server within reach? Wait longer.",
+            reason="NoAnswer",
+        )
+    reason = view.reason() or "NotSeen"
+    why = view.message() or "The operator has not seen it yet. Does it run?"
+    place = f" It was about number {view.queue_position} in the queue." if view.queue_position else ""
+    return errors.WaitTimeout(
+        f"Lease {lease.name} was not granted within {timeout:g} s ({reason}): {why}{place}",
+        _offer(view) or "Wait longer, or ask for less.",
+        reason=reason,
+        position=view.queue_position,
+        counter_offer=view.counter_offer,
+        view=view,
+    )
+
+
+# --- making sure ---
+
+
+async def _make_sure(keeper: Keeper, lease: Lease) -> None:
+    """Have everything confirmed that the deadlines count from."""
+    view = lease.view
+    assert view is not None
+    terms = await keeper.read_pool(view.pool)
+    if lease.request.liveness == Liveness.RENEW or (terms.ends_leases and _is_loose(keeper, lease, view)):
+        await _renew_and_hear(keeper, lease)
+    usable = keeper.strict and terms.grace >= holding.USABLE_GRACE
+    if usable and keeper.door.now() - lease.viewed > terms.grace // 3:
+        await keeper.read(lease)
+
+
+def _is_loose(keeper: Keeper, lease: Lease, view: LeaseView) -> bool:
+    """Tell whether too little is known of the operator's clock to say when the term ends."""
+    status = view.raw.get("status") or {}
+    end = stamp(status, "deadlines", "expirationTime")
+    began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
+    if end is None or began is None:
+        return False
+    loose = keeper.clock_of(view.pool).loose_by(began, keeper.door.now())
+    return loose is None or loose > max(SECOND, (end - began) // 20)
+
+
+async def _renew_and_hear(keeper: Keeper, lease: Lease) -> None:
+    """Renew, and wait until the operator has seen it: its answer tells of its clock."""
+    text = await keeper.renew_once(lease)
+    try:
+        async with asyncio.timeout(_SYNC_SECONDS):
+            while text in lease.renewals and not lease.gone:
+                lease.changed.clear()
+                await lease.changed.wait()
+    except TimeoutError:
+        log.warning("lease %s: the operator has not seen its renewal within %g s", lease.name, _SYNC_SECONDS)

@@ -1,0 +1,638 @@
+"""Looks after all leases of one client in one namespace: one session, one watch, one clockwork.
+
+Three things are asked of the API server, however many leases there are: the session is renewed, the leases are listed
+now and then (metadata only), and changes are watched. What is asked for hangs on nothing else: the clockwork waits for
+no answer, so a deadline is kept while requests hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+import secrets
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from leasehold.adapters.clock import SteadyClock
+from leasehold.adapters.kube import paths
+from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
+from leasehold.adapters.kube.errors import Refused as Denied
+from leasehold.adapters.kube.informer import Informer
+from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, Liveness
+from leasehold.core.times import SECOND, earliest, format_time
+from leasehold.sdk import holding
+from leasehold.sdk.door import Door, explained
+from leasehold.sdk.errors import LostCause, Misuse
+from leasehold.sdk.holding import OperatorClock, State
+from leasehold.sdk.lease import Lease
+from leasehold.sdk.views import PoolView, stamp
+
+Json = dict[str, Any]
+
+_TICK: Final = 1000
+"""The clockwork looks up at least so often (ms): timers stand still while the machine is suspended."""
+
+_LOOK: Final = 20_000
+"""How often leases are looked at where no grace asks for more (ms): a watch can lose an event."""
+
+_POOLS: Final = 30_000
+"""How old what is known of a pool may be (ms)."""
+
+_RELEASE_SECONDS: Final = 10.0
+_FAREWELL_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 3.0
+_AT_ONCE: Final = 16
+
+_CHANCE: Final = random.Random()
+_NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a pool asks of holders and grants them (ms)."""
+
+    heartbeat: int
+    grace: int
+    ends_leases: bool
+    known: bool = True
+
+
+UNKNOWN: Final = Terms(holding.SHORTEST_HEARTBEAT, 0, True, known=False)
+"""What is assumed of a pool that cannot be read: the shortest heartbeat there is, and no notice."""
+
+
+def session_name(host: str | None = None) -> str:
+    """Return a name for a session that no other process has: of the host, the process and chance."""
+    where = (
+        _NOT_A_NAME.sub("-", (host or socket.gethostname()).split(".")[0].lower()).strip("-")[:30] or "host"
+    )
+    return f"{where}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class _Duty:
+    """Something to do again and again: when next, and whether it is being done."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.doing = False
+
+
+class Keeper:
+    """The one that looks after leases. `leases` are those asked for and not given back, by name."""
+
+    def __init__(
+        self,
+        door: Door,
+        namespace: str,
+        *,
+        identity: str,
+        session_seconds: int = 60,
+        strict: bool = True,
+        owner: Json | None = None,
+    ) -> None:
+        self.door = door
+        self.now = door.now
+        self.namespace = namespace
+        self.identity = identity
+        self.strict = strict
+        self.session = session_name()
+        self.session_duration = session_seconds * SECOND
+        self.session_sent: int | None = None
+        self.leases: dict[str, Lease] = {}
+        self.closing = False
+        self._owner = owner
+        self._session_there = False
+        self._clock = SteadyClock()
+        self._ticks = 0
+        self._clocks: dict[str, OperatorClock] = {}
+        self._pools: dict[str, tuple[int, Terms]] = {}
+        self._done: set[str] = set()
+        self._leaving: set[str] = set()
+        self._beat, self._look, self._pool_duty = _Duty(), _Duty(), _Duty()
+        self._kick = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+
+    # --- beginning and end ---
+
+    def check_loop(self) -> None:
+        """Raise Misuse on another event loop than that of the client."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if not here:
+            raise Misuse(
+                "The client belongs to another event loop.",
+                "Make one client in each loop, or use leasehold.sdk.sync, which works from any thread.",
+            )
+
+    async def open(self) -> None:
+        """Have the session and the watch going, once. Raises ApiError."""
+        while self._opening is None or (self._opening.done() and self._failed(self._opening)):
+            self._opening = self._loop.create_task(self._open(), name="leasehold-open")
+        await asyncio.shield(self._opening)
+
+    @staticmethod
+    def _failed(task: asyncio.Task[None]) -> bool:
+        return task.cancelled() or task.exception() is not None
+
+    async def _open(self) -> None:
+        await self.beat()
+        await self.door.list(paths.lease(self.namespace), self._selector)  # says what is forbidden
+        informer = Informer(
+            self.door.kube, paths.lease(self.namespace), self, self._clock.now, label_selector=self._selector
+        )
+        for name, work in (("watch", informer.run()), ("clockwork", self._tend())):
+            task = self._loop.create_task(work, name=f"leasehold-{name}")
+            task.add_done_callback(self._ended)
+            self._loops.append(task)
+
+    @property
+    def _selector(self) -> str:
+        return f"{CLIENT_LABEL}={self.session}"
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A loop that ends by itself leaves nobody to look after the leases."""
+        if self.closing:
+            return
+        error = None if task.cancelled() else task.exception()
+        log.error("%s ended: %r", task.get_name(), error)
+        for lease in list(self.leases.values()):
+            lease.lose(LostCause.BROKEN, f": {task.get_name()} ended ({error!r})")
+
+    async def close(self) -> None:
+        """Give back what is held, withdraw what is asked for, end the session. Bounded."""
+        leases = list(self.leases.values())
+        for lease in leases:
+            lease.lose(LostCause.CLOSED)
+        await asyncio.gather(*(self.release(lease) for lease in leases))
+        self.closing = True
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_FAREWELL_SECONDS)
+        for task in (*self._loops, *self._tasks, *filter(None, [self._opening])):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        try:
+            if self._opening is not None:
+                await self._sweep()
+        except ApiError as error:
+            log.warning("the session %s stays until it is collected: %s", self.session, error)
+
+    async def _sweep(self) -> None:
+        """Remove what may have come into being after it was given up, and the session."""
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            _, items = await self.door.list(paths.lease(self.namespace), self._selector, metadata_only=True)
+            for item in items:
+                meta = item["metadata"]
+                if meta["uid"] not in self._done and not meta.get("deletionTimestamp"):
+                    await self._forget_errors(
+                        self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"])
+                    )
+            await self._forget_errors(self.door.delete(paths.coordination(self.namespace, self.session)))
+
+    @staticmethod
+    async def _forget_errors(work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except (NotFound, Conflict):
+            pass
+        except ApiError as error:
+            log.warning("%s", error)
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Let something go on by itself; the end of the client waits for it."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- what is known ---
+
+    def clock_of(self, pool: str | None) -> OperatorClock:
+        """Return what is known of the clock by which a pool's leases end."""
+        return self._clocks.setdefault(pool or "", OperatorClock())
+
+    def terms_of(self, pool: str | None) -> Terms:
+        """Return what is known of a pool."""
+        return self._pools.get(pool or "", (0, UNKNOWN))[1]
+
+    def heartbeat_of(self, lease: Lease) -> tuple[int | None, int | None]:
+        """Return when a lease's last heartbeat was sent, and how long it counts; None where nobody asks for one."""
+        terms = self.terms_of(lease.view.pool if lease.view else None)
+        if lease.request.liveness == Liveness.SESSION:
+            return self.session_sent, min(self.session_duration, terms.heartbeat)
+        if lease.request.liveness == Liveness.RENEW:
+            return lease.renewed_sent, terms.heartbeat
+        return None, None
+
+    def holds(self, lease: Lease) -> bool:
+        """Tell whether the lease's object still names us as its holder."""
+        view = lease.view
+        assert view is not None
+        holder = (view.raw.get("spec") or {}).get("holder") or {}
+        if lease.request.liveness == Liveness.SESSION:
+            return bool((holder.get("sessionRef") or {}).get("name") == self.session)
+        return bool(holder.get("identity") == (lease.request.identity or self.identity))
+
+    def holder_of(self, lease: Lease) -> Json:
+        """Return who holds a lease of ours, as the API wants it."""
+        holder: Json = {"identity": lease.request.identity or self.identity}
+        if lease.request.liveness == Liveness.SESSION:
+            holder["sessionRef"] = {"name": self.session}
+        return holder
+
+    def learn(self, lease: Lease) -> None:
+        """Take from a lease's new status what it says of the operator's clock."""
+        view = lease.view
+        assert view is not None
+        status = view.raw.get("status") or {}
+        clock = self.clock_of(view.pool)
+        granted = stamp(status, "allocation", "allocationTime")
+        if granted is not None and lease.asked_here:
+            clock.learn(lease.asked_at, granted)
+        renewal = status.get("renewal") or {}
+        sent = lease.renewals.pop(renewal.get("observedRenewTime", ""), None)
+        renewed = stamp(status, "renewal", "lastRenewTime")
+        if sent is not None:
+            if renewed is not None and renewed != lease.last_renewed:
+                clock.learn(sent, renewed)
+            lease.renewals = {text: at for text, at in lease.renewals.items() if at > sent}
+        lease.last_renewed = renewed
+
+    async def read_pool(self, name: str | None, *, fresh: bool = False) -> Terms:
+        """Read what a pool asks and grants. One that cannot be read is taken for the strictest there is."""
+        if not name:
+            return UNKNOWN
+        known = self._pools.get(name)
+        now = self.door.now()
+        if known is not None and not fresh and now - known[0] < _POOLS:
+            return known[1]
+        try:
+            _, document = await self.door.get(paths.pool(name))
+        except (Denied, NotFound):
+            self._pools[name] = now, UNKNOWN
+        except ApiError as error:
+            log.warning("pool %s cannot be read: %s", name, error)
+        else:
+            view = PoolView.of(document)
+            terms = Terms(view.heartbeat_timeout * SECOND, view.grace * SECOND, view.ends_leases)
+            self._pools[name] = now, terms
+        return self.terms_of(name)
+
+    # --- the audience of the watch ---
+
+    def listed(self, items: list[Json], version: int) -> None:
+        """Take in everything there was at a version. What is missing is asked for by name before it is believed."""
+        for item in items:
+            self.changed("ADDED", item)
+        self._look.at = 0
+        self._kick.set()
+
+    def changed(self, kind: str, item: Json) -> None:
+        """Take in one change."""
+        name = item["metadata"]["name"]
+        lease = self.leases.get(name)
+        if lease is None:
+            if kind != "DELETED":
+                self._stray(item["metadata"], item.get("spec"))
+            return
+        if kind == "DELETED":
+            if not lease.uid or lease.uid == item["metadata"]["uid"]:
+                lease.take_gone()
+        else:
+            lease.take(item, None)
+        self._kick.set()
+
+    def _stray(self, meta: Json, spec: Json | None) -> None:
+        """Remove a lease of ours that nobody waits for: a create that arrived after it was given up."""
+        over = spec is not None and spec.get("desiredState") == DesiredState.RELEASED
+        if (
+            meta["uid"] in self._done
+            or over
+            or meta.get("deletionTimestamp")
+            or meta["name"] in self._leaving
+        ):
+            return
+        log.info("lease %s is there though it was given up; removing it", meta["name"])
+        self._done.add(meta["uid"])
+        self.background(
+            self._forget_errors(self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"]))
+        )
+
+    # --- the clockwork ---
+
+    async def _tend(self) -> None:
+        while True:
+            now = self.door.now()
+            wake = [now + _TICK]
+            for lease in list(self.leases.values()):
+                if lease.granted_at is not None and lease.lost is None:
+                    verdict = lease.judge(now)
+                    if verdict.state is not State.LOST and verdict.stop_at is not None:
+                        wake.append(verdict.stop_at)
+            wake += self._start_due(now)
+            self._kick.clear()
+            pause = max(0, (earliest(*wake) or now) - self.door.now()) / SECOND
+            try:
+                async with asyncio.timeout(pause):
+                    await self._kick.wait()
+            except TimeoutError:
+                pass
+
+    def _start_due(self, now: int) -> list[int]:
+        """Start what is due; return when what is not will be."""
+        held = [lease for lease in self.leases.values() if lease.lost is None]
+        beat, look = self._periods(held)
+        wake = []
+        if any(lease.request.liveness == Liveness.SESSION for lease in held) or not held:
+            wake.append(self._do(self._beat, now, beat, self.beat))
+        if held:
+            wake.append(self._do(self._look, now, look, self.look))
+            wake.append(self._do(self._pool_duty, now, _POOLS, self._read_pools))
+        free = _AT_ONCE - sum(lease.renewing for lease in held)
+        for lease in held:
+            due = self._renewal_due(lease, now)
+            if due is None or lease.renewing:
+                continue
+            if due > now:
+                wake.append(due)
+            elif free > 0:
+                free -= 1
+                lease.renewing = True
+                self.background(self._renew_in_background(lease))
+        return wake
+
+    def _periods(self, held: list[Lease]) -> tuple[int, int]:
+        """Return how often to renew the session and how often to look (ms)."""
+        timeouts, graces = [self.session_duration], []
+        for lease in held:
+            terms = self.terms_of(lease.view.pool if lease.view else lease.request.pool)
+            if lease.granted_at is not None or terms.known:
+                timeouts.append(terms.heartbeat)
+            if self.strict and terms.grace >= holding.USABLE_GRACE:
+                graces.append(terms.grace)
+        beat, look = holding.beat_every(min(timeouts), min(graces, default=0))
+        return beat, min(look or _LOOK, _LOOK)
+
+    def _do(self, duty: _Duty, now: int, period: int, work: Any) -> int:
+        """Start a duty that is due, unless it is being done; return when to see to it again."""
+        due = min(duty.at, now + period)
+        if now < due or duty.doing:
+            return max(due, now + 50) if duty.doing else due
+        duty.doing = True
+
+        async def do() -> None:
+            try:
+                async with asyncio.timeout(min(10.0, max(1.0, period / 2 / SECOND))):
+                    await work()
+            except (ApiError, TimeoutError) as error:
+                log.warning("%s: %s", getattr(work, "__name__", "request"), error or "no answer in time")
+                duty.at = self.door.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
+            else:
+                duty.at = now + int(period * _CHANCE.uniform(0.8, 1.0))
+            finally:
+                duty.doing = False
+                self._kick.set()
+
+        self.background(do())
+        return now + period
+
+    async def beat(self) -> None:
+        """Renew the session, making it where it is not there. Raises ApiError."""
+        name = paths.coordination(self.namespace, self.session)
+        spec = {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": self.session_duration // SECOND,
+            "renewTime": self.new_text(),
+        }
+        if self._session_there:
+            try:
+                sent, _ = await self.door.patch(name, {"spec": spec})
+            except NotFound:
+                log.warning("the session %s was deleted by somebody; making it anew", self.session)
+                self._session_there = False
+        if not self._session_there:
+            sent = await self._make_session(name, spec)
+        self._session_there = True
+        self.session_sent = max(self.session_sent or 0, sent)
+
+    async def _make_session(self, path: str, spec: Json) -> int:
+        meta: Json = {
+            "name": self.session,
+            "namespace": self.namespace,
+            "labels": {SESSION_LABEL: "sdk", CLIENT_LABEL: self.session},
+        }
+        if self._owner is not None:
+            meta["ownerReferences"] = [self._owner]
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": meta,
+            "spec": {**spec, "acquireTime": spec["renewTime"]},
+        }
+        try:
+            sent, _ = await self.door.create(paths.coordination(self.namespace), body)
+        except Conflict:  # an earlier attempt arrived after all
+            sent, _ = await self.door.patch(path, {"spec": {**spec, "renewTime": self.new_text()}})
+        return sent
+
+    def new_text(self) -> str:
+        """Return the time as text, never the same twice: a text that does not change would be no heartbeat."""
+        self._ticks += 1
+        now = self._clock.now()
+        whole = format_time(now // SECOND * SECOND)
+        return f"{whole[:-1]}.{now % SECOND:03d}{self._ticks % 1000:03d}Z"
+
+    async def look(self) -> None:
+        """Look at all leases: what is as it was last seen is known to be so; what is not is read. Raises ApiError."""
+        sent, items = await self.door.list(paths.lease(self.namespace), self._selector, metadata_only=True)
+        found = {item["metadata"]["name"]: item["metadata"] for item in items}
+        asked = [lease for lease in self.leases.values() if lease.created and lease.created_at < sent]
+        news = []
+        for lease in asked:
+            meta = found.get(lease.name)
+            if (
+                meta is not None
+                and meta["uid"] == lease.uid
+                and int(meta["resourceVersion"]) <= lease.version
+            ):
+                lease.viewed = max(lease.viewed, sent)
+            else:
+                news.append(lease)
+        self._done &= {meta["uid"] for meta in found.values()} | {lease.uid for lease in self.leases.values()}
+        for name, meta in found.items():
+            if name not in self.leases and meta["uid"] not in self._done:
+                self._stray(meta, None)
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def read(lease: Lease) -> None:
+            async with limit:
+                await self.read(lease)
+
+        await asyncio.gather(*map(read, news))
+
+    async def read(self, lease: Lease) -> None:
+        """Read one lease. Raises ApiError, but not for one that is gone."""
+        try:
+            sent, document = await self.door.get(paths.lease(self.namespace, lease.name))
+        except NotFound:
+            lease.take_gone()
+        else:
+            lease.take(document, sent)
+
+    async def _read_pools(self) -> None:
+        names = {lease.view.pool for lease in self.leases.values() if lease.view is not None}
+        for name in names:
+            await self.read_pool(name, fresh=True)
+
+    # --- renewals of one lease ---
+
+    def _renewal_due(self, lease: Lease, now: int) -> int | None:
+        """Return when a lease's own renewal is due, None where none is needed or none can be had."""
+        view = lease.view
+        if lease.granted_at is None or view is None:
+            return None
+        status = view.raw.get("status") or {}
+        end = stamp(status, "deadlines", "expirationTime")
+        began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
+        span = max(1, (end or 0) - (began or end or 0))
+        periods = []
+        if lease.request.liveness == Liveness.RENEW:
+            periods.append(self.terms_of(view.pool).heartbeat // 3)
+        at_maximum = end is not None and end == stamp(status, "deadlines", "maxExpirationTime")
+        if end is not None and not at_maximum and lease.request.liveness != Liveness.SESSION:
+            periods.append(span // 3)
+        if lease.renew_at is not None and lease.renew_at > now:
+            return lease.renew_at
+        if periods:
+            since = lease.renewed_sent if lease.renewed_sent is not None else lease.granted_at
+            return since + int(min(periods) * lease.jitter)
+        if end is None or at_maximum:
+            return None
+        # A live session renews the term by itself once two thirds are over. Where that is not heard of, or where the
+        # operator's clock is known too loosely to be sure, ask.
+        term_ends = lease.facts().term_ends
+        return None if term_ends is None else term_ends - span // 5
+
+    async def renew(self, lease: Lease) -> None:
+        """Ask for a new term. Raises the SDK's errors."""
+        try:
+            await self.renew_once(lease)
+        except ApiError as error:
+            raise explained(error, f"renew lease {lease.name}") from error
+
+    async def renew_once(self, lease: Lease) -> str:
+        """Ask for a new term; return the text by which the operator's answer is known. Raises ApiError."""
+        text = self.new_text()
+        lease.renewals[text] = self.door.now()
+        body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
+        sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        lease.renewed_sent = max(lease.renewed_sent or 0, sent)
+        lease.take(document, sent)
+        return text
+
+    async def _renew_in_background(self, lease: Lease) -> None:
+        period = self._periods([lease])[0]
+        try:
+            async with asyncio.timeout(min(10.0, max(1.0, period / 2 / SECOND))):
+                await self.renew_once(lease)
+            lease.jitter = _CHANCE.uniform(0.8, 1.0)
+            if lease.request.liveness == Liveness.SESSION:
+                lease.renew_at = self.door.now() + SECOND
+        except (NotFound, Conflict):
+            await self._forget_errors(self.read(lease))
+            lease.renew_at = self.door.now() + SECOND
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease %s could not be renewed: %s", lease.name, error or "no answer in time")
+            lease.renew_at = self.door.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
+        finally:
+            lease.renewing = False
+            self._kick.set()
+
+    def kick(self) -> None:
+        """Let the clockwork look up now."""
+        self._kick.set()
+
+    # --- giving back ---
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then."""
+        if self.leases.get(lease.name) is lease:
+            del self.leases[lease.name]
+        if lease.uid:
+            self._done.add(lease.uid)
+        over = lease.lost is not None and getattr(lease.lost, "cause", None) in (
+            LostCause.HANDED_OVER,
+            LostCause.SUPERSEDED,
+            LostCause.DELETED,
+        )
+        if over or lease.gone or not lease.sent:
+            return
+        self._leaving.add(lease.name)
+        task = self.background(self._give_back(lease))
+        await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
+
+    async def _give_back(self, lease: Lease) -> None:
+        pause = 0.1
+        try:
+            while True:
+                try:
+                    if lease.granted_at is not None:
+                        await self._say_released(lease)
+                    else:
+                        await self._withdraw(lease)
+                    return
+                except NotFound:
+                    return
+                except Denied as error:
+                    log.error("lease %s cannot be given back: %s", lease.name, error)
+                    return
+                except ApiError as error:
+                    log.warning("lease %s is not given back yet: %s", lease.name, error)
+                await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.5))
+                pause = min(pause * 2, 5.0)
+        finally:
+            self._leaving.discard(lease.name)
+
+    async def _say_released(self, lease: Lease) -> None:
+        """Say so, unless the lease has another holder by now."""
+        path = paths.lease(self.namespace, lease.name)
+        for _ in range(20):
+            meta = {"uid": lease.uid, "resourceVersion": str(lease.version)}
+            body = {"metadata": meta, "spec": {"desiredState": str(DesiredState.RELEASED)}}
+            try:
+                await self.door.patch(path, body)
+                return
+            except Conflict:
+                sent, document = await self.door.get(path)
+                lease.take(document, sent)
+                if lease.gone or not self.holds(lease):
+                    return
+        raise Unknown(f"lease {lease.name} changes all the time")
+
+    async def _withdraw(self, lease: Lease) -> None:
+        """Delete a request, and make sure that none arrives later where its answer never came."""
+        path = paths.lease(self.namespace, lease.name)
+        deadline = self.door.now() + int(_SETTLE_SECONDS * SECOND)
+        pause = 0.05
+        while True:
+            try:
+                await self.door.delete(path, lease.uid)
+                return
+            except Conflict:  # another one of this name: not ours
+                return
+            except NotFound:
+                if lease.created or self.door.now() >= deadline:
+                    return
+            await asyncio.sleep(pause)
+            pause *= 2

@@ -1,0 +1,122 @@
+"""The SDK in the hands of a program, with a real operator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.cluster.harness import LEASES, SESSIONS, SMALL, Stage, condition, finished, granted, is_
+
+from leasehold.sdk import Client, LeaseLost, LostCause, Progress, WaitTimeout
+
+LIVELY = {"heartbeatTimeoutSeconds": 6, "gracePeriodSeconds": 6, "claimTimeoutSeconds": 30}
+
+
+def client(stage: Stage, **options: Any) -> Client:
+    return Client(kubeconfig=stage.control_plane.kubeconfig, namespace=stage.namespace, **options)
+
+
+async def eventually(test: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    async with asyncio.timeout(seconds):
+        while not (found := await asyncio.to_thread(test)):
+            await asyncio.sleep(0.05)
+        return found
+
+
+async def test_a_block_holds_a_lease_and_gives_it_back(stage: Stage) -> None:
+    (node,) = stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    async with client(stage, identity="job-1") as sdk:
+        async with sdk.lease(pool=pool, cpu="2", memory="1Gi", duration="10m") as lease:
+            assert lease.nodes == (node,)
+            assert lease.slices[0].resources == {"cpu": "2", "memory": "1Gi"}
+            assert lease.token > 0
+            assert 0 < lease.remaining() <= 6
+            found = await asyncio.to_thread(stage.until, lease.name, is_("Claimed"))
+            assert found["spec"]["holder"]["identity"] == "job-1"
+            assert found["status"]["fencingToken"] == lease.token
+        over = await asyncio.to_thread(stage.until, lease.name, finished)
+        assert over["status"]["release"]["cause"] == "ReleaseRequested"
+        assert len(stage.kube.list(SESSIONS, stage.namespace)) == 1
+    assert stage.kube.list(SESSIONS, stage.namespace) == []
+
+
+async def test_a_lease_is_kept_alive_over_many_periods_and_terms(stage: Stage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy={**LIVELY, "heartbeatTimeoutSeconds": 5})
+    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="4s") as lease:
+        renewed = await asyncio.to_thread(
+            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 3, 30
+        )
+        assert granted(renewed)
+        assert lease.held
+
+
+@pytest.mark.parametrize("liveness", ["Renew", "None"])
+async def test_without_a_session_the_lease_itself_is_renewed(stage: Stage, liveness: str) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy={**LIVELY, "heartbeatTimeoutSeconds": 5})
+    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="4s", liveness=liveness) as lease:
+        await asyncio.to_thread(
+            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 4, 30
+        )
+        assert lease.held
+        found = stage.get(lease.name)
+        assert condition(found, "HolderLive")["status"] == ("True" if liveness == "Renew" else "")
+
+
+async def test_who_waits_is_told_why_and_in_which_place(stage: Stage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    told: list[Progress] = []
+    async with client(stage) as sdk:
+        first = await sdk.acquire(pool=pool, cpu=4, duration="10m")
+        waiting = asyncio.ensure_future(sdk.acquire(pool=pool, cpu=3, on_progress=told.append))
+        await eventually(lambda: any(p.position == 1 for p in told), "a place in the queue")
+        assert "WaitingForCapacity" in {p.reason for p in told}
+        await first.release()
+        second = await asyncio.wait_for(waiting, 20)
+        assert second.token > first.token
+        await second.release()
+
+
+async def test_a_wait_that_is_too_long_ends_with_the_reason_and_leaves_nothing(stage: Stage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=3):
+        with pytest.raises(WaitTimeout) as caught:
+            await sdk.acquire(pool=pool, cpu=2, timeout=2, name="late")
+        assert caught.value.reason == "WaitingForCapacity"
+        assert caught.value.counter_offer is not None
+        assert "could be had" in str(caught.value)
+        await eventually(lambda: stage.kube.find(LEASES, "late", stage.namespace) is None, "it is withdrawn")
+
+
+async def test_a_revoked_lease_tells_how_much_time_is_left_and_then_cancels_the_block(stage: Stage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    endings: list[Any] = []
+    async with client(stage) as sdk:
+        with pytest.raises(LeaseLost) as caught:
+            async with sdk.lease(pool=pool, cpu=3, on_ending=endings.append) as lease:
+                stage.annotate(lease.name, revoke="maintenance")
+                await asyncio.sleep(30)
+        assert caught.value.cause is LostCause.REVOKED
+        (ending,) = endings
+        assert ending.reason == "AdminRevoked"
+        assert 0 < ending.seconds <= 6
+        held = stage.get(lease.name)
+        assert not finished(held), "the holder stops before the capacity is taken"
+
+
+async def test_a_deleted_lease_is_lost_at_once(stage: Stage) -> None:
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    async with client(stage) as sdk:
+        with pytest.raises(LeaseLost) as caught:
+            async with sdk.lease(pool=pool, cpu=3) as lease:
+                stage.kube.delete(LEASES, lease.name, stage.namespace)
+                await asyncio.sleep(30)
+        assert caught.value.cause is LostCause.DELETED
