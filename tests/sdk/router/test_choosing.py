@@ -139,7 +139,10 @@ def test_an_old_quote_is_asked_for_anew() -> None:
 
 def test_a_quote_is_used_up_by_the_tasks_that_went_there() -> None:
     spent = Quote(20_000, 0, uses=0)
-    targets = [target("a", free=0, quotes={NEED: spent}), target("b", free=0, quotes={NEED: Quote(60_000, 0)})]
+    targets = [
+        target("a", free=0, quotes={NEED: spent}),
+        target("b", free=0, quotes={NEED: Quote(60_000, 0)}),
+    ]
     assert decide(task(), targets, Mode.EARLIEST, 0) == Ask(("a",))
 
 

@@ -507,10 +507,12 @@ class Router:
         if withdrawn or ask.cancelled():
             post.left(job.task.id)
             out = {post.name} if job.stuck else set()
-            return self._back(job, replace(job.task, excluded=job.task.excluded | out))
+            self._back(job, replace(job.task, excluded=job.task.excluded | out))
+            return None
         error = ask.exception()
         if error is not None:
-            return self._failed(job, post, error)
+            self._failed(job, post, error)
+            return None
         post.granted(job.task, self._now())
         self._kick()
         return ask.result()
@@ -551,7 +553,7 @@ class Router:
         log.info("%s gave no lease, trying elsewhere: %s", post.name, error)
         job.refusal = error if isinstance(error, LeaseholdError) else None
         out = {post.name} if verdict.excluded else set()
-        return self._back(job, replace(job.task, excluded=job.task.excluded | out))
+        self._back(job, replace(job.task, excluded=job.task.excluded | out))
 
     def _back(self, job: _Job, task: Task) -> None:
         """Put a request back into the line, at its old place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from leasehold.api.names import LeaseReason
 from leasehold.sdk.errors import (
     BadConfig,
     Forbidden,
@@ -16,8 +17,6 @@ from leasehold.sdk.errors import (
     Refused,
     ServerUnavailable,
 )
-
-from leasehold.api.names import LeaseReason
 from leasehold.sdk.router.circuit import CircuitRule, Step
 
 
