@@ -77,11 +77,27 @@ def session_name(host: str | None = None) -> str:
 
 
 class _Duty:
-    """Something to do again and again: when next, and whether it is being done."""
+    """Something to do again and again: when it was begun last, and whether it is being done or was in vain.
+
+    When it is due follows from the period at the moment, which may have become shorter since.
+    """
 
     def __init__(self) -> None:
-        self.at = 0
+        self.began: int | None = None
+        self.again_at: int | None = None
         self.doing = False
+        self.jitter = 1.0
+
+    def due(self, period: int) -> int:
+        """Return when it is due; 0 is at once."""
+        if self.again_at is not None:
+            return self.again_at
+        return 0 if self.began is None else self.began + int(period * self.jitter)
+
+    def begin(self, now: int) -> None:
+        """Note that it is being done."""
+        self.began, self.again_at, self.doing = now, None, True
+        self.jitter = _CHANCE.uniform(0.8, 1.0)
 
 
 class Keeper:
@@ -274,7 +290,7 @@ class Keeper:
         if not name:
             return UNKNOWN
         known = self._pools.get(name)
-        now = self.door.now()
+        now = self.now()
         if known is not None and not fresh and now - known[0] < _POOLS:
             return known[1]
         try:
@@ -295,7 +311,7 @@ class Keeper:
         """Take in everything there was at a version. What is missing is asked for by name before it is believed."""
         for item in items:
             self.changed("ADDED", item)
-        self._look.at = 0
+        self._look.again_at = 0
         self._kick.set()
 
     def changed(self, kind: str, item: Json) -> None:
@@ -333,7 +349,7 @@ class Keeper:
 
     async def _tend(self) -> None:
         while True:
-            now = self.door.now()
+            now = self.now()
             wake = [now + _TICK]
             for lease in list(self.leases.values()):
                 if lease.granted_at is not None and lease.lost is None:
@@ -342,7 +358,7 @@ class Keeper:
                         wake.append(verdict.stop_at)
             wake += self._start_due(now)
             self._kick.clear()
-            pause = max(0, (earliest(*wake) or now) - self.door.now()) / SECOND
+            pause = max(0, (earliest(*wake) or now) - self.now()) / SECOND
             try:
                 async with asyncio.timeout(pause):
                     await self._kick.wait()
@@ -386,10 +402,12 @@ class Keeper:
 
     def _do(self, duty: _Duty, now: int, period: int, work: Any) -> int:
         """Start a duty that is due, unless it is being done; return when to see to it again."""
-        due = min(duty.at, now + period)
-        if now < due or duty.doing:
-            return max(due, now + 50) if duty.doing else due
-        duty.doing = True
+        due = duty.due(period)
+        if duty.doing:
+            return now + period
+        if now < due:
+            return due
+        duty.begin(now)
 
         async def do() -> None:
             try:
@@ -397,9 +415,7 @@ class Keeper:
                     await work()
             except (ApiError, TimeoutError) as error:
                 log.warning("%s: %s", getattr(work, "__name__", "request"), error or "no answer in time")
-                duty.at = self.door.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
-            else:
-                duty.at = now + int(period * _CHANCE.uniform(0.8, 1.0))
+                duty.again_at = self.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
             finally:
                 duty.doing = False
                 self._kick.set()
@@ -534,7 +550,7 @@ class Keeper:
     async def renew_once(self, lease: Lease) -> str:
         """Ask for a new term; return the text by which the operator's answer is known. Raises ApiError."""
         text = self.new_text()
-        lease.renewals[text] = self.door.now()
+        lease.renewals[text] = self.now()
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
         lease.renewed_sent = max(lease.renewed_sent or 0, sent)
@@ -548,13 +564,13 @@ class Keeper:
                 await self.renew_once(lease)
             lease.jitter = _CHANCE.uniform(0.8, 1.0)
             if lease.request.liveness == Liveness.SESSION:
-                lease.renew_at = self.door.now() + SECOND
+                lease.renew_at = self.now() + SECOND
         except (NotFound, Conflict):
             await self._forget_errors(self.read(lease))
-            lease.renew_at = self.door.now() + SECOND
+            lease.renew_at = self.now() + SECOND
         except (ApiError, TimeoutError) as error:
             log.warning("lease %s could not be renewed: %s", lease.name, error or "no answer in time")
-            lease.renew_at = self.door.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
+            lease.renew_at = self.now() + int(min(SECOND, period / 4) * _CHANCE.uniform(0.5, 1.0))
         finally:
             lease.renewing = False
             self._kick.set()
@@ -623,7 +639,7 @@ class Keeper:
     async def _withdraw(self, lease: Lease) -> None:
         """Delete a request, and make sure that none arrives later where its answer never came."""
         path = paths.lease(self.namespace, lease.name)
-        deadline = self.door.now() + int(_SETTLE_SECONDS * SECOND)
+        deadline = self.now() + int(_SETTLE_SECONDS * SECOND)
         pause = 0.05
         while True:
             try:
@@ -632,7 +648,7 @@ class Keeper:
             except Conflict:  # another one of this name: not ours
                 return
             except NotFound:
-                if lease.created or self.door.now() >= deadline:
+                if lease.created or self.now() >= deadline:
                     return
             await asyncio.sleep(pause)
             pause *= 2
