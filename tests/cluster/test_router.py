@@ -42,7 +42,7 @@ from leasehold.sdk.router import (
 )
 from leasehold.testing.nodes import NodeShape
 
-LIVELY = {"heartbeatTimeoutSeconds": 10, "gracePeriodSeconds": 6, "claimTimeoutSeconds": 30}
+PATIENT = {"heartbeatTimeoutSeconds": 60, "gracePeriodSeconds": 0, "claimTimeoutSeconds": 60}
 QUICK = CircuitRule(first_pause=0.2, longest_pause=2.0)
 
 
@@ -55,7 +55,7 @@ def pool_on(stage: Stage, nodes: int = 1, shape: NodeShape = SMALL, **spec: Any)
     name = f"half-{len(stage.pools)}"
     stage.nodes.create(nodes, shape, labels={"half": name})
     selector = {"matchLabels": {**stage.nodes.selector["matchLabels"], "half": name}}
-    return stage.pool(selector=selector, policy=LIVELY, **spec)
+    return stage.pool(selector=selector, policy=PATIENT, **spec)
 
 
 async def eventually(test: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
@@ -262,16 +262,21 @@ async def test_leases_that_are_lost_soon_open_the_circuit_and_one_that_is_kept_c
 ) -> None:
     pools = pool_on(stage), pool_on(stage)
     rule = CircuitRule(failures=2, first_pause=0.5, soon=60)
+    asked: list[str] = []
+
+    async def revoked(lease: Lease) -> None:
+        asked.append(lease.pool)
+        stage.annotate(lease.name, revoke="maintenance")
+        await asyncio.sleep(60)
+
     async with client(stage) as sdk:
         targets = [Target(sdk, pools[0], weight=1000), Target(sdk, pools[1])]
         async with routing(stage, *targets, circuit=rule, mode="spread") as router:
             for _ in range(2):
                 with pytest.raises(LeaseLost) as caught:
-                    async with router.lease(cpu=1) as lease:
-                        assert lease.pool == pools[0]
-                        stage.annotate(lease.name, revoke="maintenance")
-                        await asyncio.sleep(60)
+                    await router.run(revoked, cpu=1)
                 assert caught.value.cause is LostCause.REVOKED
+            assert asked == [pools[0]] * 2
             found = state_of(router, pools[0])
             assert (found.health, found.failures) == (Health.FAILING, 2)
             async with router.lease(cpu=1) as lease:
@@ -291,7 +296,7 @@ async def test_work_that_may_be_done_again_is_done_elsewhere_when_its_lease_is_l
     async def work(lease: Lease) -> int:
         tried.append(lease.pool)
         if len(tried) == 1:
-            stage.annotate(lease.name, revoke="maintenance")
+            stage.annotate(lease.name, revoke="maintenance")  # without notice: the pool has no grace
             await asyncio.sleep(60)
         return 42
 
@@ -365,9 +370,9 @@ async def test_a_cluster_that_lets_one_do_nothing_is_passed_over(stage: Stage) -
     pool, other = pool_on(stage, nodes=4), pool_on(stage)
     nobody = stage.control_plane.kubeconfig_for("nobody-in-particular")
     async with client(stage) as sdk, client(stage, kubeconfig=nobody) as stranger:
-        async with routing(stage, Target(stranger, pool), Target(sdk, other)) as router:
-            async with router.lease(cpu=1) as lease:
-                assert lease.pool == other
+        both = routing(stage, Target(stranger, pool), Target(sdk, other))
+        async with both as router, router.lease(cpu=1) as lease:
+            assert lease.pool == other
         async with routing(stage, Target(stranger, pool)) as router:
             with pytest.raises(Forbidden):
                 async with router.lease(cpu=1):
@@ -376,22 +381,22 @@ async def test_a_cluster_that_lets_one_do_nothing_is_passed_over(stage: Stage) -
 
 async def test_a_key_comes_back_to_its_lease_after_a_crash_and_to_no_other_pool(stage: Stage) -> None:
     pools = pool_on(stage), pool_on(stage, nodes=2)
-    async with client(stage) as sdk:  # its router is gone without a word
-        async with Router([Target(sdk, pool) for pool in pools]) as router:
-            before = router.lease(cpu=1, key="job-17")
-            first = await before.__aenter__()
-            token = first.token
-            for _ in range(2):  # now the other pool is the less loaded
-                await sdk.acquire(pool=first.pool, cpu=1)
-            async with routing(stage, *pools) as again, again.lease(cpu=1, key="job-17") as lease:
-                assert lease.name == first.name
-                assert lease.pool == first.pool
+    async with client(stage) as sdk, Router([Target(sdk, pool) for pool in pools]) as gone:
+        before = gone.lease(cpu=1, key="job-17", on_lost=lambda error: None)
+        first = await before.__aenter__()
+        token = first.token
+        others = [await sdk.acquire(pool=first.pool, cpu=1) for _ in range(2)]  # the other is less loaded now
+        async with routing(stage, *pools) as router:
+            async with router.lease(cpu=1, key="job-17") as lease:
+                assert (lease.name, lease.pool) == (first.name, first.pool)
                 assert lease.token > token
                 lost = await asyncio.wait_for(first.wait_lost(), 30)
                 assert isinstance(lost, LeaseLost)
                 assert lost.cause is LostCause.HANDED_OVER
-            with pytest.raises(LeaseLost):
-                await before.__aexit__(None, None, None)
+            for other in others:
+                await other.release()
+        with pytest.raises(LeaseLost):
+            await before.__aexit__(None, None, None)
 
 
 # --- misuse ---

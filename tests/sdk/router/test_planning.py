@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.sdk.router.builders import opened, sick, target, task
 
 from leasehold.sdk.router.choosing import Mode
-from leasehold.sdk.router.facts import LOOK_AGE, QUOTE_USES, Asking, Facts, Need, Quote, Task
+from leasehold.sdk.router.facts import LOOK_AGE, QUOTE_USES, SETTLED, Asking, Facts, Need, Quote, Task
 from leasehold.sdk.router.line import Line, TaskClass
 from leasehold.sdk.router.planning import Plan, after_start, plan
 
@@ -102,7 +102,7 @@ def test_the_line_and_the_facts_stay_as_they_are() -> None:
 
 
 def waiting_at(where: str, stuck: bool = False, **more: Any) -> list[Asking]:
-    return [Asking(task(7, **more), where, stuck)]
+    return [Asking(task(7, **more), where, 0, stuck)]
 
 
 def test_who_waits_at_a_pool_that_fell_sick_is_taken_back_if_another_would_have_it() -> None:
@@ -120,6 +120,26 @@ def test_who_waits_at_a_pool_that_is_well_stays_and_the_pool_is_looked_at_now_an
     found = plan(some(0), targets, Mode.EARLIEST, 0, waiting_at("a"))
     assert (found.moves, found.looks, found.wake_at) == ([], set(), LOOK_AGE)
     assert plan(some(0), targets, Mode.EARLIEST, LOOK_AGE, waiting_at("a")).looks == {"a"}
+
+
+def test_who_has_waited_for_a_while_goes_where_it_starts_at_once() -> None:
+    here = target("a", free=0, pending=5, looked=SETTLED)
+    other = target("b", looked=SETTLED)
+    at = waiting_at("a")
+    assert not plan(some(0), by_name(here, other), Mode.EARLIEST, SETTLED - 1, at).moves
+    assert plan(some(0), by_name(here, other), Mode.EARLIEST, SETTLED, at).moves
+    busy = target("b", free=0, looked=SETTLED)
+    assert not plan(some(0), by_name(here, busy), Mode.EARLIEST, SETTLED, at).moves
+    keyed = waiting_at("a", sticky="k")
+    assert not plan(some(0), by_name(here, other), Mode.EARLIEST, SETTLED, keyed).moves
+    old = plan(some(0), by_name(here, target("b")), Mode.EARLIEST, SETTLED, at)
+    assert (old.moves, old.looks) == ([], {"b"})
+
+
+def test_no_more_go_there_than_start_at_once() -> None:
+    waiting = [Asking(task(name), "a") for name in range(5)]
+    targets = by_name(target("a", free=0, pending=5, looked=SETTLED), target("b", free=2000, looked=SETTLED))
+    assert len(plan(some(0), targets, Mode.EARLIEST, SETTLED, waiting).moves) == 2
 
 
 def test_who_hears_nothing_is_taken_back_if_another_would_have_it() -> None:

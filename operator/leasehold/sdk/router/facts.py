@@ -18,6 +18,8 @@ QUOTE_AGE = 5_000
 QUOTE_USES = 8
 LOOK_AGE = 2_000
 """How long what a pool's status said is believed (ms)."""
+SETTLED = 3_000
+"""How long a task waits at a target before it may go where it starts at once (ms)."""
 LOOK_PATIENCE = 1_000
 """How long a task waits for a look at a pool before it does without (ms)."""
 
@@ -145,9 +147,11 @@ class Facts:
 class Asking:
     """A task that has asked a target and is not served yet.
 
-    `stuck` says that nobody has answered it for too long, or that the pool has no node for it: better elsewhere.
+    `since` is when it asked. `stuck` says that nobody has answered it for too long, or that the pool has no node for
+    it: better elsewhere.
     """
 
     task: Task
     target: str
+    since: int = 0
     stuck: bool = False

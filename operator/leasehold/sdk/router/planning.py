@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from leasehold.core.times import earliest
-from leasehold.sdk.router.choosing import Ask, GiveUp, Look, Mode, Start, Wait, decide
-from leasehold.sdk.router.facts import LOOK_AGE, Asking, Facts, Need, Quote, Task
+from leasehold.sdk.router.choosing import Ask, GiveUp, Look, Mode, Start, Wait, decide, starts_now
+from leasehold.sdk.router.facts import LOOK_AGE, SETTLED, Asking, Facts, Need, Quote, Task
 from leasehold.sdk.router.line import Line
 
 
@@ -75,23 +75,29 @@ def _note(found: Plan, task: Task, decision: Look | Ask | Wait) -> None:
 
 
 def _reconsider(found: Plan, one: Asking, known: dict[str, Facts], mode: Mode, now: int) -> None:
-    """Keep an eye on the pool where a task waits, and take the task back if it is out of use and another is not."""
+    """Keep an eye on the pool where a task waits; take the task back if it is better off elsewhere.
+
+    That is so where its target went out of use, and where another would start it at once: an estimate is an estimate.
+    One with a key stays as long as its target is in use.
+    """
     here = known[one.target]
-    trial = here.circuit.trial == one.task.id
-    if here.stale(now) and (trial or here.circuit.permits(now)):
+    in_use = here.healthy and (here.circuit.permits(now) or here.circuit.trial == one.task.id)
+    if here.stale(now) and in_use:
         found.looks.add(one.target)
     elif here.looked is not None and here.looking is None:
         found.wake_at = earliest(found.wake_at, here.looked + LOOK_AGE)
-    if here.healthy and not one.stuck and (trial or here.circuit.permits(now)):
+    leaves = one.stuck or not in_use
+    if not leaves and (one.task.sticky is not None or now < one.since + SETTLED):
         return
     elsewhere = replace(one.task, excluded=one.task.excluded | {one.target})
     decision = decide(elsewhere, tuple(known.values()), mode, now)
     if isinstance(decision, Start):
-        found.moves.append(one.task)
-        known[decision.target] = after_start(known[decision.target], one.task, now)
+        if leaves or starts_now(one.task.need, known[decision.target]):
+            found.moves.append(one.task)
+            known[decision.target] = after_start(known[decision.target], one.task, now)
     elif isinstance(decision, Look):
         found.looks |= {*decision.targets}
-    elif isinstance(decision, Ask):
+    elif leaves and isinstance(decision, Ask):
         found.questions |= {(name, one.task.need) for name in decision.targets}
     elif isinstance(decision, Wait):
         found.wake_at = earliest(found.wake_at, decision.until)

@@ -658,12 +658,20 @@ class Router:
 
     def _pass(self) -> None:
         self._pending_pass = None
-        now = self._now()
+        try:
+            self._plan_and_act(self._now())
+        except Exception as error:
+            log.exception("the router cannot decide; please report this")
+            for job in self._jobs.values():
+                if not job.turn.done():
+                    job.turn.set_exception(error)
+
+    def _plan_and_act(self, now: int) -> None:
         facts = {name: post.facts() for name, post in self._posts.items()}
         asking = [
-            Asking(task, post.name, self._jobs[task.id].stuck)
+            Asking(task, post.name, since, self._jobs[task.id].stuck)
             for post in self._posts.values()
-            for task in post.asking.values()
+            for task, since in post.asking.values()
             if task.id in self._jobs and not self._jobs[task.id].back.is_set()
         ]
         found = plan(self._line, facts, self.mode, now, asking)
@@ -677,7 +685,7 @@ class Router:
             post.started(task, now)
             job.turn.set_result(post)
         for task in found.moves:
-            log.info("task %d is taken back: its pool is out of use", task.id)
+            log.info("task %d is taken back: it is better off elsewhere", task.id)
             self._jobs[task.id].back.set()
         for task, why in found.gives_up:
             self._give_up(self._jobs[task.id], why)

@@ -117,7 +117,7 @@ class Post:
         self.look: asyncio.Task[None] | None = None
         self.last_error = ""
         self.quotes: dict[Need, Quote] = {}
-        self.asking: dict[int, Task] = {}
+        self.asking: dict[int, tuple[Task, int]] = {}
         self.running: dict[int, Task] = {}
         self._unseen: dict[int, tuple[Need, int | None]] = {}
 
@@ -148,7 +148,7 @@ class Post:
     def started(self, task: Task, now: int) -> None:
         """A task goes there."""
         self.circuit = self.circuit.started(task.id, now)
-        self.asking[task.id] = task
+        self.asking[task.id] = task, now
         self._unseen[task.id] = task.need, None
         if task.need in self.quotes:
             self.quotes[task.need] = used(self.quotes[task.need])
