@@ -55,7 +55,16 @@ def pool_on(stage: Stage, nodes: int = 1, shape: NodeShape = SMALL, **spec: Any)
     name = f"half-{len(stage.pools)}"
     stage.nodes.create(nodes, shape, labels={"half": name})
     selector = {"matchLabels": {**stage.nodes.selector["matchLabels"], "half": name}}
-    return stage.pool(selector=selector, policy=PATIENT, **spec)
+    pool = stage.pool(selector=selector, policy=PATIENT, **spec)
+    if spec.get("wait") != "":
+        stage.until_pool(pool, lambda found: lends(found) == nodes * int(shape.cpu))
+    return pool
+
+
+def lends(pool: dict[str, Any]) -> int:
+    """How much cpu a pool could lend, with all its nodes known."""
+    rows = pool.get("status", {}).get("capacity", ())
+    return sum(int(row["allocatable"]) for row in rows if row["name"] == "cpu")
 
 
 async def eventually(test: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
