@@ -19,7 +19,16 @@ from leasehold.core.course import Session, World
 from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
 from leasehold.core.lease import Lease
 from leasehold.core.nodes import Node
-from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan, promise_step
+from leasehold.core.planning import (
+    Plan,
+    cancel_step,
+    entry_of,
+    grant_step,
+    handover_step,
+    hold_of,
+    plan,
+    promise_step,
+)
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.quote import Offer
 from leasehold.core.state import PoolState
@@ -51,6 +60,7 @@ class Rehearsal:
         self.ends: dict[str, LeaseReason] = {}
         self.again: int | None = None
         self.granted: dict[str, int] = {}
+        self.pod_use: dict[str, dict[str, dict[str, int]] | None] = {}
         self.state = self.new_state()
 
     def new_state(self) -> PoolState:
@@ -107,7 +117,14 @@ class Rehearsal:
             preemptors=preemptors(state),
             limits=limits,
             bill=state.bill,
+            families=state.families,
+            named=self.named,
+            pod_use=lambda lease: self.pod_use.get(lease.name, {}),
         )
+
+    def named(self, key: tuple[str, str]) -> Lease | None:
+        found = (lease for lease in self.state.leases.values() if (lease.namespace, lease.name) == key)
+        return next(found, None)
 
     def decide(self) -> Plan:
         """One pass; nothing is carried out."""
@@ -157,7 +174,11 @@ class Rehearsal:
     def write(self, entry: Entry, *, adopted: bool = False) -> None:
         """What was committed is written to its lease, or undone."""
         lease = self.state.leases.get(entry.uid)
-        if lease is not None and lease.pending:
+        if lease is not None and entry.holder is not None:
+            if lease.changes_hands and lease.holder == entry.holder:
+                world = World(sessions=self.sessions)
+                self.put(lease, handover_step(lease, entry, self.policy, world, self.now))
+        elif lease is not None and lease.pending:
             wanted = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
             wanted = wanted and entry.generation in (0, lease.generation) and not lease.wants_release
             tenant = self.state.tenant_of(lease)
@@ -167,7 +188,17 @@ class Rehearsal:
                 step = promise_step(lease, entry, self.now, tenant)
             else:
                 world = World(sessions=self.sessions)
-                step = grant_step(lease, entry, self.policy, world, self.now, adopted=adopted, tenant=tenant)
+                parent = self.state.leases[entry.parent] if entry.parent else None
+                step = grant_step(
+                    lease,
+                    entry,
+                    self.policy,
+                    world,
+                    self.now,
+                    adopted=adopted,
+                    tenant="" if parent else tenant,
+                    parent=parent,
+                )
                 self.granted[lease.uid] = self.now
             self.put(lease, step)
         self.state.settle(entry.uid)

@@ -47,7 +47,17 @@ from leasehold.core.lifecycle import advance
 from leasehold.core.loss import loss_plan
 from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
-from leasehold.core.planning import Plan, cancel_step, entry_of, grant_step, hold_of, plan, promise_step
+from leasehold.core.planning import (
+    Grant,
+    Plan,
+    cancel_step,
+    entry_of,
+    grant_step,
+    handover_step,
+    hold_of,
+    plan,
+    promise_step,
+)
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.state import PoolState
 from leasehold.core.status import apply_patch
@@ -118,8 +128,9 @@ class Server:
         now = {c["type"]: c["status"] for c in after["conditions"]}
         for type_ in ("Finished", "Released"):
             assert not before.is_true(type_) or now.get(type_) == "True"
-        token = before.status.get("fencingToken", 0)
-        assert after.get("fencingToken", 0) >= token
+        assert after.get("fencingToken", 0) >= before.token
+        if "holder" in before.status and after["holder"] != before.status["holder"]:
+            assert after["fencingToken"] > before.token
         was, is_ = before.status.get("allocation"), after.get("allocation")
         if was is not None:
             same_nodes = [s["nodeName"] for s in was["slices"]] == [s["nodeName"] for s in is_["slices"]]
@@ -132,11 +143,11 @@ class Server:
         """What counts as lent, by node and resource: what leases hold, and what is committed to others."""
         found: Counter[tuple[str, str]] = Counter()
         for lease in self.leases():
-            for part in lease.slices:
+            for part in () if lease.parent else lease.slices:
                 for key, amount in part.amounts.items():
                     found[part.node, key] += amount
         for entry in self.in_flight.values():
-            if entry.start is not None:
+            if not entry.takes_room:
                 continue
             document = self.documents.get(entry.uid)
             if document is None or not lease_of(document).pending:
@@ -157,6 +168,7 @@ class Worker:
         self.recovers = True
         self.writes: list[Write] = []
         self.settled: set[str] = set()
+        self.put_off = 0
         self.dirty = set(nodes)
         self.node_deadlines = Deadlines()
         self.pressured: dict[str, frozenset[str]] = {}
@@ -242,10 +254,17 @@ class Worker:
             preemptors=preemptors(state),
             limits=RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)),
             bill=state.bill,
+            families=state.families,
+            named=self.named,
         )
+
+    def named(self, key: tuple[str, str]) -> Lease | None:
+        found = (lease for lease in self.state.leases.values() if (lease.namespace, lease.name) == key)
+        return next(found, None)
 
     def run_once(self, world: World, now: int) -> Plan:
         """Gather, plan, commit, and start the writes."""
+        self.put_off = 0
         world = self.gather(world, now)
         due = self.state.deadlines.pop_due(now)
         hold = self.hold()
@@ -297,7 +316,9 @@ class Worker:
     def commit(self, decided: Plan) -> None:
         server = self.server
         assert server.epoch == self.epoch
-        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(decided.grants, start=1)]
+        grants = [grant for grant in decided.grants if self.is_fenced(grant)]
+        self.put_off = len(decided.grants) - len(grants)
+        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(grants, start=1)]
         before = self.sequence
         self.sequence = server.sequence = self.sequence + len(entries)
         for uid in self.settled:
@@ -311,20 +332,46 @@ class Worker:
             self.state.assume(entry)
             self.writes.append(Write(entry.uid, entry, adopted=False))
 
+    def is_fenced(self, grant: Grant) -> bool:
+        """Write to a parent before anything is taken out of it: what an earlier worker sent comes to nothing then."""
+        if not grant.parent:
+            return True
+        parent = self.state.leases[grant.parent]
+        if parent.status["allocation"].get("ledgerEpoch") == self.epoch:
+            return True
+        if parent.uid not in self.state.busy:
+            self.state.busy.add(parent.uid)
+            step = Step({"allocation": {"ledgerEpoch": self.epoch}})
+            self.writes.append(Write(parent.uid, None, False, parent, step, self.policy))
+        return False
+
     def grant(self, write: Write, world: World, now: int) -> tuple[Lease, Step] | None:
         """Work out what a commitment comes to now; None when nothing is left to write."""
         lease, entry = self.state.leases.get(write.uid), write.entry
         assert entry is not None
         if lease is None or is_written(lease, entry):
             return None
+        if entry.holder is not None:
+            return lease, handover_step(lease, entry, self.policy, world, now)
         wanted = dict(lease.request) == dict(entry.amounts) and lease.count == len(entry.nodes)
         wanted = wanted and entry.generation in (0, lease.generation)
+        parent = self.state.leases.get(entry.parent)
+        if entry.parent:
+            end = None if parent is None else parent.deadline("expirationTime")
+            wanted = wanted and parent is not None and parent.allocated and not parent.releasing
+            wanted = wanted and end is not None and end > now
         if not wanted or lease.deleting or lease.wants_release:
             return lease, cancel_step(lease, now, promise=entry.start is not None)
         tenant = self.state.tenant_of(lease)
         if entry.start is not None:
             return lease, promise_step(lease, entry, now, tenant)
-        return lease, grant_step(lease, entry, self.policy, world, now, adopted=write.adopted, tenant=tenant)
+        step = grant_step(
+            *(lease, entry, self.policy, world, now),
+            adopted=write.adopted,
+            tenant="" if parent else tenant,
+            parent=parent,
+        )
+        return lease, step
 
     def finish_grant(self, write: Write) -> None:
         self.writes.remove(write)
@@ -348,6 +395,9 @@ class Worker:
 
 def is_written(lease: Lease, entry: Entry) -> bool:
     """Whether a commitment became the lease's own, or can no longer."""
+    if entry.holder is not None:
+        theirs = lease.holder == entry.holder and lease.token < entry.sequence
+        return not (theirs and lease.changes_hands) or lease.deleting or lease.wants_release
     kept = lease.reservation
     promised = entry.start is not None and kept is not None and kept.sequence >= entry.sequence
     return not lease.pending or promised
@@ -356,6 +406,7 @@ def is_written(lease: Lease, entry: Entry) -> bool:
 def inherited(entry: Entry) -> Entry:
     """What the pool's ledger keeps of an entry."""
     plain = Entry(entry.uid, entry.namespace, entry.name, entry.sequence, entry.amounts, entry.nodes)
+    plain = plain._replace(parent=entry.parent, holder=entry.holder)
     return plain._replace(not_after=entry.not_after, start=entry.start, end=entry.end)
 
 
@@ -685,7 +736,7 @@ class Pool(RuleBasedStateMachine):
         in_flight = len(self.server.in_flight)
         decided = self.worker.run_once(self.world(), self.now)
         self.again = decided.again
-        assert self.server.sequence == before + len(decided.grants)
+        assert self.server.sequence == before + len(decided.grants) - self.worker.put_off
         assert len(self.server.in_flight) <= in_flight + len(decided.grants)
 
     @precondition(lambda self: self.worker.writes)
@@ -861,6 +912,11 @@ class Pool(RuleBasedStateMachine):
             assert entry is not None
             assert token == entry.sequence <= self.server.sequence
             self.server.tokens[token] = lease.uid
+        elif after.token != was.token:
+            assert after.token not in self.server.tokens, "a token is given once"
+            assert entry is not None
+            assert after.token == entry.sequence <= self.server.sequence
+            self.server.tokens[after.token] = lease.uid
         if not was.releasing and "release" in after.status and was.allocated:
             self.nothing_ends_early(was, after, policy)
         if was.allocated and not after.allocated:
@@ -903,8 +959,13 @@ class Pool(RuleBasedStateMachine):
             notice = was.deadline("revocationTime")
             assert policy.grace == 0 or (notice is not None and began >= notice)
             assert cause != "AdminRevoked" or was.revoke
+        elif cause == "ParentEnded":
+            self.its_parent_is_ending(was, began)
         else:
             assert cause == "NodeLost", cause
+
+    def its_parent_is_ending(self, was: Lease, began: int) -> None:
+        raise AssertionError("there are no sub-leases here")
 
     # --- always ---
 

@@ -466,9 +466,9 @@ def test_a_holder_that_changes_from_a_session_to_renewals_must_renew() -> None:
 
 
 def test_a_holder_that_changes_from_renewals_to_a_session_is_heard_there() -> None:
-    story = held(**RENEWING)
+    story = held(**RENEWING, holder={"sessionRef": {"name": "worker"}})
     story.renew().at("10s")
-    story.edit(liveness="Session", holder={"sessionRef": {"name": "worker"}}).at("20s", sessions=live("20s"))
+    story.edit(liveness="Session").at("20s", sessions=live("20s"))
     assert (story.says("HolderLive"), story.lease.deadline("heartbeatTime")) == ("True/Fresh", None)
 
 
@@ -947,7 +947,7 @@ def test_no_pod_stands_in_for_a_session_that_was_promised() -> None:
 
 
 def test_a_holder_that_changes_its_liveness_is_told_what_is_waited_for_now() -> None:
-    story = held(GATE, **RENEWING)
+    story = held(GATE, **{**SESSION, **RENEWING})
     story.edit(liveness="None").at("1m")
     assert story.says("Claimed") == "False/WaitingForPods"
     assert story.lease.deadline("claimTime") == at("5m"), "the time to claim does not start anew"

@@ -70,6 +70,7 @@ class Noted(NamedTuple):
 class Cluster:
     """Shared memory of all pool workers in this process.
 
+    `awaited` are the sub-leases without a pool, by the name of the parent that has none yet either, or is not there.
     `joining` are the nodes that may not be lent yet because they came to their pool a moment ago, with the version as
     of which they are in it; None where no other replica leads other pools. `nodes_heard` returns the version up to
     which Nodes were heard of, and `leases_heard` is the latest version of a lease seen.
@@ -96,6 +97,7 @@ class Cluster:
         )
         self.strays: set[Key] = set()
         self.stray_news = asyncio.Event()
+        self.awaited: dict[Key, set[str]] = {}
         self.homeless: set[str] = set()
         self.homeless_news = asyncio.Event()
         self.last_event = clock.now()
@@ -364,6 +366,9 @@ class Cluster:
         self._by_namespace.setdefault(lease.namespace, set()).add(lease.uid)
         key = (lease.namespace, lease.name)
         self._by_name[key] = lease.uid
+        if self.awaited and lease.pool and key in self.awaited:
+            self.homeless |= self.awaited.pop(key)
+            self.homeless_news.set()
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
@@ -407,10 +412,18 @@ class Cluster:
         if not there:
             del self._by_namespace[lease.namespace]
             self.gone_namespaces -= {lease.namespace}
+        if lease.parent and not lease.pool:
+            self._await_no_more(lease)
         self._leave_pool(lease)
         self.pods.forget_lease(uid)
         if self.pods.any(key):
             self._pods_changed(key)
+
+    def _await_no_more(self, child: Lease) -> None:
+        waiting = self.awaited.get(child.parent_key, set())
+        waiting.discard(child.uid)
+        if not waiting:
+            self.awaited.pop(child.parent_key, None)
 
     # --- pods ---
 

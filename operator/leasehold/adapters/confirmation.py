@@ -1,8 +1,8 @@
 """One more look, at the API server itself, at what a lease is about to be lost for.
 
 A watch can be behind, or dead and not know it. A holder must not lose its lease for that. So where the reason is
-other objects (a session that is silent, a node that is gone, pods that are not there), those are read before the end is
-written.
+other objects (a session that is silent, a node or a parent that is gone, pods that are not there), those are read
+before the end is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import NotFound
 from leasehold.api.names import LEASE_LABEL, SESSION_LABEL, LeaseReason, Liveness
 from leasehold.core.course import Step
-from leasehold.core.lease import Lease
+from leasehold.core.lease import Lease, lease_of
 from leasehold.core.pods import Pod
 from leasehold.core.times import SECOND
 
@@ -44,6 +44,8 @@ class Confirmation:
             return await self._session(lease, step.due or 0)
         if cause in _WITHOUT_PODS and self._cluster.pods.watched:
             return await self._pods(lease)
+        if cause == LeaseReason.PARENT_ENDED:
+            return await self._parent(lease)
         if cause == LeaseReason.NODE_LOST:
             for name in sorted({part.node for part in lease.slices}):
                 if not await self._node(name):
@@ -79,6 +81,22 @@ class Confirmation:
         for document in documents:
             self._cluster.pods.seen(document)
         return _what_matters(self._cluster.pods.of(lease)) == before
+
+    async def _parent(self, lease: Lease) -> bool:
+        key = ("parent", *lease.parent_key)
+        now = self._clock.now()
+        if self._seen.get(key, 0) <= now - SECOND:
+            known = self._cluster.named(lease.parent_key)
+            try:
+                self._cluster.lease_seen(lease_of(await self._client.get(paths.lease(*lease.parent_key))))
+            except NotFound:
+                if known is not None:
+                    self._cluster.lease_gone(known.uid)
+            self._remember(key, now)
+        parent = self._cluster.named(lease.parent_key)
+        if parent is None or lease.parent_uid not in ("", parent.uid):
+            return True
+        return parent.finished or parent.releasing or (lease.allocated and not parent.allocated)
 
     async def _node(self, name: str) -> bool:
         key = ("node", "", name)

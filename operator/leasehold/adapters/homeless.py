@@ -1,5 +1,5 @@
-"""Leases without a pool: for those that leave the choice to the operator one is chosen; of those whose pool does not
-exist the waiting hear so, and those that still held something are ended.
+"""Leases without a pool: for those that leave the choice to the operator one is chosen, and a sub-lease gets that of
+its parent; of those whose pool does not exist the waiting hear so, and those that still held something are ended.
 """
 
 from __future__ import annotations
@@ -93,7 +93,16 @@ class HomelessWorker:
 
     async def _write(self, lease: Lease) -> None:
         unmatched = ""
-        if lease.pool_selector is not None and not lease.pool and lease.pending and not _gives_up(lease):
+        if lease.parent and not lease.pool and lease.pending and not _gives_up(lease):
+            parent = self.cluster.named(lease.parent_key)
+            if parent is not None and parent.pool:
+                await self._name_pool(lease, lease.version, parent.pool)
+                return
+            self.cluster.awaited.setdefault(lease.parent_key, set()).add(lease.uid)
+            unmatched = f"There is no CapacityLease {lease.parent!r} in this namespace."
+            if parent is not None:
+                unmatched = f"For lease {lease.parent} no pool was chosen yet."
+        elif lease.pool_selector is not None and not lease.pool and lease.pending and not _gives_up(lease):
             choice = await self.router.choose(lease)
             if choice.pool:
                 await self._send_to(lease, choice)
@@ -104,7 +113,7 @@ class HomelessWorker:
             unmatched = choice.why
         step = end_without_pool(lease, self.clock.now(), unmatched)
         # Nobody tells when a pool gets other labels, or room in its policy: look again.
-        again = self.clock.now() + _LOOK_AGAIN if unmatched else None
+        again = self.clock.now() + _LOOK_AGAIN if unmatched and not lease.parent else None
         self._deadlines.put(lease.uid, earliest(step.wake_at, again))
         path = paths.lease(lease.namespace, lease.name)
         meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
@@ -119,13 +128,17 @@ class HomelessWorker:
 
     async def _send_to(self, lease: Lease, choice: Choice) -> None:
         """Say why, then name the pool: from that write on the lease is the pool's."""
-        path = paths.lease(lease.namespace, lease.name)
         step = choose_pool_step(lease, choice.why, self.clock.now())
-        meta: dict[str, Any] = {"resourceVersion": str(lease.version)}
+        version = lease.version
         if step.patch:
-            meta = {"resourceVersion": str((await write_status(self.client, lease, step.patch)).version)}
-        answer = await self.client.patch(path, {"metadata": meta, "spec": {"poolRef": {"name": choice.pool}}})
+            version = (await write_status(self.client, lease, step.patch)).version
+        await self._name_pool(lease, version, choice.pool)
         self._tell(lease, step)
+
+    async def _name_pool(self, lease: Lease, version: int, pool: str) -> None:
+        path = paths.lease(lease.namespace, lease.name)
+        meta: dict[str, Any] = {"resourceVersion": str(version)}
+        answer = await self.client.patch(path, {"metadata": meta, "spec": {"poolRef": {"name": pool}}})
         self.cluster.lease_seen(lease_of(answer))
 
     def _tell(self, lease: Lease, step: Step) -> None:

@@ -290,7 +290,7 @@ class Pools:
                 others.append(self._followed(worker.document))
             elif worker.state.policy.attributes_usage():
                 for node in worker.state.ledger.nodes():
-                    asked.setdefault(node, set()).update(worker.state.ledger.holders(node))
+                    asked.setdefault(node, set()).update(worker.state.holders_on(node))
         for follower in others:
             if follower.policy is not None and follower.policy.attributes_usage():
                 for node, uids in follower.nodes().items():

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Set
 
 from leasehold.core.admission import Refusal, admit
 from leasehold.core.amounts import Vector, plus, zero
-from leasehold.core.booking import committed_holding, holding_of, promise_of, slices_of
+from leasehold.core.booking import committed_holding, holding_of, part_of, promise_of, slices_of
 from leasehold.core.calendar import Promise, Slices, total_of
+from leasehold.core.families import Families, Part
 from leasehold.core.ledger import Ledger, differences
 from leasehold.core.request import Request
 from leasehold.core.state import PoolState
@@ -19,6 +20,7 @@ def audit(state: PoolState) -> list[str]:
         *_of_the_ledger(state),
         *_of_the_table(state),
         *_of_the_future(state),
+        *_of_the_families(state),
         *_of_the_shares(state),
         *_of_the_tokens(state),
     ]
@@ -27,11 +29,11 @@ def audit(state: PoolState) -> list[str]:
 def _of_the_ledger(state: PoolState) -> list[str]:
     rebuilt = Ledger(state.ledger.size)
     for lease in state.leases.values():
-        if lease.slices:
+        if lease.slices and not lease.parent:
             rebuilt.put(holding_of(lease, state.policy))
     for entry in state.entries.values():
         known = state.leases.get(entry.uid)
-        if entry.start is None and (known is None or not known.allocated):
+        if entry.takes_room and (known is None or not known.allocated):
             rebuilt.put(committed_holding(entry, state.policy))
     return differences(state.ledger, rebuilt, {uid: lease.key for uid, lease in state.leases.items()})
 
@@ -53,6 +55,8 @@ def _of_the_future(state: PoolState) -> list[str]:
     promised: dict[str, Promise] = {}
     held_by: dict[str, tuple[Slices, str]] = {}
     for lease in state.leases.values():
+        if lease.parent:
+            continue
         if lease.slices:
             held_by[lease.uid] = slices_of(lease, state.policy), state.tenant_of(lease)
         if not lease.pending or lease.deleting or lease.wants_release:
@@ -81,6 +85,25 @@ def _of_the_future(state: PoolState) -> list[str]:
     if _without(kept, committed) != _without(promised, committed):
         wrong.append("the promises are not what the leases were promised")
     return wrong
+
+
+def _of_the_families(state: PoolState) -> list[str]:
+    """Work out anew who is part of whom and holds what of it."""
+    rebuilt = Families()
+    for lease in state.leases.values():
+        if not lease.parent:
+            continue
+        if not lease.finished:
+            rebuilt.join(lease)
+        if lease.slices:
+            rebuilt.take(lease.uid, Part(lease.parent_uid, lease.slices))
+    for entry in state.entries.values():
+        known = state.leases.get(entry.uid)
+        if entry.parent and (known is None or not known.allocated):
+            rebuilt.take(entry.uid, part_of(entry))
+    if (rebuilt.members, rebuilt.parts) != (state.families.members, state.families.parts):
+        return ["the sub-leases are not those that the leases say there are"]
+    return []
 
 
 def _without(promises: Mapping[str, Promise], committed: Set[str]) -> dict[str, Promise]:

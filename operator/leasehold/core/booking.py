@@ -11,7 +11,8 @@ from leasehold.api.names import PlacementMode
 from leasehold.core.calendar import Held, Promise, Slices
 from leasehold.core.capacity import Row
 from leasehold.core.errors import InvalidObject
-from leasehold.core.lease import Lease, Reservation
+from leasehold.core.families import Part
+from leasehold.core.lease import Lease, Reservation, Slice
 from leasehold.core.ledger import HELD, QUARANTINED, RELEASING, Holding
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.request import NEVER, Shape
@@ -23,7 +24,9 @@ class Entry(NamedTuple):
     `generation` is the lease's at the commit; 0 for a commitment that was inherited, whose generation nobody kept.
     `version` is the resourceVersion of the lease at the commit.
     `until` is when its room is expected to be free again (ms). One that jumped the queue may not stay beyond
-    `not_after`. An entry with a `start` promises room from then until its `end` instead of granting it.
+    `not_after`. An entry with a `start` promises room from then until its `end` instead of granting it. One with a
+    `parent`, a uid, takes its room out of that lease. One with a `holder` (identity, session) takes none: it hands over
+    a lease that is held.
     """
 
     uid: str
@@ -38,6 +41,13 @@ class Entry(NamedTuple):
     start: int | None = None
     end: int | None = None
     version: int = 0
+    parent: str = ""
+    holder: tuple[str, str] | None = None
+
+    @property
+    def takes_room(self) -> bool:
+        """Room of the pool counts as held by this commitment."""
+        return self.start is None and not self.parent and self.holder is None
 
 
 # --- by a lease's own status ---
@@ -121,6 +131,11 @@ def committed_holding(entry: Entry, policy: PoolPolicy) -> Holding:
     """Return what the ledger says of a commitment."""
     vector = policy.vector(entry.amounts)
     return Holding(entry.uid, tuple((node, vector) for node in entry.nodes))
+
+
+def part_of(entry: Entry) -> Part:
+    """Return what a commitment takes out of its parent."""
+    return Part(entry.parent, tuple(Slice(node, entry.amounts) for node in entry.nodes))
 
 
 def committed_held(entry: Entry, policy: PoolPolicy, tenant: str, priority: int) -> Held:

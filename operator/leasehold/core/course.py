@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseReason as R
 from leasehold.core.calendar import RenewalLimits
+from leasehold.core.families import Families
 from leasehold.core.gating import NO_PODS, Workload
-from leasehold.core.lease import Lease
+from leasehold.core.lease import Key, Lease
 from leasehold.core.nodes import Node, Report
 from leasehold.core.outages import Outage
 from leasehold.core.policy import PoolPolicy
@@ -35,6 +36,14 @@ def _no_pods(lease: Lease) -> Workload:
     return NO_PODS
 
 
+def _no_name(key: Key) -> Lease | None:
+    return None
+
+
+def _no_use(lease: Lease) -> Mapping[str, Mapping[str, int]]:
+    return {}
+
+
 @dataclass(frozen=True)
 class World:
     """What a lease's fate depends on besides itself and its pool's policy.
@@ -42,7 +51,9 @@ class World:
     `ends` names leases that must go, with the reason (`PoolDraining`, `CapacityLost`). `idle_since` says since when
     a lease has been hardly used. `over_nodes` hold more than they now have. `preemptors` names, by uid, for whom a
     lease must go. `limits` tells how far a lease may be renewed where starts are promised, and `bill` what one that
-    ends held and used. `pods` says what a lease's pods mean for it, where its pool holds pods to leases. While not
+    ends held and used. `pods` says what a lease's pods mean for it, where its pool holds pods to leases, and `pod_use`
+    what they request of it by node, None while some are on their way. `families` are the pool's sub-leases, and `named`
+    finds a lease of any pool by its namespace and name. While not
     `in_touch` with the API server nobody is taken for dead, and `outages` are those by which claims and heartbeats
     move.
     """
@@ -58,8 +69,18 @@ class World:
     limits: RenewalLimits | None = None
     bill: Callable[[Lease, int], Mapping[str, Any]] = _no_bill
     pods: Callable[[Lease], Workload] = _no_pods
+    pod_use: Callable[[Lease], Mapping[str, Mapping[str, int]] | None] = _no_use
+    families: Families = field(default_factory=Families)
+    named: Callable[[Key], Lease | None] = _no_name
     in_touch: bool = True
     outages: Sequence[Outage] = ()
+
+    def parent_of(self, lease: Lease) -> Lease | None:
+        """Return the lease that one is a part of; None for none, for one that is gone, and for another of its name."""
+        if not lease.parent:
+            return None
+        found = self.named(lease.parent_key)
+        return None if found is None or lease.parent_uid not in ("", found.uid) else found
 
 
 class Notice(NamedTuple):
@@ -111,6 +132,16 @@ class Course:
     losses: list[int] = field(default_factory=list)
     heartbeat_missed: bool = False
     due: int | None = None
+
+    @property
+    def parent(self) -> Lease | None:
+        """The lease that this one is a part of, if it is one and that is there."""
+        return self.world.parent_of(self.lease)
+
+    @property
+    def has_children(self) -> bool:
+        """Sub-leases hold some of this lease."""
+        return bool(self.world.families.holders(self.lease.uid))
 
     def wake(self, *instants: int | None) -> None:
         """Ask to be looked at again; instants that have passed are no reason."""

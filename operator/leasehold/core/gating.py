@@ -228,6 +228,15 @@ class Use:
         return any(used.get(name, 0) > units for name, units in part.amounts.items())
 
 
+def use_by_node(lease: Lease, pods: Sequence[Pod]) -> dict[str, dict[str, int]]:
+    """Return what the pods of a lease were given of its slices, by node."""
+    found: dict[str, dict[str, int]] = {}
+    for i, amounts in Use(lease, pods).amounts.items():
+        if i < len(lease.slices):
+            add(found.setdefault(lease.slices[i].node, {}), amounts)
+    return found
+
+
 @dataclass
 class _Plan:
     lease: Lease | None

@@ -82,6 +82,8 @@ def claim(course: Course) -> None:
 
 def unclaimed(course: Course) -> R | None:
     """End a lease nobody claimed. Its claim deadline was its holder's grace, so there is no other."""
+    if course.lease.changes_hands:
+        return None  # the deadlines of the holder before mean nothing any more, and the new one gets its own
     claim(course)
     granted = course.lease.instant("allocation", "allocationTime")
     deadline = course.draft.deadline("claimTime")
@@ -99,7 +101,8 @@ def unclaimed(course: Course) -> R | None:
 
 def heartbeat_lost(course: Course) -> R | None:
     """End a lease whose holder has been silent beyond its time-out and the pool's grace."""
-    if course.lease.liveness == Liveness.NONE or not course.draft.holds(C.CLAIMED):
+    lease = course.lease
+    if lease.liveness == Liveness.NONE or lease.changes_hands or not course.draft.holds(C.CLAIMED):
         return None
     missed = _missed_heartbeat(course)
     if missed is None:
@@ -168,7 +171,7 @@ def _missed_heartbeat(course: Course) -> tuple[R, int] | None:
 
 def say_live(course: Course) -> None:
     """Say that the holder is alive, where it has shown up and its heartbeat is not missing."""
-    if course.lease.liveness == Liveness.NONE:
+    if course.lease.liveness == Liveness.NONE or course.lease.changes_hands:
         return  # a pod claimed the lease, and nobody is asked for a heartbeat
     if course.draft.holds(C.CLAIMED) and not course.heartbeat_missed:
         course.draft.say(C.HOLDER_LIVE, True, R.FRESH)
@@ -197,12 +200,12 @@ def session_renews(course: Course, end: int) -> bool:
     heartbeats there are.
     """
     lease = course.lease
-    if lease.liveness != Liveness.SESSION or not course.draft.holds(C.CLAIMED):
+    if lease.liveness != Liveness.SESSION or lease.changes_hands or not course.draft.holds(C.CLAIMED):
         return False
     if not session_is_live(lease, course.policy, course.world, course.now):
         return False
-    maximum = lease.deadline("maxExpirationTime")
-    if maximum is not None and end >= maximum:
+    most = _at_most(course)
+    if most is not None and end >= most:
         return False
     due = end - course.policy.term_of(lease.duration) // 3
     course.wake(due)
@@ -219,15 +222,26 @@ def renewal_of(course: Course) -> int | None:
     end = lease.deadline("expirationTime")
     if end is None or not (renewal_asked(lease) or session_renews(course, end)):
         return None
-    maximum = lease.deadline("maxExpirationTime")
+    most = _at_most(course)
     renewed = course.now + course.policy.term_of(lease.duration)
-    if maximum is not None:
-        renewed = min(renewed, maximum)
+    if most is not None:
+        renewed = max(end, min(renewed, most)) if lease.parent else min(renewed, most)
+    if course.has_children:
+        renewed = max(end, renewed)  # the ends of its sub-leases rest on it
     last = _last_end(course)
     if last is None or renewed <= last:
         return renewed
     # A promise that is due is expected from one instant to the next: no term reaches up to that.
     return last if course.policy.cuts_renewals and last > max(end, course.now + 1) else None
+
+
+def _at_most(course: Course) -> int | None:
+    """Return the latest end that any renewal reaches now: the maximum, and for a sub-lease its parent's end."""
+    parent = course.parent
+    ends = [course.lease.deadline("maxExpirationTime")]
+    if parent is not None:
+        ends.append(parent.deadline("expirationTime"))
+    return min((end for end in ends if end is not None), default=None)
 
 
 def _last_end(course: Course) -> int | None:

@@ -24,6 +24,9 @@ from leasehold.core.times import FAR_FUTURE, SECOND, parse_time
 
 Json = Mapping[str, Any]
 
+Key = tuple[str, str]
+"""A namespace and a name."""
+
 _SHAPES: Final = 4096
 """How many different amounts are kept to be shared; most leases of a pool ask for one of a few."""
 
@@ -51,7 +54,8 @@ class Reservation(NamedTuple):
 class Lease:
     """A CapacityLease at one resourceVersion. Durations and instants are milliseconds.
 
-    `pool` is "" until the operator chose one of the pools that `pool_selector` matches. `tenant` is the one the
+    `pool` is "" until the operator chose one of the pools that `pool_selector` matches, or wrote that of the parent.
+    `parent` names the lease that this one is a part of; "" for one that borrows from its pool. `tenant` is the one the
     holder names and `told_tenant` the one the lease counted for when its status was written; "" is none.
 
     `slices` is what the lease holds by its status: empty unless capacity counts against it, that is from
@@ -68,6 +72,7 @@ class Lease:
     finalizers: tuple[str, ...]
     pool: str
     pool_selector: Selector | None
+    parent: str
     request: Mapping[str, int]
     count: int
     mode: str
@@ -100,6 +105,43 @@ class Lease:
     def key(self) -> str:
         """The lease's `namespace/name`, for people."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def parent_key(self) -> Key:
+        """Namespace and name of the lease that this one is a part of."""
+        return self.namespace, self.parent
+
+    @property
+    def parent_uid(self) -> str:
+        """The uid of the lease out of which the slices were taken; "" for those of the pool."""
+        return str(self.status.get("allocation", {}).get("parentUID", ""))
+
+    @property
+    def token(self) -> int:
+        """The fencing token; 0 before the first grant."""
+        return int(self.status.get("fencingToken", 0))
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Whom the spec names as the holder: identity and session, "" for none."""
+        return self.identity, self.session
+
+    @property
+    def changes_hands(self) -> bool:
+        """The lease is held, and its token is for another holder than the spec names.
+
+        A lease that was granted before status told the holder has one that nobody could change; where its spec was
+        changed since, nobody can tell what was, and a new token is never wrong.
+        """
+        if not self.slices:
+            return False
+        told = self.status.get("holder")
+        if told is None:
+            differs = self.status.get("observedGeneration", self.generation) != self.generation
+        else:
+            session = told["sessionRef"]["name"] if "sessionRef" in told else ""
+            differs = self.identity != told.get("identity", "") or self.session != session
+        return differs and not self.releasing
 
     @property
     def has_finalizer(self) -> bool:
@@ -194,6 +236,7 @@ def lease_of(document: Json) -> Lease:
         finalizers=tuple(map(intern, meta.get("finalizers", ()))),
         pool=intern(pool),
         pool_selector=pool_selector,
+        parent=_parent(spec, status),
         request=request,
         count=spec.get("count", 1),
         mode=intern(placement.get("mode", "Any")),
@@ -242,8 +285,18 @@ def _pools(spec: Json) -> tuple[str, Selector | None]:
     """Return the pool's name, "" where it is to be chosen, and the selector to choose by."""
     selector = spec.get("poolSelector")
     if selector is None:
-        return spec["poolRef"]["name"], None
+        return (spec.get("poolRef") or {}).get("name", "") if "parentRef" in spec else spec["poolRef"][
+            "name"
+        ], None
     return (spec.get("poolRef") or {}).get("name", ""), selector_of(selector)
+
+
+def _parent(spec: Json, status: Json) -> str:
+    """Return the parent's name. What an operator that knew no sub-leases granted is the pool's: there it has none."""
+    allocation = status.get("allocation")
+    if allocation is not None and "parentUID" not in allocation:
+        return ""
+    return intern((spec.get("parentRef") or {}).get("name", ""))
 
 
 def _reservation(status: Json) -> Reservation | None:

@@ -16,6 +16,7 @@ from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.core import release
 from leasehold.core.course import Concern, Course, Notice, Step, World
+from leasehold.core.families import by_node
 from leasehold.core.heartbeat import (
     follow_liveness,
     heartbeat_lost,
@@ -26,7 +27,7 @@ from leasehold.core.heartbeat import (
 )
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
-from leasehold.core.status import Draft, amounts_document
+from leasehold.core.status import Draft, amounts_document, holder_document
 from leasehold.core.times import SECOND, format_time, parse_time
 
 
@@ -37,15 +38,26 @@ def advance(lease: Lease, policy: PoolPolicy, world: World, now: int) -> Step:
     if lease.finished:
         return _after_the_end(lease, now)
     if not lease.allocated:
-        return _while_it_waits(lease, now, namespace_gone=lease.namespace in world.gone_namespaces)
+        parent = world.parent_of(lease)
+        return _while_it_waits(
+            lease,
+            now,
+            namespace_gone=lease.namespace in world.gone_namespaces,
+            parent_over=parent is not None and (parent.finished or parent.releasing),
+        )
     course = Course(lease, policy, world, now, Draft(lease, now))
+    if lease.changes_hands:  # until the handover is written, what is written is about the spec from before
+        course.draft.generation = lease.status.get("observedGeneration", lease.generation)
     if lease.releasing:
         release.progress(course)
     elif not _ends(course):
         _keep(course)
     if course.draft.holds(C.RELEASED) and (bill := world.bill(lease, now)):
         course.draft.status["accounting"] = bill
-    return course.step()
+    step = course.step()
+    if step.patch and "holder" not in lease.status and not lease.changes_hands:
+        step.patch["holder"] = holder_document(lease.holder)  # granted before it was written down
+    return step
 
 
 def end_without_pool(lease: Lease, now: int, unmatched: str = "") -> Step:
@@ -84,13 +96,15 @@ def _after_the_end(lease: Lease, now: int) -> Step:
     return Step(Draft(lease, now).patch(), wake_at=since + lease.ttl)
 
 
-def _while_it_waits(lease: Lease, now: int, *, namespace_gone: bool) -> Step:
+def _while_it_waits(lease: Lease, now: int, *, namespace_gone: bool, parent_over: bool = False) -> Step:
     """End a wait that is not wanted any more, or that lasted beyond its deadline."""
     if lease.deleting:
         return Step({}, action="drop-finalizer" if lease.has_finalizer else "")
     deadline = start_deadline(lease)
     if lease.wants_release or namespace_gone:
         reason = R.NAMESPACE_GONE if namespace_gone else R.RELEASE_REQUESTED
+    elif parent_over:
+        reason = R.PARENT_ENDED
     elif deadline is not None and now >= deadline:
         reason = R.START_DEADLINE_EXCEEDED
     else:
@@ -98,8 +112,8 @@ def _while_it_waits(lease: Lease, now: int, *, namespace_gone: bool) -> Step:
     draft = Draft(lease, now)
     release.mark_end(draft, reason)
     release.finish(draft, R.NOT_REQUIRED)
-    final = release.final_reason(reason)
-    notices = (Notice(reason, reason.meaning, warning=True),) if final == R.FAILED else ()
+    is_news = parent_over or release.final_reason(reason) == R.FAILED
+    notices = (Notice(reason, reason.meaning, warning=True),) if is_news else ()
     return Step(draft.patch(), notices=notices)
 
 
@@ -121,7 +135,9 @@ def choose_pool_step(lease: Lease, why: str, now: int) -> Step:
 def _without_pool(lease: Lease, now: int, unmatched: str) -> Draft:
     draft = Draft(lease, now)
     message = f"There is no CapacityPool {lease.pool!r}. Correct spec.poolRef.name, or create the pool."
-    reason = R.NO_MATCHING_POOL if lease.pool_selector is not None and not lease.pool else R.POOL_NOT_FOUND
+    reason = R.POOL_NOT_FOUND
+    if not lease.pool:
+        reason = R.NO_MATCHING_POOL if lease.pool_selector is not None else R.PARENT_NOT_FOUND
     draft.say(C.ACCEPTED, False, reason, message if lease.pool else unmatched[:512])
     draft.say(C.READY, False, reason)
     draft.unsay(C.ALLOCATED)
@@ -134,13 +150,15 @@ def _without_pool(lease: Lease, now: int, unmatched: str) -> Draft:
 
 def _ends(course: Course) -> bool:
     """Apply the rules that end a lease; tell whether it is on its way out."""
-    follow_liveness(course)
+    if not course.lease.changes_hands:
+        follow_liveness(course)
     reason = next((found for rule in _AT_ONCE if (found := rule(course)) is not None), None)
     if reason is None:
         notice = next((found for rule in _WITH_NOTICE if (found := rule(course)) is not None), None)
         reason = _give_notice(course, notice)
     if reason is None:
         return False
+    course.draft.generation = course.lease.generation
     release.begin(course, reason)
     return True
 
@@ -151,6 +169,14 @@ def _asked_to(course: Course) -> R | None:
 
 def _namespace_gone(course: Course) -> R | None:
     return R.NAMESPACE_GONE if course.lease.namespace in course.world.gone_namespaces else None
+
+
+def _parent_gone(course: Course) -> R | None:
+    """End a sub-lease at once with its parent, whose own grace is over by then."""
+    if not course.lease.parent:
+        return None
+    parent = course.parent
+    return R.PARENT_ENDED if parent is None or not parent.allocated or parent.releasing else None
 
 
 def _node_lost(course: Course) -> R | None:
@@ -167,7 +193,7 @@ def _node_lost(course: Course) -> R | None:
 
 
 def _pods_complete(course: Course) -> R | None:
-    if not (course.policy.enforces and course.lease.releases_when_done):
+    if not (course.policy.enforces and course.lease.releases_when_done) or course.has_children:
         return None
     since = course.world.pods(course.lease).done_since
     if since is None:
@@ -197,6 +223,7 @@ _Rule = Callable[[Course], R | None]
 _AT_ONCE: tuple[_Rule, ...] = (
     _asked_to,
     _namespace_gone,
+    _parent_gone,
     _node_lost,
     unclaimed,
     heartbeat_lost,
@@ -207,6 +234,11 @@ _AT_ONCE: tuple[_Rule, ...] = (
 
 def _revoked_by_admin(course: Course) -> R | None:
     return R.ADMIN_REVOKED if course.lease.revoke else None
+
+
+def _parent_leaves(course: Course) -> R | None:
+    parent = course.parent
+    return R.PARENT_ENDED if parent is not None and parent.is_true(C.DISRUPTION_TARGET) else None
 
 
 def _ended_by_pool(course: Course) -> R | None:
@@ -228,7 +260,7 @@ def _idle(course: Course) -> R | None:
     return None
 
 
-_WITH_NOTICE: tuple[_Rule, ...] = (_revoked_by_admin, _ended_by_pool, _idle)
+_WITH_NOTICE: tuple[_Rule, ...] = (_revoked_by_admin, _parent_leaves, _ended_by_pool, _idle)
 
 
 def _give_notice(course: Course, notice: R | None) -> R | None:
@@ -244,7 +276,7 @@ def _give_notice(course: Course, notice: R | None) -> R | None:
             draft.set_time("deadlines", revocationTime=None)
             draft.status.pop("revocation", None)
         return None
-    at = _give_time(course, notice, given)
+    at = _no_later_than_parent(course, _give_time(course, notice, given))
     if course.now >= at:
         return notice
     why = course.lease.revoke if notice == R.ADMIN_REVOKED else notice.meaning
@@ -267,7 +299,7 @@ def _give_time(course: Course, notice: R, given: int | None) -> int:
     if given is not None and told is None:
         return given
     since = course.now if given is None or told is None else told
-    more = 0 if notice == R.IDLE else min(lease.deferral, policy.max_defer)
+    more = 0 if notice in (R.IDLE, R.PARENT_ENDED) else min(lease.deferral, policy.max_defer)
     course.draft.put(
         "revocation",
         noticeTime=format_time(since),
@@ -275,6 +307,13 @@ def _give_time(course: Course, notice: R, given: int | None) -> int:
         deferSeconds=more // SECOND or None,
     )
     return since + policy.grace + more
+
+
+def _no_later_than_parent(course: Course, at: int) -> int:
+    """Return when a notice is over: that of a sub-lease no later than that of its parent."""
+    parent = course.parent
+    limit = None if parent is None else parent.deadline("revocationTime")
+    return at if limit is None else min(at, limit)
 
 
 # --- while it is held ---
@@ -301,10 +340,36 @@ def _shrink(course: Course) -> None:
         return
     if not all(_within(lease.request, part.amounts) for part in lease.slices):
         return
+    if _children_need_more(course):
+        return
     resources = amounts_document(lease.request)
     rows = lease.status["allocation"]["slices"]
     course.draft.put("allocation", slices=[{**row, "resources": resources} for row in rows])
     course.notices.append(Notice("Shrunk", "The lease holds less now; the difference is free."))
+
+
+def _children_need_more(course: Course) -> bool:
+    """Tell whether sub-leases hold more of a node than a lease will have there once it has shrunk."""
+    lease = course.lease
+    if not course.has_children:
+        return False
+    left = by_node(part._replace(amounts=lease.request) for part in lease.slices)
+    return any(
+        units > left.get(node, {}).get(name, 0)
+        for node, held in course.world.families.held_of(lease.uid).items()
+        for name, units in held.items()
+    )
+
+
+def _shrink_waits(course: Course) -> tuple[R, str] | None:
+    lease = course.lease
+    if (
+        lease.problem
+        or not course.has_children
+        or all(part.amounts == lease.request for part in lease.slices)
+    ):
+        return None
+    return (R.HELD_BY_CHILDREN, R.HELD_BY_CHILDREN.meaning) if _children_need_more(course) else None
 
 
 def _within(request: Mapping[str, int], held: Mapping[str, int]) -> bool:
@@ -312,9 +377,11 @@ def _within(request: Mapping[str, int], held: Mapping[str, int]) -> bool:
 
 
 def _degraded(course: Course) -> None:
-    found = next(
-        (bad for part in course.lease.slices if (bad := _trouble(course, part.node)) is not None), None
-    ) or _not_held(course)
+    found = (
+        next((bad for part in course.lease.slices if (bad := _trouble(course, part.node)) is not None), None)
+        or _not_held(course)
+        or _shrink_waits(course)
+    )
     if found is not None:
         reason, message = found
         course.draft.say(C.DEGRADED, True, reason, message)

@@ -16,6 +16,7 @@ from leasehold.core.admission import queue_full
 from leasehold.core.backlog import AGE
 from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, Promise
+from leasehold.core.children import serve_children
 from leasehold.core.course import Notice, Step, World
 from leasehold.core.errors import InvalidObject
 from leasehold.core.heartbeat import expect_holder
@@ -39,7 +40,7 @@ from leasehold.core.quote import Offer, answer_step
 from leasehold.core.request import NEVER, Shape, Start
 from leasehold.core.scheduling import Pass, Why, schedule
 from leasehold.core.state import PoolState
-from leasehold.core.status import Draft, Patch, slices_document
+from leasehold.core.status import Draft, Patch, holder_document, slices_document
 from leasehold.core.times import SECOND, format_time, parse_time
 
 BATCH = 64
@@ -65,7 +66,8 @@ class Grant(NamedTuple):
     """A place for a waiting lease; its sequence comes with the commit.
 
     `until` is when its room is free again (ms), unless it is renewed, which it cannot be beyond `not_after`. One with
-    a `start` is a promise: its room is kept from then on.
+    a `start` is a promise: its room is kept from then on. One with a `parent` (a uid) is a sub-lease's, and one that
+    `hands_over` a lease that is held gives it a new token, and nothing else.
     """
 
     lease: Lease
@@ -73,6 +75,13 @@ class Grant(NamedTuple):
     until: int = NEVER
     not_after: int | None = None
     start: int | None = None
+    parent: str = ""
+    hands_over: bool = False
+
+    @property
+    def takes_room(self) -> bool:
+        """Room of the pool is taken, now and not by a promise."""
+        return self.start is None and not self.parent and not self.hands_over
 
 
 class Change(NamedTuple):
@@ -139,10 +148,29 @@ def plan(
         wakes.append((uid, step.wake_at))
     leaving = {change.lease.uid for change in changes}
     changes += _answers(state, now, hold, quotes or {}, leaving)
-    decided = Plan((), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
+    grants: list[Grant] = []
+    if batch and (state.handovers or state.families.due):
+        grants = _handovers(state, leaving, max(1, batch // 2))
+        served = serve_children(state, world, now, max(1, batch // 2), words, leaving, hold)
+        grants += [Grant(lease, nodes, parent=parent) for lease, nodes, parent in served.grants]
+        changes += [
+            Change(lease, Step(patch, notices=notices), word=True) for lease, patch, notices in served.words
+        ]
+        batch, words = max(0, batch - len(grants)), words - len(served.words)
+    decided = Plan(tuple(grants), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
     if not batch or not (state.queue or state.refused):
         return decided
     return _QueuePass(state, now, hold, batch, leaving, words).run(decided)
+
+
+def _handovers(state: PoolState, leaving: set[str], most: int) -> list[Grant]:
+    """Return the leases that go to another holder. Whatever else is to be written to one of them goes first."""
+    found = []
+    for uid in sorted(state.handovers - state.busy - state.aside - state.entries.keys() - leaving)[:most]:
+        lease = state.leases[uid]
+        if not lease.deleting and not lease.wants_release:
+            found.append(Grant(lease, tuple(part.node for part in lease.slices), hands_over=True))
+    return found
 
 
 def _expect_renewal(state: PoolState, lease: Lease, step: Step) -> None:
@@ -208,7 +236,7 @@ class _QueuePass:
         more = found.more or len(promises) < len(found.promises)
         more = self._tell(started) or more
         return decided._replace(
-            grants=(*grants, *promises),
+            grants=(*decided.grants, *grants, *promises),
             changes=(*decided.changes, *self.told),
             more=more,
             preemptions=tuple(found.preemptions),
@@ -366,14 +394,14 @@ def hold_of(policy: PoolPolicy, *, deleting: bool, consistent: bool, nodes: int)
 
 
 def entry_of(grant: Grant, sequence: int) -> Entry:
-    """Return what the pool's commit says about a grant or a promise."""
+    """Return what the pool's commit says about a grant, a promise or a handover."""
     lease = grant.lease
     return Entry(
         lease.uid,
         lease.namespace,
         lease.name,
         sequence,
-        dict(lease.request),
+        dict(lease.slices[0].amounts if grant.hands_over else lease.request),
         grant.nodes,
         lease.generation,
         until=grant.until,
@@ -381,6 +409,8 @@ def entry_of(grant: Grant, sequence: int) -> Entry:
         start=grant.start,
         end=None if grant.start is None else grant.until,
         version=lease.version,
+        parent=grant.parent,
+        holder=lease.holder if grant.hands_over else None,
     )
 
 
@@ -394,12 +424,14 @@ def grant_step(
     adopted: bool = False,
     tenant: str = "",
     needed: int | None = None,
+    parent: Lease | None = None,
 ) -> Step:
     """Return the one status write that makes a committed grant the lease's own.
 
     Deadlines are absolute and written here once; the token is the commit's sequence, so it only grows. A lease that
     jumped the queue gets the instant at which another needs its room as its last end, whatever it renews. One that is
     written later than planned ends in time for those who were promised its room: at `needed` (ms) it must be free.
+    A sub-lease has no end beyond that of its `parent`.
     """
     draft = Draft(lease, now)
     for old in ("rejections", "release", "queue", "reservation"):
@@ -409,6 +441,7 @@ def grant_step(
     if tenant:
         draft.status["tenant"] = tenant
     draft.status["fencingToken"] = entry.sequence
+    draft.status["holder"] = holder_document(lease.holder)
     draft.put("allocation", ledgerSequence=entry.sequence, slices=slices_document(entry.amounts, entry.nodes))
     draft.set_time("allocation", allocationTime=now)
     end = now + policy.term_of(lease.duration)
@@ -418,6 +451,11 @@ def grant_step(
     if entry.not_after is not None:
         promised = max(end, entry.not_after - policy.grace - policy.cooldown)
         maximum = promised if maximum is None else min(maximum, promised)
+    whence = ""
+    if parent is not None:
+        draft.put("allocation", parentUID=parent.uid)
+        whence = f" out of lease {parent.name}"
+        end, maximum = _within_parent(parent, end, maximum)
     draft.set_time(
         "deadlines",
         startTime=None,
@@ -432,8 +470,39 @@ def grant_step(
     say_next(draft)
     return Step(
         draft.patch(),
-        notices=(Notice(R.GRANTED, f"Granted on {_few(entry.nodes)} with fencing token {entry.sequence}."),),
+        notices=(
+            Notice(R.GRANTED, f"Granted{whence} on {_few(entry.nodes)} with fencing token {entry.sequence}."),
+        ),
     )
+
+
+def _within_parent(parent: Lease, end: int, maximum: int | None) -> tuple[int, int | None]:
+    """Cut a sub-lease's first end, and the latest it may ever have, to those of its parent (ms)."""
+    ends = parent.deadline("expirationTime"), parent.deadline("maxExpirationTime")
+    most = [at for at in (maximum, ends[1]) if at is not None]
+    return end if ends[0] is None else min(end, ends[0]), min(most, default=None)
+
+
+def handover_step(lease: Lease, entry: Entry, policy: PoolPolicy, world: World, now: int) -> Step:
+    """Return the one status write that makes a lease its new holder's: a larger token, and whom it is for.
+
+    It extends nothing. The new holder has to show up as after a grant; what the one before wrote or renewed until now
+    is no sign of it.
+    """
+    draft = Draft(lease, now)
+    draft.status["fencingToken"] = entry.sequence
+    draft.status["holder"] = holder_document(lease.holder)
+    if "holder" in lease.status:
+        draft.unsay(C.CLAIMED)
+        draft.unsay(C.HOLDER_LIVE)
+        draft.set_time("deadlines", claimTime=None, heartbeatTime=None)
+        if lease.renew_time:
+            draft.put("renewal", observedRenewTime=lease.renew_time)
+            draft.status["renewal"].setdefault("count", 0)
+        expect_holder(draft, lease, policy, world, now)
+    say_next(draft)
+    text = f"Handed over to {lease.identity or 'nobody by name'} with fencing token {entry.sequence}."
+    return Step(draft.patch(), notices=(Notice("HandedOver", text),))
 
 
 def promise_step(lease: Lease, entry: Entry, now: int, tenant: str = "") -> Step:

@@ -20,7 +20,7 @@ from leasehold.core.outages import Outage
 from leasehold.core.request import NEVER
 from leasehold.core.scheduling import in_line
 from leasehold.core.state import PoolState
-from leasehold.core.status import amount_text, amounts_document
+from leasehold.core.status import amount_text, amounts_document, holder_document
 from leasehold.core.tenancy import guarantees_beyond, overlaps
 from leasehold.core.times import format_time
 
@@ -180,6 +180,7 @@ def status_of(state: PoolState, facts: Facts, before: Json, now: int) -> dict[st
             "held": state.ledger.count(HELD),
             "releasing": state.ledger.count(RELEASING),
             "quarantined": state.ledger.count(QUARANTINED),
+            **({"children": len(state.families.parts)} if state.families.parts else {}),
         },
         **({"tenants": tenants_document(state)} if state.policy.tenants or before.get("tenants") else {}),
     }
@@ -228,6 +229,9 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
         "endTime": None if end == NEVER else end,
         "notAfterTime": entry.not_after,
     }
+    more: dict[str, Any] = {"parentUID": entry.parent} if entry.parent else {}
+    if entry.holder is not None:
+        more["holder"] = holder_document(entry.holder)
     return {
         "uid": entry.uid,
         "namespace": entry.namespace,
@@ -236,6 +240,7 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
         "resources": amounts_document(entry.amounts),
         "nodes": list(entry.nodes),
         **{name: format_time(at) for name, at in instants.items() if at is not None},
+        **more,
     }
 
 

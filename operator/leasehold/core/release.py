@@ -23,7 +23,9 @@ def begin(course: Course, reason: R) -> None:
     final = final_reason(reason)
     course.notices.append(Notice(final, reason.meaning, warning=final != R.RELEASED))
     course.wakes.clear()
-    if course.lease.force_release:
+    if course.has_children:
+        _await_children(course)
+    elif _is_forced(course):
         finish(course.draft, R.FORCED)
     elif not (course.policy.verifies_release or _left_on(course)) or _all_nodes_gone(course):
         _rest(course)
@@ -38,7 +40,9 @@ def begin(course: Course, reason: R) -> None:
 def progress(course: Course) -> None:
     """Take a lease that is on its way out one step further."""
     cooled_at = course.lease.deadline("cooldownTime")
-    if course.lease.force_release:
+    if course.has_children:
+        _await_children(course)
+    elif _is_forced(course):
         finish(course.draft, R.FORCED)
     elif cooled_at is not None:
         if course.now >= cooled_at:
@@ -85,9 +89,21 @@ def final_reason(cause: str) -> R:
     return R.EXPIRED if cause in _EXPIRED else R.REVOKED
 
 
+def _await_children(course: Course) -> None:
+    """Give nothing back while sub-leases hold some of it. They are told by seeing that this one ends."""
+    course.draft.say(C.RELEASED, False, R.CHILDREN_LEAVING, R.CHILDREN_LEAVING.meaning)
+
+
+def _is_forced(course: Course) -> bool:
+    """Tell whether capacity is to be freed without any node's word; a parent's force is its children's too."""
+    parent = course.parent
+    return course.lease.force_release or (parent is not None and parent.force_release)
+
+
 def _rest(course: Course) -> None:
-    """Let the capacity rest for the pool's cool-down, then free it."""
-    if not course.policy.cooldown:
+    """Let the capacity rest for the pool's cool-down, then free it. What a parent gets back that ends rests with it."""
+    with_parent = bool(course.lease.parent) and (course.parent is None or course.parent.releasing)
+    if not course.policy.cooldown or with_parent:
         finish(course.draft, _word_of(course))
         return
     due = course.now + course.policy.cooldown

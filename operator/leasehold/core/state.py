@@ -19,12 +19,15 @@ from leasehold.core.booking import (
     committed_promise,
     held_of,
     holding_of,
+    part_of,
     promise_of,
 )
 from leasehold.core.calendar import Calendar, Held, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
+from leasehold.core.errors import InvalidObject
 from leasehold.core.fairness import MILLION, Shares, shares_of
+from leasehold.core.families import Families, Part
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import Holding, Ledger
 from leasehold.core.nodes import Report, Verdict
@@ -69,7 +72,8 @@ class PoolState:
     `without_place` are those for which the queue has no place, `unheard` those that may not read yet that they are
     refused. `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
     `namespaces` are the labels of the cluster's namespaces, kept up to date by whoever hears of them. `changes` counts
-    what was taken in, and `seen_at` is the instant up to which it was.
+    what was taken in, and `seen_at` is the instant up to which it was. `families` are the sub-leases, which are in no
+    other book, and `handovers` the leases whose holder has changed.
     """
 
     def __init__(
@@ -103,6 +107,8 @@ class PoolState:
         self.busy: set[str] = set()
         self.aside: set[str] = set()
         self.entries: dict[str, Entry] = {}
+        self.families = Families()
+        self.handovers: set[str] = set()
         self.idle: dict[str, dict[str, int | None]] = {}
         self.sessions: dict[tuple[str, str], set[str]] = {}
         self.arrivals: dict[str, int] = {}
@@ -134,8 +140,17 @@ class PoolState:
         self.leases[lease.uid] = lease
         if lease.session:
             self.sessions.setdefault((lease.namespace, lease.session), set()).add(lease.uid)
-        self._line_up(lease)
-        self._book(lease)
+        if lease.parent:
+            self._take_child(lease)
+        else:
+            self._line_up(lease)
+            self._book(lease)
+        if self.families:
+            self._tell_children(lease)
+        if lease.changes_hands:
+            self.handovers.add(lease.uid)
+        elif self.handovers:
+            self.handovers.discard(lease.uid)
         self._meter(lease)
         self.attention.add(lease.uid)
         self.changes += 1
@@ -154,9 +169,16 @@ class PoolState:
         self.idle.pop(uid, None)
         self.meters.pop(uid, None)
         self.backlog.forget(uid)
+        self.handovers.discard(uid)
         self.changes += 1
-        if uid not in self.entries:
+        if known.parent:
+            self.families.leave(known)
+        if self.families:
+            self._tell_children(known)
+        entry = self.entries.get(uid)
+        if entry is None or entry.holder is not None:
             self._give_back(uid)
+            self._back_to_parent(uid)
 
     def replace(self, leases: Iterable[Lease], list_version: int) -> None:
         """Take in a complete list: what it does not name is gone, unless it was seen after the list was made."""
@@ -171,7 +193,11 @@ class PoolState:
         """Count a grant from the moment it is committed, before its lease is written."""
         self.entries[entry.uid] = entry
         self.changes += 1
-        if entry.start is None:
+        if entry.holder is not None:
+            return
+        if entry.parent:
+            self.families.take(entry.uid, part_of(entry))
+        elif entry.start is None:
             self._take(committed_holding(entry, self.policy), self._held_of(entry))
         else:
             self.calendar.promise(committed_promise(entry, self.policy))
@@ -185,7 +211,11 @@ class PoolState:
         self.changes += 1
         if lease is None:
             self._give_back(uid)
+            self._back_to_parent(uid)
             self.calendar.unpromise(uid)
+        elif lease.parent:
+            self._take_child(lease)
+            self.attention.add(uid)
         else:
             if uid not in self.holds:
                 self.calendar.unpromise(uid)
@@ -203,8 +233,44 @@ class PoolState:
     def rebook(self, uid: str) -> None:
         """Believe a lease's status again, after a write of it ended one way or another."""
         lease = self.leases.get(uid)
-        if lease is not None:
+        if lease is None:
+            return
+        if lease.parent:
+            self._take_child(lease)
+        else:
             self._book(lease)
+        if self.families:
+            self._tell_children(lease)
+
+    # --- sub-leases ---
+
+    def _take_child(self, lease: Lease) -> None:
+        """Book a child with its family alone: the pool lends nothing to it, and it stands in no queue of the pool."""
+        if lease.finished:
+            self.families.leave(lease)
+        else:
+            self.families.join(lease)
+        if lease.slices:
+            if self.families.take(lease.uid, Part(lease.parent_uid, lease.slices)):
+                self.attention.add(lease.parent_uid)
+        elif lease.uid not in self.entries:
+            self._back_to_parent(lease.uid)
+
+    def _back_to_parent(self, uid: str) -> None:
+        parent = self.families.give_back(uid)
+        if parent:
+            self.attention.add(parent)
+
+    def _tell_children(self, parent: Lease) -> None:
+        """Look again at those whose fate depends on a lease that changed, or whose write came to an end."""
+        children = self.families.of(parent) | self.families.holders(parent.uid)
+        if children:
+            self.attention |= children
+            self.families.due[parent.namespace, parent.name] = None
+
+    def holders_on(self, node: str) -> frozenset[str]:
+        """Return the leases that hold something on a node, sub-leases too."""
+        return self.ledger.holders(node) | self.families.on_node(node)
 
     def _book(self, lease: Lease) -> None:
         if lease.uid in self.entries and not lease.allocated:
@@ -377,7 +443,7 @@ class PoolState:
 
     def touch_node(self, name: str) -> None:
         """Look again at every lease on a node."""
-        self.attention |= self.ledger.holders(name)
+        self.attention |= self.holders_on(name)
 
     def touch_all(self) -> None:
         """Look again at every lease of the pool."""
@@ -389,14 +455,26 @@ class PoolState:
             lease = self.leases.get(uid)
             if lease is None or not lease.slices:
                 continue
+            used = self._with_children(uid, report) if self.families.holders(uid) else use.amounts
             if uid in self.meters:
-                self.meters[uid].observe(report.time, report.node, use.amounts)
+                self.meters[uid].observe(report.time, report.node, used)
             since = self.idle.setdefault(uid, {})
-            idle = use.gone or _hardly_used(lease, report.node, use.amounts, self.policy.idle_below_percent)
+            idle = (use.gone and used is use.amounts) or _hardly_used(
+                lease, report.node, used, self.policy.idle_below_percent
+            )
             was = since.get(report.node)
             since[report.node] = (was if was is not None else now) if idle else None
             if (was is None) == idle:
                 self.attention.add(uid)
+
+    def _with_children(self, uid: str, report: Report) -> Mapping[str, int]:
+        """Return what a parent's node said of its use: what its children use of it is used, too."""
+        mine = [report.leases[one] for one in (uid, *self.families.holders(uid)) if one in report.leases]
+        total: dict[str, int] = {}
+        for use in mine:
+            for name, units in use.amounts.items():
+                total[name] = total.get(name, 0) + units
+        return total
 
     def bill(self, lease: Lease, now: int) -> Mapping[str, Any]:
         """Return `status.accounting` of a lease that ends now; {} where it held nothing."""
@@ -406,7 +484,7 @@ class PoolState:
     def _meter(self, lease: Lease) -> None:
         """Count what a lease holds from its grant to its end; what it wasted counts for its tenant's rank."""
         if lease.slices:
-            since = self.calendar.held[lease.uid].since if lease.uid in self.calendar.held else NEVER
+            since = self._held_since(lease)
             if since == NEVER:
                 return
             if lease.uid not in self.meters:
@@ -420,9 +498,19 @@ class PoolState:
                 for row in lease.status.get("accounting", {}).get("resources", ())
                 if "usedPercent" in row
             ]
-            if used:
+            if used and not lease.parent:
                 wasted = max(0, 100 - max(used)) * MILLION // 100
                 self.shares.note_waste(self.tenant_of(lease), wasted, MILLION // 8)
+
+    def _held_since(self, lease: Lease) -> int:
+        if lease.uid in self.calendar.held:
+            return self.calendar.held[lease.uid].since
+        if not lease.parent:
+            return NEVER
+        try:
+            return lease.instant("allocation", "allocationTime") or NEVER
+        except InvalidObject:
+            return NEVER
 
     def idle_since(self) -> Mapping[str, int]:
         """Return since when each lease is hardly used on all of its nodes; leases in use are not named.

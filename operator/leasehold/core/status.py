@@ -31,11 +31,15 @@ _ORDER = (
 
 
 class Draft:
-    """The status a lease will have. Starts as a copy of what it has; `patch` is what must be written."""
+    """The status a lease will have. Starts as a copy of what it has; `patch` is what must be written.
+
+    `generation` is that of the spec for which the draft is made.
+    """
 
     def __init__(self, lease: Lease, now: int) -> None:
         self.lease = lease
         self.now = now
+        self.generation = lease.generation
         self.status: dict[str, Any] = dict(lease.status)
         self.conditions: dict[str, Mapping[str, Any]] = dict(lease.conditions)
 
@@ -56,7 +60,7 @@ class Draft:
             "reason": reason,
             "message": message,
             "lastTransitionTime": format_time(self.now) if moved else before["lastTransitionTime"],  # type: ignore[index]
-            "observedGeneration": self.lease.generation,
+            "observedGeneration": self.generation,
         }
         self.conditions[type_] = condition
 
@@ -98,14 +102,14 @@ class Draft:
         """
         self.status["conditions"] = self._conditions()
         self.status["phase"] = phase_of(self.conditions, self.status)
-        self.status["observedGeneration"] = self.lease.generation
+        self.status["observedGeneration"] = self.generation
         return merge_patch(self.lease.status, self.status)
 
     def _conditions(self) -> list[Mapping[str, Any]]:
         """Return our conditions in order, then those that others keep on the lease, untouched."""
         known: list[str] = [t for t in _ORDER if t in self.conditions]
         others = [t for t in self.conditions if t not in known]
-        generation = self.lease.generation
+        generation = self.generation
         return [
             *({**self.conditions[t], "observedGeneration": generation} for t in known),
             *(self.conditions[t] for t in others),
@@ -174,6 +178,13 @@ def amounts_document(amounts: Mapping[str, int]) -> dict[str, str]:
 def amount_text(name: str, amount: int) -> str:
     """Write an amount as a quantity; a sum beyond what a quantity can say is written as the largest there is."""
     return format_amount(name, min(amount, MAX_AMOUNT))
+
+
+def holder_document(holder: tuple[str, str]) -> dict[str, Any]:
+    """Write a holder, identity and session, as the API has it; {} for nobody."""
+    identity, session = holder
+    named: dict[str, Any] = {"identity": identity} if identity else {}
+    return {**named, "sessionRef": {"name": session}} if session else named
 
 
 def rejections_document(rows: Iterable[tuple[str, int, str, int]]) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leasehold.sdk.client import Client, PendingLease, Wish
+    from leasehold.sdk.asking import PendingLease
+    from leasehold.sdk.client import Client, Wish
     from leasehold.sdk.errors import (
         BadConfig,
         Forbidden,
@@ -58,7 +59,8 @@ if TYPE_CHECKING:
     from leasehold.sdk.watching import LeaseEvent
 
 _HOMES = {
-    "client": ("Client", "PendingLease", "Wish"),
+    "asking": ("PendingLease",),
+    "client": ("Client", "Wish"),
     "errors": (
         *("BadConfig", "Forbidden", "KeyConflict", "LeaseEnding", "LeaseLost", "LeaseNotFound", "LeaseOver"),
         *("LeaseholdError", "LostCause", "Misuse", "NotConnected", "NotGranted", "PoolNotFound", "Refused"),

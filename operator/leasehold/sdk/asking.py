@@ -7,12 +7,21 @@ import contextlib
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Busy, Conflict, NotFound, Unknown
-from leasehold.api.names import CLIENT_LABEL, REQUEST_ANNOTATION, DesiredState, LeaseReason, Liveness
+from leasehold.api.names import (
+    CLIENT_LABEL,
+    REQUEST_ANNOTATION,
+    DesiredState,
+    LeaseMode,
+    LeaseReason,
+    Liveness,
+)
 from leasehold.api.names import LeaseCondition as C
 from leasehold.core.times import SECOND
 from leasehold.sdk import errors, holding
@@ -21,7 +30,8 @@ from leasehold.sdk.errors import LostCause
 from leasehold.sdk.holding import State
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lease import Lease
-from leasehold.sdk.views import LeaseView, Progress, stamp
+from leasehold.sdk.request import name_of
+from leasehold.sdk.views import CounterOffer, LeaseView, Progress, Quote, quote_of, stamp
 
 Json = dict[str, Any]
 
@@ -29,6 +39,7 @@ OnProgress: TypeAlias = Callable[[Progress], Awaitable[None] | None] | None
 
 _TRIES: Final = 6
 _SYNC_SECONDS: Final = 10.0
+_OFFER_SECONDS: Final = 3.0
 _PASSING: Final = frozenset({str(LeaseReason.QUEUE_FULL)})
 """Refusals that go away by themselves."""
 
@@ -37,12 +48,59 @@ _CHANCE: Final = random.Random()
 log = logging.getLogger(__name__)
 
 
+class PendingLease:
+    """A request that was not sent yet: `async with` it, or `await` it."""
+
+    def __init__(
+        self, keeper: Keeper, lease: Lease, timeout: float | None, on_progress: OnProgress, attach: bool
+    ) -> None:
+        self._keeper = keeper
+        self._lease = lease
+        self._timeout = timeout
+        self._on_progress = on_progress
+        self._attach = attach
+        self._used = False
+
+    async def _acquire(self) -> Lease:
+        if self._used:
+            raise errors.Misuse(
+                "This request was used already.", "Call client.lease(…) again for each lease you want."
+            )
+        self._used = True
+        return await acquire(
+            self._keeper,
+            self._lease,
+            timeout=self._timeout,
+            on_progress=self._on_progress,
+            attach=self._attach,
+        )
+
+    def __await__(self) -> Generator[Any, None, Lease]:
+        """Return the lease once it is held. It is yours to release."""
+        return self._acquire().__await__()
+
+    async def __aenter__(self) -> Lease:
+        """Wait until the lease is held, and bind the block."""
+        lease = await self._acquire()
+        try:
+            return await lease.__aenter__()
+        except BaseException:
+            await lease.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        await self._lease.__aexit__(kind, error, trace)
+
+
 async def acquire(
     keeper: Keeper, lease: Lease, *, timeout: float | None, on_progress: OnProgress, attach: bool = False
 ) -> Lease:
     """Return the lease once it is held. Whatever goes wrong, and wherever it is cancelled, it is withdrawn.
 
-    With `attach` the lease is there already: it is taken over, and left as it is where that fails.
+    With `attach` the lease is there already and is taken over; from then on it is ours to give back, too.
     """
     keeper.check_loop()
     if lease.name in keeper.leases:
@@ -58,7 +116,7 @@ async def acquire(
     except BaseException as error:
         await keeper.release(lease)
         if isinstance(error, TimeoutError) and limit.expired():
-            raise _too_late(lease, timeout) from error
+            raise _too_late(lease, timeout, await _offer_instead(keeper, lease)) from error
         if isinstance(error, ApiError):
             raise explained(error, f"{'attach to' if attach else 'ask for'} lease {lease.name}") from error
         raise
@@ -67,6 +125,8 @@ async def acquire(
 
 async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:
     await keeper.open()
+    if lease.request.liveness == Liveness.SESSION:
+        await keeper.freshen()
     await keeper.read_pool(lease.request.pool)
     if attach:
         _, document = await keeper.door.get(paths.lease(keeper.namespace, lease.name))
@@ -133,9 +193,8 @@ async def _is_there(keeper: Keeper, lease: Lease) -> bool:
     if view.deleting:
         return False
     if view.finished or _given_back(document):
-        lease.sent = False
+        keeper.done(meta["uid"])
         await _forget_missing(keeper, path, meta["uid"])
-        lease.sent = True
         return False
     if (meta.get("annotations") or {}).get(REQUEST_ANNOTATION) != request.digest:
         lease.sent = False
@@ -254,7 +313,7 @@ def _offer(view: LeaseView) -> str:
     return "" if view.counter_offer is None else f"But {view.counter_offer}."
 
 
-def _too_late(lease: Lease, timeout: float | None) -> errors.LeaseholdError:
+def _too_late(lease: Lease, timeout: float | None, offer: CounterOffer | None) -> errors.LeaseholdError:
     view = lease.view
     if view is None:
         return errors.WaitTimeout(
@@ -267,12 +326,49 @@ def _too_late(lease: Lease, timeout: float | None) -> errors.LeaseholdError:
     place = f" It was about number {view.queue_position} in the queue." if view.queue_position else ""
     return errors.WaitTimeout(
         f"Lease {lease.name} was not granted within {timeout:g} s ({reason}): {why}{place}",
-        _offer(view) or "Wait longer, or ask for less.",
+        "Wait longer, or ask for less." if offer is None else f"But {offer}.",
         reason=reason,
         position=view.queue_position,
-        counter_offer=view.counter_offer,
+        counter_offer=offer,
         view=view,
     )
+
+
+async def ask_quote(keeper: Keeper, lease: Lease, seconds: float) -> Quote:
+    """Return the answer to a request of mode DryRun, and remove it. Raises ApiError and TimeoutError."""
+    keeper.leases[lease.name] = lease
+    try:
+        async with asyncio.timeout(seconds):
+            await keeper.open()
+            lease.sent = True
+            document = lease.request.document(keeper.namespace, keeper.session, keeper.identity)
+            sent, answer = await keeper.door.create(paths.lease(keeper.namespace), document)
+            lease.take(answer, sent)
+            while not (lease.view is not None and _is_answered(lease.view)):
+                lease.changed.clear()
+                await lease.changed.wait()
+            return quote_of(lease.view)
+    finally:
+        await keeper.release(lease)
+
+
+def _is_answered(view: LeaseView) -> bool:
+    return view.finished or view.is_(C.ACCEPTED, "False") or "quote" in (view.raw.get("status") or {})
+
+
+async def _offer_instead(keeper: Keeper, lease: Lease) -> CounterOffer | None:
+    """Ask what could be had instead of what was not granted in time; None where that cannot be told at once."""
+    view, request = lease.view, lease.request
+    if view is None or view.is_(C.ACCEPTED, "False") or not view.reason() or "startTime" in request.spec:
+        return None
+    spec = {**request.spec, "mode": str(LeaseMode.DRY_RUN), "ttlSecondsAfterFinished": 60}
+    asked = replace(
+        request, name=name_of(None, None, "quote"), spec=spec, liveness=str(Liveness.NONE), key=None
+    )
+    try:
+        return (await ask_quote(keeper, Lease(keeper, asked, None, None), _OFFER_SECONDS)).counter_offer
+    except (ApiError, TimeoutError):
+        return None
 
 
 # --- making sure ---

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -21,35 +21,36 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.connecting import connect
 from leasehold.adapters.kube.errors import ApiError, NotFound, Unknown
 from leasehold.api.names import DesiredState, LeaseMode, Liveness
-from leasehold.api.names import LeaseCondition as C
 from leasehold.sdk import errors
-from leasehold.sdk.asking import OnProgress, acquire
+from leasehold.sdk.asking import OnProgress, PendingLease, ask_quote
 from leasehold.sdk.door import Door, explained
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lastwill import LastWill
 from leasehold.sdk.lease import Lease, OnEnding, OnLost
 from leasehold.sdk.request import Placement, Request, name_of, request_of
 from leasehold.sdk.values import Duration, Quantity, checked_name, seconds_of, whole_seconds
-from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote, quote_of
+from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote
 from leasehold.sdk.watching import LeaseEvent, LeaseWatch
 
 Json = dict[str, Any]
 
 _QUOTE_SECONDS: Final = 30.0
-_CLOSE_SECONDS: Final = 20.0
+_CLOSE_SECONDS: Final = 60.0
 _SHORTEST_SESSION: Final = 5
 
 log = logging.getLogger(__name__)
 
 
 class Wish(TypedDict, total=False):
-    """What may be asked for. `pool` or `pool_selector`, and at least one of `cpu`, `memory`, `disk`, `resources`.
+    """What may be asked for: one of `pool`, `pool_selector` and `parent` (the name of a lease to be a part of), and at
+    least one of `cpu`, `memory`, `disk` and `resources`.
 
     Amounts are of one slice, and `count` slices are granted all or none. `key` makes the request idempotent.
     """
 
     pool: str
     pool_selector: Mapping[str, str]
+    parent: str
     cpu: Quantity
     memory: Quantity
     disk: Quantity
@@ -69,53 +70,6 @@ class Wish(TypedDict, total=False):
     annotations: Mapping[str, str]
     defer: Duration
     keep: Duration
-
-
-class PendingLease:
-    """A request that was not sent yet: `async with` it, or `await` it."""
-
-    def __init__(
-        self, keeper: Keeper, lease: Lease, timeout: float | None, on_progress: OnProgress, attach: bool
-    ) -> None:
-        self._keeper = keeper
-        self._lease = lease
-        self._timeout = timeout
-        self._on_progress = on_progress
-        self._attach = attach
-        self._used = False
-
-    async def _acquire(self) -> Lease:
-        if self._used:
-            raise errors.Misuse(
-                "This request was used already.", "Call client.lease(…) again for each lease you want."
-            )
-        self._used = True
-        return await acquire(
-            self._keeper,
-            self._lease,
-            timeout=self._timeout,
-            on_progress=self._on_progress,
-            attach=self._attach,
-        )
-
-    def __await__(self) -> Generator[Any, None, Lease]:
-        """Return the lease once it is held. It is yours to release."""
-        return self._acquire().__await__()
-
-    async def __aenter__(self) -> Lease:
-        """Wait until the lease is held, and bind the block."""
-        lease = await self._acquire()
-        try:
-            return await lease.__aenter__()
-        except BaseException:
-            await lease.release()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back."""
-        await self._lease.__aexit__(kind, error, trace)
 
 
 class Client:
@@ -243,6 +197,10 @@ class Client:
         """How many requests were answered, by method and HTTP status."""
         return dict(self._check().kube.requests)
 
+    def session(self, namespace: str | None = None) -> str:
+        """Return the name of this client's session in a namespace: whom to hand a lease over to."""
+        return self._keeper(namespace).session
+
     def _keeper(self, namespace: str | None) -> Keeper:
         door = self._check()
         where = self.namespace if namespace is None else checked_name(namespace, "namespace")
@@ -256,6 +214,7 @@ class Client:
                 owner=self._owner,
             )
             self._keepers[where] = keeper
+            keeper.asker = self.lease
             assert self._will is not None
             self._will.sessions[where] = keeper.session
         return self._keepers[where]
@@ -446,24 +405,11 @@ class Client:
 
         Raises WaitTimeout when the operator does not answer in time, and what `lease` raises.
         """
-        keeper = self._keeper(namespace)
-        door, seconds = self._check(), seconds_of(timeout, "timeout")
-        request = request_of(mode=LeaseMode.DRY_RUN, timeout=seconds, **{**wish, "liveness": Liveness.NONE})  # type: ignore[arg-type]
-        lease = Lease(keeper, request, None, None)
-        keeper.leases[lease.name] = lease
+        keeper, seconds = self._keeper(namespace), seconds_of(timeout, "timeout")
+        wish["liveness"] = Liveness.NONE
+        request = request_of(mode=LeaseMode.DRY_RUN, timeout=seconds, **wish)
         try:
-            await keeper.open()
-            async with asyncio.timeout(seconds):
-                lease.sent = True
-                sent, answer = await door.create(
-                    paths.lease(keeper.namespace),
-                    request.document(keeper.namespace, keeper.session, self.identity),
-                )
-                lease.take(answer, sent)
-                while not (lease.view is not None and _is_answered(lease.view)):
-                    lease.changed.clear()
-                    await lease.changed.wait()
-                return quote_of(lease.view)
+            return await ask_quote(keeper, Lease(keeper, request, None, None), seconds)
         except TimeoutError as error:
             raise errors.WaitTimeout(
                 f"There was no answer within {seconds:g} s.",
@@ -472,8 +418,6 @@ class Client:
             ) from error
         except ApiError as error:
             raise explained(error, "ask for a quote") from error
-        finally:
-            await keeper.release(lease)
 
     async def pools(self) -> builtins.list[PoolView]:
         """Read all pools."""
@@ -498,7 +442,3 @@ class Client:
         except ApiError as error:
             raise explained(error, f"read pool {pool}") from error
         return PoolView.of(document)
-
-
-def _is_answered(view: LeaseView) -> bool:
-    return view.finished or view.is_(C.ACCEPTED, "False") or "quote" in (view.raw.get("status") or {})

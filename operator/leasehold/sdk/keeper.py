@@ -14,7 +14,7 @@ import random
 import re
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -122,6 +122,7 @@ class Keeper:
         self.session_duration = session_seconds * SECOND
         self.session_sent: int | None = None
         self.leases: dict[str, Lease] = {}
+        self.asker: Callable[..., Any] | None = None
         self.closing = False
         self._owner = owner
         self._session_there = False
@@ -193,8 +194,12 @@ class Keeper:
             lease.lose(LostCause.CLOSED)
         await asyncio.gather(*(self.release(lease) for lease in leases))
         self.closing = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=_FAREWELL_SECONDS)
+        while self._tasks:  # for as long as it gets on
+            done, _ = await asyncio.wait(
+                set(self._tasks), timeout=_FAREWELL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                break
         for task in (*self._loops, *self._tasks, *filter(None, [self._opening])):
             task.cancel()
         await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
@@ -323,11 +328,18 @@ class Keeper:
                 self._stray(item["metadata"], item.get("spec"))
             return
         if kind == "DELETED":
-            if not lease.uid or lease.uid == item["metadata"]["uid"]:
-                lease.take_gone()
-        else:
+            # Gone, or of another client now: a watch of labels tells these apart in nothing.
+            if lease.uid == item["metadata"]["uid"]:
+                self.background(self._forget_errors(self.read(lease)))
+        elif (
+            lease.uid or item["metadata"]["uid"] not in self._done
+        ):  # else the one before it, of the same key
             lease.take(item, None)
         self._kick.set()
+
+    def done(self, uid: str) -> None:
+        """Take in that a lease is no business of ours any more."""
+        self._done.add(uid)
 
     def _stray(self, meta: Json, spec: Json | None) -> None:
         """Remove a lease of ours that nobody waits for: a create that arrived after it was given up."""
@@ -370,7 +382,8 @@ class Keeper:
         held = [lease for lease in self.leases.values() if lease.lost is None]
         beat, look = self._periods(held)
         wake = []
-        if any(lease.request.liveness == Liveness.SESSION for lease in held) or not held:
+        # Not for those that are lost: the session shall run out if they cannot be given back otherwise.
+        if any(lease.request.liveness == Liveness.SESSION for lease in held):
             wake.append(self._do(self._beat, now, beat, self.beat))
         if held:
             wake.append(self._do(self._look, now, look, self.look))
@@ -441,6 +454,11 @@ class Keeper:
             sent = await self._make_session(name, spec)
         self._session_there = True
         self.session_sent = max(self.session_sent or 0, sent)
+
+    async def freshen(self) -> None:
+        """Renew the session if it was left alone for a while, as when nothing was held. Raises ApiError."""
+        if self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3:
+            await self.beat()
 
     async def _make_session(self, path: str, spec: Json) -> int:
         meta: Json = {
@@ -579,14 +597,51 @@ class Keeper:
         """Let the clockwork look up now."""
         self._kick.set()
 
+    def ask(self, **wish: Any) -> Any:
+        """Ask for another lease in this namespace."""
+        assert self.asker is not None
+        return self.asker(namespace=self.namespace, **wish)
+
+    async def hand_over(self, lease: Lease, holder: Json) -> None:
+        """Name another holder, if we still are the one. Raises the SDK's errors."""
+        path = paths.lease(self.namespace, lease.name)
+        while True:
+            meta = {"uid": lease.uid, "resourceVersion": str(lease.version)}
+            liveness = str(Liveness.SESSION if "sessionRef" in holder else Liveness.RENEW)
+            # A merge patch keeps what is not named.
+            spec = {"holder": {"sessionRef": None, **holder}, "liveness": liveness}
+            try:
+                await self.door.patch(path, {"metadata": meta, "spec": spec})
+            except Conflict:
+                await self._read_or_explain(lease)
+                if lease.gone or not self.holds(lease):
+                    return
+            except ApiError as error:
+                raise explained(error, f"hand lease {lease.name} over") from error
+            else:
+                return
+
+    async def _read_or_explain(self, lease: Lease) -> None:
+        try:
+            await self.read(lease)
+        except ApiError as error:
+            raise explained(error, f"read lease {lease.name}") from error
+
     # --- giving back ---
 
-    async def release(self, lease: Lease) -> None:
-        """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then."""
+    def forget(self, lease: Lease) -> None:
+        """Look after a lease no more."""
         if self.leases.get(lease.name) is lease:
             del self.leases[lease.name]
         if lease.uid:
             self._done.add(lease.uid)
+
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back, or withdraw its request. Returns when that is done, or after a while; it goes on then.
+
+        For one that is lost nothing is waited for: whoever held it wants to know.
+        """
+        self.forget(lease)
         over = lease.lost is not None and getattr(lease.lost, "cause", None) in (
             LostCause.HANDED_OVER,
             LostCause.SUPERSEDED,
@@ -596,7 +651,8 @@ class Keeper:
             return
         self._leaving.add(lease.name)
         task = self.background(self._give_back(lease))
-        await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
+        if lease.lost is None:
+            await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
 
     async def _give_back(self, lease: Lease) -> None:
         pause = 0.1
@@ -637,18 +693,29 @@ class Keeper:
         raise Unknown(f"lease {lease.name} changes all the time")
 
     async def _withdraw(self, lease: Lease) -> None:
-        """Delete a request, and make sure that none arrives later where its answer never came."""
+        """Delete a request, and make sure that none arrives later where its answer never came.
+
+        Where it is not known what there is of this name, only what carries our label is deleted.
+        """
         path = paths.lease(self.namespace, lease.name)
         deadline = self.now() + int(_SETTLE_SECONDS * SECOND)
         pause = 0.05
         while True:
             try:
-                await self.door.delete(path, lease.uid)
+                uid = lease.uid or await self._uid_of_ours(path)
+                if uid:
+                    await self.door.delete(path, uid)
                 return
-            except Conflict:  # another one of this name: not ours
+            except Conflict:  # another one of this name by now
                 return
             except NotFound:
                 if lease.created or self.now() >= deadline:
                     return
             await asyncio.sleep(pause)
             pause *= 2
+
+    async def _uid_of_ours(self, path: str) -> str:
+        _, document = await self.door.get(path)
+        meta = document["metadata"]
+        ours = (meta.get("labels") or {}).get(CLIENT_LABEL) == self.session and meta["uid"] not in self._done
+        return str(meta["uid"]) if ours else ""

@@ -81,6 +81,15 @@ class Caretaker(Protocol):
     async def release(self, lease: Lease) -> None:
         """Give it back."""
 
+    async def hand_over(self, lease: Lease, holder: Json) -> None:
+        """Name another holder."""
+
+    def ask(self, **wish: Any) -> Any:
+        """Ask for another lease in this namespace."""
+
+    def forget(self, lease: Lease) -> None:
+        """Look after it no more."""
+
 
 class Lease:
     """Capacity that is held, kept alive in the background until it is released.
@@ -230,6 +239,34 @@ class Lease:
             self._ended.set()
             self.changed.set()
             await self._keeper.release(self)
+
+    def sublease(self, **wish: Any) -> Any:
+        """Ask for a part of this lease: `async with lease.sublease(cpu=1) as part:`.
+
+        Arguments and errors are those of `Client.lease`, without a pool. A part has a fencing token and a term of its
+        own, lies on the same nodes, and ends with this lease at the latest.
+        """
+        self.check()
+        return self._keeper.ask(parent=self.name, **wish)
+
+    async def hand_over(self, *, session: str | None = None, identity: str | None = None) -> None:
+        """Give it to another holder, without a gap: the capacity stays where it is.
+
+        `session` is that of the other client (`Client.session()`), which then gets it by `attach`, with a new fencing
+        token. Without one the new holder has to renew the lease's object itself. Here it is over, as after a release.
+        Raises ServerUnavailable, Forbidden and LeaseLost.
+        """
+        self.check()
+        if session is None and identity is None:
+            raise Misuse("Hand it over to whom?", "Give session= (of Client.session()), identity=, or both.")
+        holder: Json = {"identity": identity or session}
+        if session is not None:
+            holder["sessionRef"] = {"name": session}
+        await self._keeper.hand_over(self, holder)
+        self._released = True
+        self._ended.set()
+        self.changed.set()
+        self._keeper.forget(self)
 
     async def __aenter__(self) -> Lease:
         """Bind the block: it is cancelled when the lease is lost."""

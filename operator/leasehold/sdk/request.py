@@ -104,6 +104,7 @@ def request_of(
     *,
     pool: str | None = None,
     pool_selector: Mapping[str, str] | None = None,
+    parent: str | None = None,
     cpu: Quantity | None = None,
     memory: Quantity | None = None,
     disk: Quantity | None = None,
@@ -130,8 +131,11 @@ def request_of(
 
     Raises Misuse, which says what is wrong and what would be right.
     """
-    if (pool is None) == (pool_selector is None):
-        raise Misuse("Where from?", 'Give pool="NAME", or pool_selector={"label": "value"}; {} is any pool.')
+    if sum(where is not None for where in (pool, pool_selector, parent)) != 1:
+        raise Misuse(
+            "Where from?",
+            'Give one of pool="NAME", pool_selector={"label": "value"} ({} is any pool), or parent="LEASE".',
+        )
     if name is not None and key is not None:
         raise Misuse("name= and key= both name the lease.", "Give one of them.")
     if liveness not in set(Liveness):
@@ -141,6 +145,8 @@ def request_of(
     spec: Json = {"resources": resources_of(cpu, memory, disk, resources), "count": count}
     if pool is not None:
         spec["poolRef"] = {"name": checked_name(pool, "pool")}
+    elif parent is not None:
+        spec["parentRef"] = {"name": checked_name(parent, "parent")}
     else:
         spec["poolSelector"] = {"matchLabels": dict(pool_selector or {})}
     if placement is not None:
@@ -161,7 +167,7 @@ def request_of(
     }
     spec |= {field_: value for field_, value in optional.items() if value is not None}
     return Request(
-        name=name_of(name, key, pool),
+        name=name_of(name, key, pool or parent),
         spec=spec,
         liveness=str(liveness),
         identity=identity,

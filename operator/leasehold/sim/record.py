@@ -138,6 +138,8 @@ class Recording:
         lease = self._read(item)
         if lease is None or uid in self._over:
             return
+        if lease.parent:  # it takes nothing of the pool, whose queue is replayed
+            return
         if self._pool_name not in (_UNOWNED, lease.pool):
             return
         self._open[uid] = item

@@ -19,7 +19,7 @@ from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.fairness import MILLION
-from leasehold.core.gating import Workload, workload_of
+from leasehold.core.gating import Workload, use_by_node, workload_of
 from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
 from leasehold.core.lease import Lease
 from leasehold.core.loss import loss_plan
@@ -149,7 +149,10 @@ class Memory:
             bill=state.bill,
             in_touch=self._pool.right.in_touch(),
             outages=self._pool.outages,
-            pods=_Workloads(cluster.pods).of,
+            pods=(workloads := _Workloads(cluster.pods, state)).of,
+            pod_use=workloads.use_of,
+            families=state.families,
+            named=cluster.named,
         )
 
     def judge_all(self) -> None:
@@ -233,8 +236,9 @@ class Memory:
 class _Workloads:
     """What the pods of each lease mean for it, worked out once for a pass."""
 
-    def __init__(self, pods: Pods) -> None:
+    def __init__(self, pods: Pods, state: PoolState) -> None:
         self._pods = pods
+        self._state = state
         self._letting = [ref for ref, _ in pods.letting.values()]
         self._found: dict[str, Workload] = {}
 
@@ -243,6 +247,13 @@ class _Workloads:
         if found is None:
             placeholders = self._pods.placeholders((lease.namespace, lease.name))
             refusal = self._pods.refusals.get(lease.uid, "")
-            found = workload_of(lease, self._pods.of(lease), placeholders, refusal, self._letting)
+            own = self._state.families.rest(lease)
+            found = workload_of(own, self._pods.of(lease), placeholders, refusal, self._letting)
             self._found[lease.uid] = found
         return found
+
+    def use_of(self, lease: Lease) -> Mapping[str, Mapping[str, int]] | None:
+        """Return what a lease's pods request of it, by node; None while one of them is just being let go."""
+        if any(ref.lease == lease.uid for ref in self._letting):
+            return None
+        return use_by_node(lease, self._pods.of(lease)) if self._state.policy.enforces else {}

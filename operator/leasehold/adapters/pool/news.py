@@ -68,6 +68,8 @@ class News:
             self._keeper.mark([key])
             if before is not None and before.slices != lease.slices:
                 self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
+        if lease.parent and (before is None or before.slices != lease.slices):
+            self._keeper.mark([lease.parent_key])
 
     def _foreign_write(self, lease: Lease) -> None:
         """Somebody else wrote a status that is ours alone to write: leave it alone for a while, then correct it."""
@@ -84,6 +86,8 @@ class News:
         if known is not None and self._tools.cluster.pods.watched:
             self._keeper.mark([(known.namespace, known.name)])
             self._memory.dirty_nodes |= {part.node for part in known.slices}
+            if known.parent:
+                self._keeper.mark([known.parent_key])
         self._memory.state.forget(uid)
         self._fence.forget(uid)
         self._dirty.set()

@@ -161,9 +161,11 @@ class PoolWorker:
         return self.pool.failure is None and self.pool.right.valid()
 
     def _named(self, key: Key) -> tuple[Lease, PoolPolicy] | None:
-        """Return a lease of this pool by its name, with the pool's policy."""
+        """Return a lease of this pool by its name, with what sub-leases leave of it, and the pool's policy."""
         lease = self._tools.cluster.named(key)
-        return None if lease is None or lease.pool != self.name else (lease, self.state.policy)
+        if lease is None or lease.pool != self.name:
+            return None
+        return self.state.families.rest(lease), self.state.policy
 
     async def _sleep(self) -> None:
         now = self._tools.clock.now()
@@ -315,7 +317,7 @@ class PoolWorker:
 
         When the swap fails nothing was granted, and the next pass decides anew on what is then true.
         """
-        fenced = self.fence.fence(grants)
+        fenced = self.fence.fence(grants, self.pool.epoch)
         for lease in fenced.unfenced:
             if lease.uid not in self.state.busy and lease.uid not in self.state.aside:
                 step = Step({"allocation": {"ledgerEpoch": self.pool.epoch}})
@@ -323,16 +325,27 @@ class PoolWorker:
         first = self.pool.sequence + 1
         entries = [entry_of(grant, sequence) for sequence, grant in enumerate(fenced.grants, start=first)]
         committed = self.state.entries.values()
-        if not entries or not await self.pool.swap_ledger(entries, committed):
-            return
-        for entry in entries:
-            self.writing.start_grant(entry, adopted=False)
+        # Until it is known what children have got, no more pods of their parents are let go.
+        parents = {grant.parent for grant in fenced.grants if grant.parent} - self.state.busy
+        self.state.busy |= parents
+        try:
+            if not entries or not await self.pool.swap_ledger(entries, committed):
+                return
+            for entry in entries:
+                self.writing.start_grant(entry, adopted=False)
+        finally:
+            self.state.busy -= parents
 
     # --- the end, and the safety sweep ---
 
     async def _leave_if_drained(self) -> bool:
         """Let a deleted pool go once nothing is held in it any more."""
-        if not self.pool.deleting or len(self.state.ledger) or self.writing.tasks:
+        if (
+            not self.pool.deleting
+            or len(self.state.ledger)
+            or self.state.families.parts
+            or self.writing.tasks
+        ):
             return False
         return await self.pool.drop_finalizer()
 
@@ -380,4 +393,10 @@ def _entry(row: Json) -> Entry:
         start=start,
         end=None if start is None else end,
         until=NEVER if end is None else end,
+        parent=row.get("parentUID", ""),
+        holder=_holder(row["holder"]) if "holder" in row else None,
     )
+
+
+def _holder(row: Json) -> tuple[str, str]:
+    return row.get("identity", ""), (row.get("sessionRef") or {}).get("name", "")

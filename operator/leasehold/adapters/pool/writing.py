@@ -22,10 +22,10 @@ from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.tools import Tools
 from leasehold.core.booking import Entry
 from leasehold.core.calendar import Outlook, RenewalLimits
-from leasehold.core.course import World
+from leasehold.core.course import Step, World
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.planning import Change, cancel_step, grant_step, promise_step
+from leasehold.core.planning import Change, cancel_step, grant_step, handover_step, promise_step
 
 _FAREWELL_SECONDS = 1.0
 
@@ -131,6 +131,8 @@ class Writing:
                 if isinstance(error, Refused) and not refused:
                     refused = True
                     self._complaints.refused(subject_of(lease), error)
+                    if entry.holder is not None:
+                        break  # there is nothing to undo: the lease stays who has it
             await asyncio.sleep(pause)
             pause = min(2 * pause, 5.0)
             await self._leases.refresh(lease)
@@ -146,6 +148,13 @@ class Writing:
     async def _write_grant_once(self, lease: Lease, entry: Entry, *, adopted: bool, refused: bool) -> None:
         now = self._tools.clock.now()
         state = self._memory.state
+        world = World(sessions=self._tools.cluster.sessions)
+        if entry.holder is not None:
+            await self._leases.patch_lease(lease, handover_step(lease, entry, state.policy, world, now))
+            return
+        if entry.parent:
+            await self._write_child(lease, entry, now, adopted=adopted, refused=refused)
+            return
         if refused or not _still_wanted(lease, entry):
             await self._leases.patch_lease(lease, cancel_step(lease, now, promise=entry.start is not None))
             return
@@ -160,10 +169,29 @@ class Writing:
             # So late that less than half of what was asked for is left before others were promised the room.
             await self._leases.patch_lease(lease, cancel_step(lease, now))
             return
-        world = World(sessions=self._tools.cluster.sessions)
         step = grant_step(
             lease, entry, state.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
         )
+        await self._write_granted(lease, step, now)
+
+    async def _write_child(
+        self, lease: Lease, entry: Entry, now: int, *, adopted: bool, refused: bool
+    ) -> None:
+        """Write what a sub-lease gets of its parent, if that can still give it. The parent cannot go before this."""
+        state = self._memory.state
+        parent = state.leases.get(entry.parent)
+        ends = None if parent is None else parent.deadline("expirationTime")
+        holds = parent is not None and parent.allocated and not parent.releasing
+        if refused or not holds or (ends is not None and ends <= now) or not _still_wanted(lease, entry):
+            await self._leases.patch_lease(lease, cancel_step(lease, now))
+            return
+        if not lease.has_finalizer:
+            lease = await self._leases.add_finalizer(lease)
+        world = World(sessions=self._tools.cluster.sessions)
+        step = grant_step(lease, entry, state.policy, world, now, adopted=adopted, parent=parent)
+        await self._write_granted(lease, step, now)
+
+    async def _write_granted(self, lease: Lease, step: Step, now: int) -> None:
         written = await self._leases.patch_lease(lease, step)
         waited = now - max(written.created, written.start_time or 0)
         self._tools.metrics.granted(self._pool.name, waited=waited)
@@ -220,6 +248,9 @@ def _still_wanted(lease: Lease, entry: Entry) -> bool:
 
 def is_written(lease: Lease, entry: Entry) -> bool:
     """Tell whether a commitment became the lease's own, or can no longer."""
+    if entry.holder is not None:
+        gone = lease.deleting or lease.wants_release or not lease.changes_hands
+        return gone or lease.token >= entry.sequence or lease.holder != entry.holder
     if lease.allocated or lease.finished:
         return True
     kept = lease.reservation

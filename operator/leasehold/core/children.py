@@ -1,0 +1,235 @@
+"""Who of those that wait for some of a lease gets it: sub-leases are served within their parent, in order.
+
+What a parent has left is a table of its nodes like a pool's, so slices are placed in it by the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import NamedTuple
+
+from leasehold.api.names import LeaseCondition as C
+from leasehold.api.names import LeaseReason as R
+from leasehold.api.names import PlacementMode, QueueStrategy, RejectionReason
+from leasehold.core.admission import Refusal, refusal_of
+from leasehold.core.amounts import times, zero
+from leasehold.core.capacity import NodeTable, Row, Scratch, shortages
+from leasehold.core.course import Notice, World
+from leasehold.core.families import by_node
+from leasehold.core.lease import Key, Lease
+from leasehold.core.nodes import Verdict
+from leasehold.core.placement import could_ever_fit, place
+from leasehold.core.queueing import Wait, keep_waiting, refuse
+from leasehold.core.state import PoolState
+from leasehold.core.status import Patch, amount_text
+
+MOST_SLICES = 256
+"""Slices of sub-leases in one commit, beside those of others."""
+
+
+class Served(NamedTuple):
+    """Who is granted: (lease, nodes, uid of the parent); and who is told how it stands: (lease, patch, notices)."""
+
+    grants: list[tuple[Lease, tuple[str, ...], str]]
+    words: list[tuple[Lease, Patch, tuple[Notice, ...]]]
+
+
+def serve_children(
+    state: PoolState,
+    world: World,
+    now: int,
+    batch: int,
+    words: int,
+    leaving: Set[str],
+    hold: Wait | None = None,
+) -> Served:
+    """Look at the families that are due: at most `batch` children are granted, and `words` told.
+
+    Those that cannot be served yet, because of writes under way or these bounds, stay due. A `hold` of the pool's
+    grants keeps nobody from giving what it has to its children, unless the pool cannot trust its books or its reach.
+    """
+    served = Served([], [])
+    for key in list(state.families.due):
+        family = _Family(state, world, now, key, leaving, served)
+        if family.serve(batch, words, hold):
+            state.families.due.pop(key, None)
+    return served
+
+
+class _Family:
+    """The children that wait for one parent."""
+
+    def __init__(
+        self, state: PoolState, world: World, now: int, key: Key, leaving: Set[str], served: Served
+    ) -> None:
+        self.state = state
+        self.policy = state.policy
+        self.world = world
+        self.now = now
+        self.key = key
+        self.leaving = leaving
+        self.served = served
+        self.parent = world.named(key)
+        self.left_out = False
+        members = state.families.members.get(key, set()) - state.entries.keys()
+        waiting = [state.leases[uid] for uid in members if uid in state.leases]
+        self.waiting = sorted(
+            (one for one in waiting if one.pending and not one.deleting and not one.wants_release),
+            key=state.turn_of,
+        )
+
+    def serve(self, batch: int, words: int, hold: Wait | None) -> bool:
+        """Grant and tell; return whether nothing is left to do until something changes."""
+        if not self.waiting:
+            return True
+        refusal = self._refusal_of_all()
+        if refusal is not None:
+            for child in self.waiting:
+                self._refuse(child, refusal, words)
+            return not self.left_out
+        assert self.parent is not None
+        wait = self._wait_of_all(self.parent, hold)
+        if wait is not None:
+            for child in self.waiting:
+                self._wait(child, wait, words)
+            return not self.left_out
+        if self._is_busy(self.parent.uid):
+            return False
+        room = self._room(self.parent)
+        if room is None:
+            return False
+        self._share_out(self.parent, room.scratch(), batch, words)
+        return not self.left_out
+
+    # --- what holds for all of them ---
+
+    def _refusal_of_all(self) -> Refusal | None:
+        parent = self.parent
+        if parent is None:
+            return Refusal(
+                R.PARENT_NOT_FOUND, f"There is no CapacityLease {self.key[1]!r} in this namespace."
+            )
+        if parent.parent:
+            return Refusal(R.PARENT_IS_CHILD, R.PARENT_IS_CHILD.meaning)
+        if parent.pool and parent.pool != self.state.name:
+            text = f"Lease {parent.name} borrows from pool {parent.pool}. Leave out poolRef in a new lease."
+            return Refusal(R.PARENT_IN_OTHER_POOL, text)
+        return None
+
+    def _wait_of_all(self, parent: Lease, hold: Wait | None) -> Wait | None:
+        if hold is not None and hold.reason in (R.LEDGER_INCONSISTENT, R.POOL_NOT_READY):
+            return hold
+        if not parent.allocated:
+            return Wait(R.PARENT_NOT_READY, f"Lease {parent.name} is not granted yet.")
+        if parent.releasing or parent.deleting or parent.wants_release or parent.is_true(C.DISRUPTION_TARGET):
+            return Wait(R.PARENT_NOT_READY, f"Lease {parent.name} is ending.")
+        end = parent.deadline("expirationTime")
+        if end is not None and self.now >= end:
+            return Wait(R.PARENT_NOT_READY, f"The term of lease {parent.name} is over. Renew it.")
+        return None
+
+    def _is_busy(self, uid: str) -> bool:
+        state = self.state
+        return uid in state.busy or uid in state.aside or uid in state.entries or uid in self.leaving
+
+    def _room(self, parent: Lease) -> NodeTable | None:
+        """Return what a parent has, by node, less what its children hold and its own pods request.
+
+        None while some of its pods are on their way. One that is to shrink has only what it asks for now.
+        """
+        policy, size = self.policy, len(self.policy.names)
+        pods: Mapping[str, Mapping[str, int]] | None = self.world.pod_use(parent)
+        if pods is None:
+            return None
+        keeps = [
+            part._replace(
+                amounts={n: min(units, parent.request.get(n, units)) for n, units in part.amounts.items()}
+            )
+            for part in parent.slices
+        ]
+        held = self.state.families.held_of(parent.uid)
+        table = NodeTable(size, policy.strategy)
+        for name, amounts in by_node(keeps).items():
+            limit = policy.vector(amounts)
+            used = policy.vector(pods.get(name, {}))
+            verdict = Verdict(limit, limit, zero(size), used, 0, "", frozenset(), None)
+            node = self.world.nodes.get(name)
+            labels = {} if node is None else node.labels
+            table.put(name, Row(labels, verdict, policy.vector(held.get(name, {}))))
+        table.settle()
+        return table
+
+    # --- one after the other ---
+
+    def _share_out(self, parent: Lease, scratch: Scratch, batch: int, words: int) -> None:
+        """Go through them in order. Where the pool lets nobody pass in its queue, nobody passes here."""
+        blocked = False
+        for child in self.waiting:
+            refusal = refusal_of(child, self.policy) or self._too_much(child, scratch.table, parent)
+            if refusal is not None:
+                self._refuse(child, refusal, words)
+            elif blocked:
+                self._wait(
+                    child, Wait(R.BLOCKED_BY_HEAD, f"An earlier sub-lease of {parent.name} waits."), words
+                )
+            elif not self._grant(child, scratch, parent, batch):
+                self._wait(child, self._shortage(child, scratch, parent), words)
+                blocked = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO
+
+    def _allowed(self, child: Lease, table: NodeTable) -> Set[int] | None:
+        return table.selected(child.node_selector)
+
+    def _too_much(self, child: Lease, table: NodeTable, parent: Lease) -> Refusal | None:
+        need, allowed = self.policy.vector(child.request), self._allowed(child, table)
+        if could_ever_fit(table, need, child.count, child.mode, allowed, child.topology_key):
+            return None
+        text = f"Lease {parent.name} never has that much where it is asked for. Ask for less."
+        return Refusal(R.EXCEEDS_PARENT, text)
+
+    def _grant(self, child: Lease, scratch: Scratch, parent: Lease, batch: int) -> bool:
+        """Take room for a child; tell whether there is some. Whether it is granted now is a matter of bounds."""
+        need, allowed = self.policy.vector(child.request), self._allowed(child, scratch.table)
+        found = place(scratch, need, child.count, child.mode, allowed, child.topology_key)
+        if found is None:
+            return False
+        grants = self.served.grants
+        slices = sum(len(nodes) for _, nodes, _ in grants)
+        full = len(grants) >= batch or (bool(grants) and slices + child.count > MOST_SLICES)
+        if full or self._is_busy(child.uid):
+            self.left_out = True
+        else:
+            names = scratch.table.names
+            grants.append((child, tuple(names[i] for i in found), parent.uid))
+            self.left_out = True  # until its commitment is known to stand
+        return True
+
+    def _shortage(self, child: Lease, scratch: Scratch, parent: Lease) -> Wait:
+        need, allowed = self.policy.vector(child.request), self._allowed(child, scratch.table)
+        one = times(need, child.count) if child.mode == PlacementMode.SAME_NODE else need
+        rows = shortages(scratch, one, self.policy.names, RejectionReason.INSUFFICIENT, allowed)
+        said = ", ".join(
+            f"{row.resource} (by {amount_text(row.resource, row.short_by)} or more on each of {row.nodes} nodes)"
+            for row in rows
+        )
+        text = f"Lease {parent.name} has too little {said} left."
+        if not said:
+            text = f"One slice would fit into what lease {parent.name} has left, but not all {child.count} at once."
+        return Wait(R.PARENT_FULL, text, tuple(rows[:16]))
+
+    # --- words ---
+
+    def _refuse(self, child: Lease, refusal: Refusal, words: int) -> None:
+        self._say(child, refusal, refuse(child, refusal, self.now), words)
+
+    def _wait(self, child: Lease, wait: Wait, words: int) -> None:
+        self._say(child, wait, keep_waiting(child, wait, self.now), words)
+
+    def _say(self, child: Lease, why: Refusal | Wait, patch: Patch, words: int) -> None:
+        if not patch:
+            return
+        if self._is_busy(child.uid) or len(self.served.words) >= words:
+            self.left_out = True
+            return
+        self.left_out = True  # until it is known to have read that
+        notices = () if child.status else (Notice(why.reason, why.message, warning=True),)
+        self.served.words.append((child, patch, notices))
