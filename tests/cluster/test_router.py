@@ -77,13 +77,20 @@ async def eventually(test: Callable[[], Any], what: str, seconds: float = 30.0) 
         raise AssertionError(f"not within {seconds} s: {what}") from None
 
 
-def unfinished(stage: Stage) -> list[str]:
+def unfinished(stage: Stage) -> list[dict[str, Any]]:
     """Leases that hold, or may come to hold, anything."""
     return [
-        found["metadata"]["name"]
+        found
         for found in stage.kube.list(LEASES, stage.namespace)
-        if not finished(found) and found["spec"].get("desiredState") != "Released"
+        if not finished(found) and "deletionTimestamp" not in found["metadata"]
     ]
+
+
+async def nothing_left(stage: Stage) -> None:
+    try:
+        await eventually(lambda: not unfinished(stage), "")
+    except AssertionError:
+        assert unfinished(stage) == []
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +103,7 @@ async def routing(stage: Stage, *targets: Target | str, **options: Any) -> Async
             await eventually(lambda: router.under_way == 0, "nothing is under way")
             assert router.waiting == 0
             assert all(state.waiting == state.running == 0 for state in router.targets())
-    assert await asyncio.to_thread(unfinished, stage) == []
+    await nothing_left(stage)
 
 
 def state_of(router: Router, name: str) -> Any:
@@ -443,7 +450,7 @@ async def test_misuse_says_what_would_be_right(stage: Stage) -> None:
                 await router.__aenter__()
         with pytest.raises(Misuse, match="closed"):
             await router.run(pool_of, cpu=1)
-        assert await asyncio.to_thread(unfinished, stage) == []
+        await nothing_left(stage)
 
 
 async def test_the_end_of_the_router_is_the_end_of_all_waits_and_not_of_leases_that_are_held(
@@ -459,7 +466,7 @@ async def test_the_end_of_the_router_is_the_end_of_all_waits_and_not_of_leases_t
             found = await asyncio.gather(*waits, return_exceptions=True)
             assert all(isinstance(error, Misuse) and "closed" in str(error) for error in found), found
             assert lease.held
-        assert await asyncio.to_thread(unfinished, stage) == []
+        await nothing_left(stage)
 
 
 # --- cancellation ---
@@ -492,6 +499,7 @@ async def test_cancelled_at_any_moment_a_task_leaves_nothing_behind(stage: Stage
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(error is None or isinstance(error, asyncio.CancelledError) for error in found), found
         assert most <= 5
+        await nothing_left(stage)
         # Nothing is held any more: the pools are as empty as they were.
         async with router.lease(cpu=4, timeout=30), router.lease(cpu=4, timeout=30):
             pass

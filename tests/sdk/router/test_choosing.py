@@ -172,12 +172,16 @@ def test_a_pool_that_cannot_be_read_is_asked_too() -> None:
 # --- load ---
 
 
-def test_load_counts_what_is_lent_what_was_sent_and_what_others_wait_for() -> None:
-    assert load(NEED, target("a", free=6000)) == 250_000
-    assert load(NEED, target("a", free=6000, assumed={"cpu": 2000})) == 500_000
-    assert load(NEED, target("a", free=6000, pending=3, starting=1, assumed={"cpu": 1000})) == 625_000
+def test_load_counts_what_is_lent_what_was_sent_what_others_wait_for_and_the_task_itself() -> None:
+    assert load(NEED, target("a", free=6000)) == 375_000
+    assert load(NEED, target("a", free=6000, assumed={"cpu": 2000})) == 625_000
+    assert load(NEED, target("a", free=6000, pending=3, starting=1, assumed={"cpu": 1000})) == 750_000
     assert load(Need.of(gpu=1), target("a")) > load(NEED, target("a", free=0, pending=1000))
     assert load(NEED, Facts(name="a")) == 1_000_000
+
+
+def test_of_empty_pools_the_larger_one_is_the_less_loaded() -> None:
+    assert chosen(decide(task(), [target("a", cpu=2000), target("b")], Mode.EARLIEST, 0)) == "b"
 
 
 def test_least_loaded_chooses_by_load_among_pools_that_are_large_enough() -> None:

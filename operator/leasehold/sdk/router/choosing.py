@@ -134,10 +134,10 @@ def could_hold(need: Need, target: Facts) -> bool:
 
 
 def load(need: Need, target: Facts) -> int:
-    """Return how much is lent and asked for, against what can be lent, in millionths, of the resource that is scarcest.
+    """Return how much would be lent and asked for with it, against what can be lent, in millionths.
 
-    Leases that wait there and are not this router's count as if they were as large as this one. A pool that cannot be
-    read counts as full.
+    Of the resource that would be scarcest. Leases that wait there and are not this router's count as if they were as
+    large as this one. A pool that cannot be read counts as full.
     """
     figures = target.figures
     if figures is None:
@@ -146,7 +146,9 @@ def load(need: Need, target: Facts) -> int:
     return max(
         (
             _part(
-                figures.allocated.get(name, 0) + target.assumed.get(name, 0) + others * need.count * amount,
+                figures.allocated.get(name, 0)
+                + target.assumed.get(name, 0)
+                + (others + 1) * need.count * amount,
                 figures.allocatable.get(name, 0),
             )
             for name, amount in need.slice

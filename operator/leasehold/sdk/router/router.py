@@ -492,18 +492,17 @@ class Router:
         ask = self._loop_().create_task(self._acquire(job, post, left))
         back = self._loop_().create_task(job.back.wait())
         silence = self._loop_().call_later(self.rule.silence, self._fell_silent, job, post)
-        withdrawn = False
         try:
             await asyncio.wait({ask, back}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._withdraw(job, ask)  # even if it has just been granted: nobody will use it
+            raise
         finally:
             silence.cancel()
             back.cancel()
-            if not ask.done():
-                withdrawn = True
-                ask.cancel()
-                job.seen_off = self._later(self._see_off(ask))
-                # Nobody else is asked before this is withdrawn; if its server is away, not for long.
-                await asyncio.wait({job.seen_off}, timeout=_WITHDRAW_SECONDS)
+        withdrawn = not ask.done()
+        if withdrawn:
+            await self._withdraw(job, ask)
         if withdrawn or ask.cancelled():
             post.left(job.task.id)
             out = {post.name} if job.stuck else set()
@@ -531,6 +530,12 @@ class Router:
             **job.callbacks,
             **wish,
         )
+
+    async def _withdraw(self, job: _Job, ask: asyncio.Task[Lease]) -> None:
+        """Take a request back. Nobody else is asked before it is; if its server is away, not for long."""
+        ask.cancel()
+        job.seen_off = self._later(self._see_off(ask))
+        await asyncio.wait({job.seen_off}, timeout=_WITHDRAW_SECONDS)
 
     @staticmethod
     async def _see_off(ask: asyncio.Task[Lease]) -> None:
