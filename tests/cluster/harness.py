@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -314,6 +314,19 @@ class Stage:
         )
         return name
 
+    def child(self, parent: str, name: str = "", cpu: str = "1", **spec: Any) -> str:
+        """Ask for some of a lease; return the sub-lease's name."""
+        name = name or f"c-{secrets.token_hex(4)}"
+        self.kube.create(
+            {
+                "apiVersion": "leasehold.dev/v1alpha1",
+                "kind": "CapacityLease",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": {"parentRef": {"name": parent}, "resources": {"cpu": cpu}, **spec},
+            }
+        )
+        return name
+
     def served_again(self, pool: str, **spec: Any) -> str:
         """Ask for a lease after the API server restarted, when admission knows the kind a little later than others."""
         for _ in range(100):
@@ -484,25 +497,42 @@ class Record:
         self._kube.close()
 
     def check(self, allocatable: Mapping[str, Mapping[str, str]]) -> None:
-        """At every revision no node holds more than it has, and no token was given to two leases."""
+        """At every revision no node holds more than it has, and no sub-leases more than their parent; and no token was
+        given to two leases, or to two holders.
+        """
         held: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
-        tokens: dict[tuple[str, int], str] = {}
+        parents: dict[str, str] = {}
+        tokens: dict[tuple[str, int], tuple[str, str]] = {}
         for kind, lease in self.revisions:
-            uid = lease["metadata"]["uid"]
+            uid, status = lease["metadata"]["uid"], lease.get("status") or {}
             held[uid] = [] if kind == "DELETED" else holding(lease)
-            token = (lease.get("status") or {}).get("fencingToken")
+            parents[uid] = status.get("allocation", {}).get("parentUID", "")
+            token = status.get("fencingToken")
             if token is not None:
-                owner = tokens.setdefault((lease["spec"]["poolRef"]["name"], token), uid)
-                assert owner == uid, f"token {token} was given to {owner} and to {uid}"
-            sums: dict[tuple[str, str], int] = {}
-            for slices in held.values():
-                for node, resources in slices:
-                    for name, text in resources.items():
-                        sums[node, name] = sums.get((node, name), 0) + amount(name, text)
-            for (node, name), total in sums.items():
+                whose = uid, json.dumps(status["holder"], sort_keys=True)
+                owner = tokens.setdefault((lease["spec"]["poolRef"]["name"], token), whose)
+                assert owner == whose, f"token {token} was given to {owner} and to {whose}"
+            version = lease["metadata"]["resourceVersion"]
+            for (node, name), total in sums([held[one] for one in held if not parents[one]]).items():
                 most = amount(name, allocatable[node][name])
-                version = lease["metadata"]["resourceVersion"]
                 assert total <= most, f"at revision {version} node {node} holds {total} {name} of {most}"
+            for parent in {parents[one] for one in held if parents[one] and held[one]}:
+                has = sums([held[parent]])
+                for place, total in sums([held[one] for one in held if parents[one] == parent]).items():
+                    most = has.get(place, 0)
+                    assert total <= most, (
+                        f"at revision {version} sub-leases hold {total} of {most} of {place}"
+                    )
+
+
+def sums(holdings: Iterable[list[tuple[str, Mapping[str, str]]]]) -> dict[tuple[str, str], int]:
+    """Add up what is held, by node and resource."""
+    found: dict[tuple[str, str], int] = {}
+    for slices in holdings:
+        for node, resources in slices:
+            for name, text in resources.items():
+                found[node, name] = found.get((node, name), 0) + amount(name, text)
+    return found
 
 
 SMALL = NodeShape(cpu="4", memory="8Gi", ephemeral_storage="10Gi")

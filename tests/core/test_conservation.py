@@ -48,7 +48,6 @@ from leasehold.core.loss import loss_plan
 from leasehold.core.nodes import Node, Report, judge
 from leasehold.core.placement import place
 from leasehold.core.planning import (
-    Grant,
     Plan,
     cancel_step,
     entry_of,
@@ -168,7 +167,6 @@ class Worker:
         self.recovers = True
         self.writes: list[Write] = []
         self.settled: set[str] = set()
-        self.put_off = 0
         self.dirty = set(nodes)
         self.node_deadlines = Deadlines()
         self.pressured: dict[str, frozenset[str]] = {}
@@ -264,7 +262,6 @@ class Worker:
 
     def run_once(self, world: World, now: int) -> Plan:
         """Gather, plan, commit, and start the writes."""
-        self.put_off = 0
         world = self.gather(world, now)
         due = self.state.deadlines.pop_due(now)
         hold = self.hold()
@@ -316,9 +313,7 @@ class Worker:
     def commit(self, decided: Plan) -> None:
         server = self.server
         assert server.epoch == self.epoch
-        grants = [grant for grant in decided.grants if self.is_fenced(grant)]
-        self.put_off = len(decided.grants) - len(grants)
-        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(grants, start=1)]
+        entries = [entry_of(grant, self.sequence + i) for i, grant in enumerate(decided.grants, start=1)]
         before = self.sequence
         self.sequence = server.sequence = self.sequence + len(entries)
         for uid in self.settled:
@@ -332,18 +327,14 @@ class Worker:
             self.state.assume(entry)
             self.writes.append(Write(entry.uid, entry, adopted=False))
 
-    def is_fenced(self, grant: Grant) -> bool:
-        """Write to a parent before anything is taken out of it: what an earlier worker sent comes to nothing then."""
-        if not grant.parent:
-            return True
-        parent = self.state.leases[grant.parent]
+    def unfenced(self, write: Write) -> tuple[Lease, Step] | None:
+        """A write to the parent before anything is taken out of it: what an earlier worker sent it comes to nothing."""
+        parent = None if write.entry is None else self.state.leases.get(write.entry.parent)
+        if parent is None or not parent.allocated or parent.releasing:
+            return None
         if parent.status["allocation"].get("ledgerEpoch") == self.epoch:
-            return True
-        if parent.uid not in self.state.busy:
-            self.state.busy.add(parent.uid)
-            step = Step({"allocation": {"ledgerEpoch": self.epoch}})
-            self.writes.append(Write(parent.uid, None, False, parent, step, self.policy))
-        return False
+            return None
+        return parent, Step({"allocation": {"ledgerEpoch": self.epoch}})
 
     def grant(self, write: Write, world: World, now: int) -> tuple[Lease, Step] | None:
         """Work out what a commitment comes to now; None when nothing is left to write."""
@@ -736,7 +727,7 @@ class Pool(RuleBasedStateMachine):
         in_flight = len(self.server.in_flight)
         decided = self.worker.run_once(self.world(), self.now)
         self.again = decided.again
-        assert self.server.sequence == before + len(decided.grants) - self.worker.put_off
+        assert self.server.sequence == before + len(decided.grants)
         assert len(self.server.in_flight) <= in_flight + len(decided.grants)
 
     @precondition(lambda self: self.worker.writes)
@@ -749,7 +740,7 @@ class Pool(RuleBasedStateMachine):
         for write in self.worker.writes:
             late = write
             if write.entry is not None:
-                made = self.worker.grant(write, self.world(), self.now)
+                made = self.worker.unfenced(write) or self.worker.grant(write, self.world(), self.now)
                 if made is None:
                     continue
                 late = write._replace(lease=made[0], step=made[1], policy=self.policy)
@@ -858,6 +849,12 @@ class Pool(RuleBasedStateMachine):
     def try_write(self, write: Write, fate: str) -> None:
         if write.entry is None:
             self.try_change(write, fate)
+            return
+        if (fence := self.worker.unfenced(write)) is not None:
+            with contextlib.suppress(Conflict):
+                if fate != "lost":
+                    self.land(*fence, self.policy, None)
+            self.worker.refresh(fence[0].uid)
             return
         made = self.worker.grant(write, self.world(), self.now)
         if made is None:

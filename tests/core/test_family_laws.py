@@ -113,9 +113,10 @@ class Families(Pool):
         parent = self.parent_of(was)
         if parent is None or parent.releasing or not parent.allocated:
             return
+        # It had its notice when the parent had one, which may have been called off since.
         notice = was.deadline("revocationTime")
-        assert self.policy.grace == 0 or (notice is not None and began >= notice)
-        assert parent.is_true("DisruptionTarget")
+        told = was.reason("DisruptionTarget") == "ParentEnded" and notice is not None and began >= notice
+        assert told or (parent.is_true("DisruptionTarget") and self.policy.grace == 0)
 
     def parent_of(self, child: Lease) -> Lease | None:
         for lease in self.server.leases():

@@ -19,12 +19,16 @@ from tests.core.protocol.world import (
     DOUBLE,
     EARLY,
     HELD,
+    HOLDER,
     LOST,
+    ORPHAN,
     PROMISE,
     STALE,
     TOKEN,
     VANISHED,
+    Entry,
     Lease,
+    Pool,
     World,
 )
 
@@ -57,6 +61,14 @@ STORIES: dict[str, World] = {
         *(_LONGER, Lease(start=2)), ticks=1, wishes=("renew 0", "change 1"), lost_answers=1, take_overs=1
     ),
     "a promise behind a grant": new_pool(Lease(), Lease(start=2), ticks=1, take_overs=1),
+    "some of a lease, which is given back": new_pool(_LONGER, Lease(parent=0), wishes=("release 0",)),
+    "some of a lease, half done": new_pool(_LONGER, Lease(parent=0), wishes=("release 0",))._replace(
+        pool=Pool(version=3, epoch=1, sequence=2, in_flight=(Entry(1, 2, 0, 0, 1, 2, 0),))
+    ),
+    "some of a lease, its term ends": new_pool(_HELD, Lease(parent=0), ticks=1),
+    "two want some of a lease": new_pool(_LONGER, Lease(parent=0), Lease(parent=0)),
+    "handed over twice": new_pool(_LONGER, wishes=("hand 0", "hand 0")),
+    "handed over, an answer lost": new_pool(_LONGER, wishes=("hand 0", "release 0"), lost_answers=1),
     "a promise that arrives late": new_pool(_LONGER._replace(asked=1), Lease(start=2), now=1, lost_answers=1),
 }
 
@@ -121,6 +133,12 @@ WEAKER = [
     Weaker("checks_inherited_promises", "a promise that arrives late", PROMISE),
     Weaker("keeps_planned_end", "a promise behind a grant", PROMISE),
     Weaker("expects_renewals", "a promised start", PROMISE),
+    Weaker("fences_parents", "some of a lease, which is given back", ORPHAN, WITHOUT_CLOCKS),
+    Weaker("fences_parents", "some of a lease, half done", ORPHAN, WITHOUT_CLOCKS),
+    Weaker("ends_children_first", "some of a lease, which is given back", ORPHAN),
+    Weaker("commits_handovers", "handed over twice", TOKEN),
+    Weaker("checks_holder", "handed over twice", HOLDER),
+    Weaker("versions_lease_writes", "handed over twice", HOLDER),
 ]
 
 

@@ -14,7 +14,7 @@ from leasehold.adapters.cluster import Cluster
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
 from leasehold.adapters.kube.errors import NotFound
-from leasehold.api.names import LEASE_LABEL, SESSION_LABEL, LeaseReason, Liveness
+from leasehold.api.names import LEASE_LABEL, SESSION_LABEL, LeaseCondition, LeaseReason, Liveness
 from leasehold.core.course import Step
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.pods import Pod
@@ -96,7 +96,9 @@ class Confirmation:
         parent = self._cluster.named(lease.parent_key)
         if parent is None or lease.parent_uid not in ("", parent.uid):
             return True
-        return parent.finished or parent.releasing or (lease.allocated and not parent.allocated)
+        if parent.finished or parent.releasing:
+            return True
+        return lease.allocated and (not parent.allocated or parent.is_true(LeaseCondition.DISRUPTION_TARGET))
 
     async def _node(self, name: str) -> bool:
         key = ("node", "", name)

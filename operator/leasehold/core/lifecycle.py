@@ -276,7 +276,7 @@ def _give_notice(course: Course, notice: R | None) -> R | None:
             draft.set_time("deadlines", revocationTime=None)
             draft.status.pop("revocation", None)
         return None
-    at = _no_later_than_parent(course, _give_time(course, notice, given))
+    at = _within_parents_time(course, notice, _give_time(course, notice, given))
     if course.now >= at:
         return notice
     why = course.lease.revoke if notice == R.ADMIN_REVOKED else notice.meaning
@@ -309,11 +309,13 @@ def _give_time(course: Course, notice: R, given: int | None) -> int:
     return since + policy.grace + more
 
 
-def _no_later_than_parent(course: Course, at: int) -> int:
-    """Return when a notice is over: that of a sub-lease no later than that of its parent."""
+def _within_parents_time(course: Course, notice: R, at: int) -> int:
+    """Return when a notice is over: for a sub-lease no later than for its parent, and just then if it goes with it."""
     parent = course.parent
     limit = None if parent is None else parent.deadline("revocationTime")
-    return at if limit is None else min(at, limit)
+    if limit is None:
+        return at
+    return limit if notice == R.PARENT_ENDED else min(at, limit)
 
 
 # --- while it is held ---

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         StartDeadlineExceeded,
         WaitTimeout,
     )
+    from leasehold.sdk.health import Health, LeaseHealth, PoolHealth
     from leasehold.sdk.lease import Lease
     from leasehold.sdk.request import Placement
     from leasehold.sdk.views import (
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "asking": ("PendingLease",),
     "client": ("Client", "Wish"),
+    "health": ("Health", "LeaseHealth", "PoolHealth"),
     "errors": (
         *("BadConfig", "Forbidden", "KeyConflict", "LeaseEnding", "LeaseLost", "LeaseNotFound", "LeaseOver"),
         *("LeaseholdError", "LostCause", "Misuse", "NotConnected", "NotGranted", "PoolNotFound", "Refused"),
@@ -94,10 +96,12 @@ __all__ = [
     "Ending",
     "Explanation",
     "Forbidden",
+    "Health",
     "KeyConflict",
     "Lease",
     "LeaseEnding",
     "LeaseEvent",
+    "LeaseHealth",
     "LeaseLost",
     "LeaseNotFound",
     "LeaseOver",
@@ -109,6 +113,7 @@ __all__ = [
     "NotGranted",
     "PendingLease",
     "Placement",
+    "PoolHealth",
     "PoolNotFound",
     "PoolView",
     "Progress",

@@ -109,18 +109,34 @@ async def acquire(
             "Use that one, or another key or name.",
         )
     keeper.leases[lease.name] = lease
+    lease.began_at = keeper.now()
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
             await _acquire(keeper, lease, on_progress, attach=attach)
     except BaseException as error:
+        _observe(keeper, lease, error, expired=limit.expired())
         await keeper.release(lease)
         if isinstance(error, TimeoutError) and limit.expired():
             raise _too_late(lease, timeout, await _offer_instead(keeper, lease)) from error
         if isinstance(error, ApiError):
             raise explained(error, f"{'attach to' if attach else 'ask for'} lease {lease.name}") from error
         raise
+    _observe(keeper, lease, None)
     return lease
+
+
+def _observe(keeper: Keeper, lease: Lease, error: BaseException | None, *, expired: bool = False) -> None:
+    if error is None:
+        outcome = "Granted"
+    elif expired:
+        outcome = errors.WaitTimeout.__name__
+    elif isinstance(error, asyncio.CancelledError):
+        outcome = "Cancelled"
+    else:
+        outcome = type(explained(error, "") if isinstance(error, ApiError) else error).__name__
+    pool = (lease.view.pool if lease.view is not None else None) or lease.request.pool or ""
+    keeper.observers.waited(pool, outcome, (keeper.now() - lease.began_at) / SECOND)
 
 
 async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, attach: bool) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
@@ -24,9 +24,11 @@ from leasehold.api.names import DesiredState, LeaseMode, Liveness
 from leasehold.sdk import errors
 from leasehold.sdk.asking import OnProgress, PendingLease, ask_quote
 from leasehold.sdk.door import Door, explained
+from leasehold.sdk.health import Health, PoolHealth, health_of, pool_health
 from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lastwill import LastWill
 from leasehold.sdk.lease import Lease, OnEnding, OnLost
+from leasehold.sdk.observing import Observer, Observers
 from leasehold.sdk.request import Placement, Request, name_of, request_of
 from leasehold.sdk.values import Duration, Quantity, checked_name, seconds_of, whole_seconds
 from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote
@@ -104,7 +106,7 @@ class Client:
         self._door: Door | None = None
         self._access: Access | None = None
         self._keepers: dict[str, Keeper] = {}
-        self._owner: Json | None = None
+        self._observers = Observers()
         self._state: Literal["new", "open", "closed"] = "new"
         self._will: LastWill | None = None
         self._finalizer: Any = None
@@ -211,13 +213,19 @@ class Client:
                 identity=self.identity,
                 session_seconds=self._session_seconds,
                 strict=self._strict,
-                owner=self._owner,
+                owner=_owner(where),
+                observers=self._observers,
             )
             self._keepers[where] = keeper
             keeper.asker = self.lease
             assert self._will is not None
             self._will.sessions[where] = keeper.session
         return self._keepers[where]
+
+    @property
+    def leases(self) -> builtins.list[Lease]:
+        """The leases that this client holds, or waits for."""
+        return [lease for keeper in self._keepers.values() for lease in keeper.leases.values()]
 
     # --- leases ---
 
@@ -442,3 +450,36 @@ class Client:
         except ApiError as error:
             raise explained(error, f"read pool {pool}") from error
         return PoolView.of(document)
+
+    # --- how it goes ---
+
+    def observe(self, observer: Observer) -> None:
+        """Tell somebody how long requests wait, leases are held and heartbeats serve (see `leasehold.sdk.metrics`)."""
+        self._observers.add(observer)
+
+    async def health(self, pools: Iterable[str] = (), *, timeout: Duration = "2s") -> Health:
+        """Say how this client's leases are, and these pools: for an application's own health endpoint.
+
+        Never raises for what it finds; a pool that cannot be read in time is not ready.
+        """
+        seconds = seconds_of(timeout, "timeout")
+
+        async def look(name: str) -> PoolHealth:
+            try:
+                async with asyncio.timeout(seconds):
+                    return pool_health(name, await self.availability(name))
+            except (errors.LeaseholdError, TimeoutError):
+                return pool_health(name, None)
+
+        return health_of(self.leases, await asyncio.gather(*map(look, pools)))
+
+
+def _owner(namespace: str) -> Json | None:
+    """Return the pod we run in, with which the session goes; None where the downward API does not say.
+
+    An owner has to be in the same namespace.
+    """
+    name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
+    if not name or not uid or os.environ.get("POD_NAMESPACE") != namespace:
+        return None
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import MERGE_PATCH, KubeClient
 from leasehold.adapters.kube.errors import ApiError, Busy, NotFound, Refused, Unknown
 from leasehold.sdk import errors
@@ -67,9 +66,13 @@ class Door:
             patience=patience,
         )
 
-    async def delete(self, path: str, uid: str = "", *, patience: float = PATIENCE) -> None:
-        """Delete an object; with a uid, only if it is still that one."""
-        body = {"preconditions": {"uid": uid}} if uid else None
+    async def delete(
+        self, path: str, uid: str = "", *, version: str = "", patience: float = PATIENCE
+    ) -> None:
+        """Delete an object; with a uid and a resourceVersion, only if it is still that one."""
+        conditions = {"uid": uid, "resourceVersion": version}
+        conditions = {name: value for name, value in conditions.items() if value}
+        body = {"preconditions": conditions} if conditions else None
         await self.ask("DELETE", path, body, patience=patience)
 
     async def list(
@@ -108,8 +111,3 @@ def explained(error: ApiError, doing: str) -> errors.LeaseholdError:
     if isinstance(error, Refused):
         return errors.Refused(text, "Correct what the message names.")
     return errors.LeaseholdError(text)
-
-
-def lease_path(namespace: str, name: str = "") -> str:
-    """Return the path of a lease, or of all of a namespace."""
-    return paths.lease(namespace, name)

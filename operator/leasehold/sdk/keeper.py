@@ -14,7 +14,7 @@ import random
 import re
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from leasehold.sdk.door import Door, explained
 from leasehold.sdk.errors import LostCause, Misuse
 from leasehold.sdk.holding import OperatorClock, State
 from leasehold.sdk.lease import Lease
+from leasehold.sdk.observing import Observers
 from leasehold.sdk.views import PoolView, stamp
 
 Json = dict[str, Any]
@@ -47,6 +48,7 @@ _RELEASE_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 16
+_COLLECT_SECONDS: Final = 600.0
 
 _CHANCE: Final = random.Random()
 _NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
@@ -112,7 +114,9 @@ class Keeper:
         session_seconds: int = 60,
         strict: bool = True,
         owner: Json | None = None,
+        observers: Observers | None = None,
     ) -> None:
+        self.observers = observers or Observers()
         self.door = door
         self.now = door.now
         self.namespace = namespace
@@ -169,7 +173,11 @@ class Keeper:
         informer = Informer(
             self.door.kube, paths.lease(self.namespace), self, self._clock.now, label_selector=self._selector
         )
-        for name, work in (("watch", informer.run()), ("clockwork", self._tend())):
+        for name, work in (
+            ("watch", informer.run()),
+            ("clockwork", self._tend()),
+            ("collector", self._collect_now_and_then()),
+        ):
             task = self._loop.create_task(work, name=f"leasehold-{name}")
             task.add_done_callback(self._ended)
             self._loops.append(task)
@@ -220,6 +228,42 @@ class Keeper:
                         self.door.delete(paths.lease(self.namespace, meta["name"]), meta["uid"])
                     )
             await self._forget_errors(self.door.delete(paths.coordination(self.namespace, self.session)))
+
+    async def collect(self, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Delete sessions that processes of the SDK left behind: those that do not change for twice their duration.
+
+        No clocks are compared: what matters is how long nothing was seen to change here. Raises ApiError.
+        """
+        path, seen = paths.coordination(self.namespace), {}
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            if item["metadata"]["name"] != self.session:
+                seen[item["metadata"]["uid"]] = item
+        if not seen:
+            return
+        durations = [(item.get("spec") or {}).get("leaseDurationSeconds") or 0 for item in seen.values()]
+        await wait(2 * max(durations) * SECOND)
+        _, items = await self.door.list(path, CLIENT_LABEL)
+        for item in items:
+            meta = item["metadata"]
+            before = seen.get(meta["uid"], item)["metadata"]
+            if before is not meta and before["resourceVersion"] == meta["resourceVersion"]:
+                log.info("session %s was left behind; removing it", meta["name"])
+                await self._forget_errors(
+                    self.door.delete(f"{path}/{meta['name']}", meta["uid"], version=meta["resourceVersion"])
+                )
+
+    async def _collect_now_and_then(self) -> None:
+        async def wait(millis: int) -> None:
+            await asyncio.sleep(millis / SECOND)
+
+        while True:
+            # Short-lived processes leave it to others.
+            await asyncio.sleep(_COLLECT_SECONDS * _CHANCE.uniform(0.5, 1.5))
+            try:
+                await self.collect(wait)
+            except ApiError as error:
+                log.debug("sessions that were left behind cannot be collected: %s", error)
 
     @staticmethod
     async def _forget_errors(work: Coroutine[Any, Any, Any]) -> None:
@@ -453,6 +497,8 @@ class Keeper:
         if not self._session_there:
             sent = await self._make_session(name, spec)
         self._session_there = True
+        if self.session_sent is not None:
+            self.observers.renewed(Liveness.SESSION, (self.now() - self.session_sent) / SECOND)
         self.session_sent = max(self.session_sent or 0, sent)
 
     async def freshen(self) -> None:
@@ -571,6 +617,8 @@ class Keeper:
         lease.renewals[text] = self.now()
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        if lease.renewed_sent is not None and lease.request.liveness == Liveness.RENEW:
+            self.observers.renewed(Liveness.RENEW, (self.now() - lease.renewed_sent) / SECOND)
         lease.renewed_sent = max(lease.renewed_sent or 0, sent)
         lease.take(document, sent)
         return text
@@ -633,6 +681,10 @@ class Keeper:
         """Look after a lease no more."""
         if self.leases.get(lease.name) is lease:
             del self.leases[lease.name]
+            if lease.granted_at is not None:
+                outcome = "Released" if lease.lost is None else str(getattr(lease.lost, "cause", "Ending"))
+                pool = (lease.view.pool if lease.view is not None else None) or ""
+                self.observers.held(pool, outcome, (self.now() - lease.granted_at) / SECOND)
         if lease.uid:
             self._done.add(lease.uid)
 

@@ -107,7 +107,7 @@ class Lease:
         self.view: LeaseView | None = None
         self.lost: LeaseOver | None = None
         self.changed = asyncio.Event()
-        self.asked_at = keeper.now()
+        self.began_at = self.asked_at = keeper.now()
         self.granted_at: int | None = None
         self.asked_here = True
         self.sent = False
@@ -198,6 +198,11 @@ class Lease:
             return 0.0
         stop_at = self.verdict().stop_at
         return float("inf") if stop_at is None else max(0, stop_at - self._keeper.now()) / 1000
+
+    def is_late(self, share: float) -> bool:
+        """Tell whether the last heartbeat that is known to have arrived has served this share of its time."""
+        sent, timeout = self._keeper.heartbeat_of(self)
+        return timeout is not None and (sent is None or self._keeper.now() - sent > timeout * share)
 
     def check(self) -> None:
         """Raise LeaseLost if it must not be used any more. To be called before what cannot be taken back.

@@ -90,6 +90,10 @@ class Variant(NamedTuple):
     checks_inherited_promises: bool = True
     keeps_planned_end: bool = True
     expects_renewals: bool = True
+    fences_parents: bool = True
+    ends_children_first: bool = True
+    commits_handovers: bool = True
+    checks_holder: bool = True
     checks_leadership: bool = True
     rechecks_epoch: bool = True
     heeds_fence: bool = True
@@ -172,6 +176,9 @@ def _learn_lease(v: Variant, w: World, me: int, i: int) -> World:
 
 
 def _is_written(lease: Lease, entry: Entry) -> bool:
+    if entry.holder != NOBODY:
+        served = lease.holder != entry.holder or lease.told == lease.holder or lease.token >= entry.sequence
+        return lease.state != HELD or served
     return lease.state != WAITING or bool(entry.start and lease.promised)
 
 
@@ -325,7 +332,19 @@ class _Operator:
         if v.rechecks_epoch and lease.version != entry.version:
             yield self._step("_write_grant", f"is {i} still ours to write", self._look_again(entry))
             return
+        if entry.holder != NOBODY:
+            if v.checks_holder and _is_written(lease, entry):
+                yield self._step("_write_grant", f"{i} is another's", _settle(self.w, self.me, i))
+                return
+            yield self._hand_over(i, entry.sequence, entry.holder, entry)
+            return
         wanted = not lease.deleting and not lease.wants_release
+        if lease.parent != NOBODY:
+            parent = self.o.seen[lease.parent]
+            if v.fences_parents and parent.state == HELD and parent.fence != self.o.epoch:
+                yield self._fence(lease.parent)
+                return
+            wanted = wanted and parent.state == HELD and parent.term > self.w.now
         wanted = wanted and (lease.request == entry.request or not v.checks_request)
         # An inherited one is also undone where the API server refuses it, which may be at any time.
         if not wanted or entry.until == _NEVER:
@@ -339,6 +358,8 @@ class _Operator:
         else:
             term = self.w.now + TERM
             term = min(term, entry.until) if v.keeps_planned_end else term
+            if lease.parent != NOBODY:
+                term = min(self.w.now + TERM, self.o.seen[lease.parent].term)
             yield self._to_lease(
                 *("_write_grant", "grant", i, entry),
                 state=HELD,
@@ -347,6 +368,9 @@ class _Operator:
                 promised=0,
                 heard=lease.asked,
             )
+
+    def _hand_over(self, i: int, token: int, holder: int, *entries: Entry) -> Step:
+        return self._to_lease("_write_grant", "hand over", i, *entries, token=token, told=holder)
 
     def _look_again(self, entry: Entry) -> World:
         """Read the pool once more: whoever changed the lease since may lead now."""
@@ -362,7 +386,7 @@ class _Operator:
 
     def _tell_promise(self, entry: Entry) -> Step:
         """Tell a lease its start. What was promised by another is looked at first: it may have been overtaken."""
-        held = [i for i, lease in enumerate(self.o.seen) if lease.state == HELD]
+        held = [i for i, one in enumerate(self.o.seen) if one.state == HELD and one.parent == NOBODY]
         if entry.until == _NEVER and self.v.checks_inherited_promises:
             if any(self.o.seen[i].term > entry.start for i in held):
                 return self._cancel(entry)
@@ -390,7 +414,11 @@ class _Operator:
         lease = o.seen[i]
         pending = lease.asked > lease.heard
         if lease.state == HELD:
-            if lease.deleting or lease.wants_release or o.pool.deleting:
+            if v.ends_children_first and self._has_children(i) and self._is_ending(i):
+                return
+            if lease.parent != NOBODY and self._is_ending(lease.parent):
+                yield self._to_lease("_write_change", "end with parent", i, state=OVER)
+            elif lease.deleting or lease.wants_release or o.pool.deleting:
                 yield self._to_lease("_write_change", "release", i, state=OVER)
             elif now >= lease.term and not (pending and v.hears_pending_renewal):
                 yield self._to_lease("_write_change", "expire", i, state=OVER)
@@ -401,6 +429,15 @@ class _Operator:
             yield self._to_lease("_write_change", "release", i, state=OVER)
         elif lease.deleting and lease.finalizer and lease.state != GONE:
             yield self._to_lease("_write_change", "drop finalizer", i, finalizer=False)
+
+    def _is_ending(self, i: int) -> bool:
+        lease = self.o.seen[i]
+        asked = lease.deleting or lease.wants_release or self.o.pool.deleting
+        return lease.state != HELD or asked or self.w.now >= lease.term
+
+    def _has_children(self, i: int) -> bool:
+        children = [j for j, lease in enumerate(self.o.seen) if lease.parent == i]
+        return any(self.o.seen[j].state == HELD or j in self.committed for j in children)
 
     def _promises(self, besides: int) -> list[int]:
         """The starts that were promised to others, as far as this operator knows."""
@@ -416,6 +453,11 @@ class _Operator:
         o, now = self.o, self.w.now
         taken = self._taken()
         for i, lease in enumerate(o.seen):
+            if lease.state == HELD and lease.holder != lease.told:
+                yield from self._commit_handover(i, lease)
+            if lease.parent != NOBODY:
+                yield from self._commit_child(i, lease)
+                continue
             gone = lease.state != WAITING or lease.deleting or lease.wants_release
             if gone or i in self.committed or i in self.busy or o.pool.deleting:
                 continue
@@ -437,11 +479,30 @@ class _Operator:
             leave = Request(self.me, method, "leave", POOL, o.pool.version, gone, o.epoch)
             yield self._step(method, "", send(self.w, leave))
 
+    def _commit_handover(self, i: int, lease: Lease) -> Iterator[Step]:
+        if i in self.committed or i in self.busy or lease.deleting or lease.wants_release:
+            return
+        if not self.v.commits_handovers:
+            yield self._hand_over(i, self.o.sequence + 1, lease.holder)
+            return
+        entry = self._entry(i, 0)._replace(until=0, holder=lease.holder)
+        yield self._step("_commit", f"hand over {i}", self._swap(entry))
+
+    def _commit_child(self, i: int, lease: Lease) -> Iterator[Step]:
+        """Take room out of a parent that is there to stay, as far as this operator knows."""
+        gone = lease.state != WAITING or lease.deleting or lease.wants_release
+        if gone or i in self.committed or i in self.busy or lease.parent in self.busy | self.committed:
+            return
+        if self._is_ending(lease.parent) or self._has_children(lease.parent):
+            return
+        yield self._step("_commit", f"grant {i} of {lease.parent}", self._swap(self._entry(i, 0)))
+
     def _taken(self) -> set[int]:
         """The leases that hold the room, as far as this operator knows."""
-        taken = {i for i, lease in enumerate(self.o.seen) if lease.state == HELD}
+        roots = {i for i, lease in enumerate(self.o.seen) if lease.parent == NOBODY}
+        taken = {i for i in roots if self.o.seen[i].state == HELD}
         if self.v.counts_committed:
-            taken |= {entry.lease for entry in self.o.entries if not entry.start}
+            taken |= roots & {entry.lease for entry in self.o.entries if not entry.start}
         if not self.v.counts_until_release_is_known:
             ending = ("expire", "release")
             taken -= {r.target for r in self.w.network if r.sender == self.me and r.kind in ending}

@@ -24,7 +24,9 @@ LOST = "a commitment of an earlier operator left the ledger before anybody answe
 STALE = "a request was granted that is no longer asked for"
 VANISHED = "an object went while something was held"
 PROMISE = "a lease stays longer than the start that was promised for its room"
-INVARIANTS: Final = frozenset({DOUBLE, EARLY, TOKEN, LOST, STALE, VANISHED, PROMISE})
+ORPHAN = "a sub-lease holds what its parent gave back"
+HOLDER = "a token was given to another holder than the lease names"
+INVARIANTS: Final = frozenset({DOUBLE, EARLY, TOKEN, LOST, STALE, VANISHED, PROMISE, ORPHAN, HOLDER})
 
 
 class Lease(NamedTuple):
@@ -32,7 +34,8 @@ class Lease(NamedTuple):
 
     `request` is what it asks for, `asked` and `heard` count renewals in spec and status. `start` is the start it asks
     for (0: at once); `promised` is the one its status promises. `undone` is the sequence of the last commitment that
-    was cancelled. `fence` is the epoch that last made sure that older writes of this lease come to nothing.
+    was cancelled. `fence` is the epoch that last made sure that older writes of this lease come to nothing. `parent` is
+    the lease that this one is a part of. `holder` is whom the spec names, and `told` whom the token is for.
     """
 
     state: str = WAITING
@@ -49,10 +52,13 @@ class Lease(NamedTuple):
     promised: int = 0
     undone: int = 0
     fence: int = 0
+    parent: int = NOBODY
+    holder: int = 0
+    told: int = 0
 
 
 class Entry(NamedTuple):
-    """A commitment in the pool: a grant, or with a `start` the promise of one.
+    """A commitment in the pool: a grant, with a `start` the promise of one, or with a `holder` a handover.
 
     `epoch` says who made it, `until` when its room is expected to be free again. `version` is the lease's when it was
     last certain that the commitment is ours to write.
@@ -65,6 +71,7 @@ class Entry(NamedTuple):
     epoch: int
     until: int
     version: int
+    holder: int = NOBODY
 
 
 class Pool(NamedTuple):
@@ -184,6 +191,8 @@ def _take_pool(w: World, request: Request) -> World:
 
 
 def _answered(lease: Lease, entry: Entry) -> bool:
+    if entry.holder != NOBODY:
+        return True  # the spec still says who is to have it
     if lease.state in (OVER, GONE) or max(lease.token, lease.undone) >= entry.sequence:
         return True
     return bool(entry.start and lease.promised)
@@ -204,6 +213,12 @@ def _take_lease(w: World, request: Request) -> World:
             broken = broken or TOKEN
         if request.entries[0].request != before.request:
             broken = broken or STALE
+        given = (*given, after.token)
+    elif request.kind == "hand over":
+        if after.token in given or after.token > w.pool.sequence or after.token <= before.token:
+            broken = broken or TOKEN
+        if after.told != before.holder:
+            broken = broken or HOLDER
         given = (*given, after.token)
     leases = (*w.leases[:i], after, *w.leases[i + 1 :])
     return w._replace(leases=leases, given=given, broken=broken)
@@ -239,6 +254,8 @@ def _changed(lease: Lease, what: str) -> Lease | None:
         return lease._replace(wants_release=True)
     if what == "change" and lease.state == WAITING:
         return lease._replace(request=1 - lease.request)
+    if what == "hand" and lease.state == HELD:
+        return lease._replace(holder=lease.holder + 1)
     if what == "delete" and not lease.deleting:
         return lease._replace(deleting=True, state=lease.state if lease.finalizer else GONE)
     return None
@@ -249,9 +266,12 @@ def _changed(lease: Lease, what: str) -> Lease | None:
 
 def judge(w: World) -> str:
     """Return the worst that does not hold, or ""."""
-    terms = [lease.term for lease in w.leases if lease.state == HELD]
-    if len(terms) > CAPACITY:
+    terms = [lease.term for lease in w.leases if lease.state == HELD and lease.parent == NOBODY]
+    parents = [lease.parent for lease in w.leases if lease.state == HELD and lease.parent != NOBODY]
+    if len(terms) > CAPACITY or len(set(parents)) < len(parents):
         return DOUBLE
+    if any(w.leases[parent].state != HELD for parent in parents):
+        return ORPHAN
     if w.broken:
         return w.broken
     for lease in w.leases:

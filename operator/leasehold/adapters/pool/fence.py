@@ -49,11 +49,10 @@ class Fence:
         """Take in that a lease no longer exists."""
         self._unanswered.pop(uid, None)
 
-    def fence(self, grants: tuple[Grant, ...], epoch: int) -> Fenced:
-        """Put off promises that rest on an end that may still move, and sub-leases whose parent may still go or shrink.
+    def fence(self, grants: tuple[Grant, ...]) -> Fenced:
+        """Put off promises that rest on an end that may still move.
 
-        Each lease on which they rest is to be written to once: what is late is refused from then on. For a parent that
-        write carries the `epoch`, so that nobody from before who sees it writes any more.
+        Each lease on whose end they rest is to be written to once: what is late is refused from then on.
         """
         commitments = [entry.nodes for entry in self._memory.state.entries.values() if entry.takes_room]
         unwritten = {node for nodes in commitments for node in nodes}
@@ -61,24 +60,14 @@ class Fence:
         kept = []
         unfenced: dict[str, Lease] = {}
         for grant in grants:
-            if grant.parent:
-                parent = self._memory.state.leases.get(grant.parent)
-                if parent is not None and self._is_fenced(parent, epoch):
-                    kept.append(grant)
-                elif parent is not None and not self._is_unanswered(parent):
-                    unfenced[parent.uid] = parent
-                continue
             old = [] if grant.start is None else self._may_be_renewed(grant.nodes)
             unfenced.update((lease.uid, lease) for lease in old)
             if grant.start is None or not (old or unwritten.intersection(grant.nodes)):
                 kept.append(grant)
         return Fenced(tuple(kept), tuple(unfenced.values()))
 
-    def _is_fenced(self, parent: Lease, epoch: int) -> bool:
-        fenced = parent.status.get("allocation", {}).get("ledgerEpoch", 0)
-        return bool(fenced == epoch) and not self._is_unanswered(parent)
-
-    def _is_unanswered(self, lease: Lease) -> bool:
+    def is_unanswered(self, lease: Lease) -> bool:
+        """Tell whether a write of ours to a lease, as it is now, may still arrive."""
         return lease.version <= self._unanswered.get(lease.uid, 0)
 
     def _may_be_renewed(self, nodes: Iterable[str]) -> list[Lease]:

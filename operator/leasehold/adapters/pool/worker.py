@@ -317,7 +317,7 @@ class PoolWorker:
 
         When the swap fails nothing was granted, and the next pass decides anew on what is then true.
         """
-        fenced = self.fence.fence(grants, self.pool.epoch)
+        fenced = self.fence.fence(grants)
         for lease in fenced.unfenced:
             if lease.uid not in self.state.busy and lease.uid not in self.state.aside:
                 step = Step({"allocation": {"ledgerEpoch": self.pool.epoch}})

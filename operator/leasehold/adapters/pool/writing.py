@@ -51,6 +51,7 @@ class Writing:
         dirty: asyncio.Event,
     ) -> None:
         self.words = 0
+        self._fencing: dict[str, asyncio.Lock] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self._tools = tools
         self._pool = pool
@@ -179,7 +180,7 @@ class Writing:
     ) -> None:
         """Write what a sub-lease gets of its parent, if that can still give it. The parent cannot go before this."""
         state = self._memory.state
-        parent = state.leases.get(entry.parent)
+        parent = await self._fenced_parent(entry.parent)
         ends = None if parent is None else parent.deadline("expirationTime")
         holds = parent is not None and parent.allocated and not parent.releasing
         if refused or not holds or (ends is not None and ends <= now) or not _still_wanted(lease, entry):
@@ -190,6 +191,35 @@ class Writing:
         world = World(sessions=self._tools.cluster.sessions)
         step = grant_step(lease, entry, state.policy, world, now, adopted=adopted, parent=parent)
         await self._write_granted(lease, step, now)
+
+    async def _fenced_parent(self, uid: str) -> Lease | None:
+        """Return a parent that nobody but us writes to: what an earlier leader sent it comes to nothing.
+
+        One that was overtaken may not know of the commitment, and end the parent, or let it shrink. So the parent is
+        written to once in each epoch before anything is taken out of it: an older write finds another version, and
+        whoever reads a higher epoch than its own there writes no more. A write of ours whose answer was lost is made
+        to fail in the same way.
+        """
+        state = self._memory.state
+        async with self._fencing.setdefault(uid, asyncio.Lock()):
+            while (parent := state.leases.get(uid)) and parent.allocated and not parent.releasing:
+                is_ours = parent.status["allocation"].get("ledgerEpoch") == self._pool.epoch
+                if is_ours and not self._fence.is_unanswered(parent):
+                    break
+                epoch = None if is_ours else self._pool.epoch  # the same once more would be no change
+                was_busy = uid in state.busy
+                state.busy.add(uid)
+                try:
+                    await self._leases.patch_lease(parent, Step({"allocation": {"ledgerEpoch": epoch}}))
+                except Conflict:
+                    await self._leases.refresh(parent)
+                    raise
+                finally:
+                    if not was_busy:
+                        state.busy.discard(uid)
+                        state.attention.add(uid)
+        self._fencing.pop(uid, None)
+        return state.leases.get(uid)
 
     async def _write_granted(self, lease: Lease, step: Step, now: int) -> None:
         written = await self._leases.patch_lease(lease, step)
