@@ -18,6 +18,7 @@ from tests.cluster.harness import (
     finished,
     is_,
 )
+from tests.cluster.test_sdk_cancellation import cancel_everywhere
 
 from leasehold.sdk import (
     Client,
@@ -503,6 +504,74 @@ async def test_cancelled_at_any_moment_a_task_leaves_nothing_behind(stage: Stage
         # Nothing is held any more: the pools are as empty as they were.
         async with router.lease(cpu=4, timeout=30), router.lease(cpu=4, timeout=30):
             pass
+
+
+async def test_cancelled_at_every_await_a_task_leaves_nothing_behind(stage: Stage) -> None:
+    pools = pool_on(stage), pool_on(stage)
+    entered = 0
+
+    async def work(lease: Lease) -> None:
+        nonlocal entered
+        entered += 1
+        await asyncio.sleep(0)
+
+    async def once() -> None:
+        async with client(stage) as sdk, Router([Target(sdk, pool) for pool in pools]) as router:
+            await router.run(work, cpu=4, duration="10m", key="job")
+            assert router.under_way == 0
+
+    assert await cancel_everywhere(stage, once) >= 8
+    assert entered >= 2, "in the block, and without any cancellation"
+
+
+async def test_cancelled_while_it_waits_for_its_turn_or_in_the_queue_a_task_leaves_its_place(
+    stage: Stage,
+) -> None:
+    pool = pool_on(stage)
+    async with routing(stage, pool, concurrency=2) as router, router.lease(cpu=4):
+        queued, waiting = (asyncio.create_task(router.run(pool_of, cpu=4)) for _ in range(2))
+        await eventually(lambda: (router.under_way, router.waiting) == (2, 1), "one waits for its turn")
+        waiting.cancel()
+        await eventually(waiting.cancelled, "it is gone")
+        assert router.waiting == 0
+        third = asyncio.create_task(router.run(pool_of, cpu=4))
+        await eventually(lambda: router.waiting == 1, "another waits for its turn")
+        queued.cancel()
+        await eventually(lambda: router.waiting == 0, "it has its turn")
+        third.cancel()
+        await asyncio.wait({queued, third})
+
+
+# --- two clusters ---
+
+
+async def test_a_cluster_that_goes_is_left_for_another_and_used_again_when_it_is_back(
+    stage: Stage, bare: Stage
+) -> None:
+    """Two real control planes, each with an operator of its own."""
+    here = pool_on(stage)
+    there = await asyncio.to_thread(pool_on, bare, wait="")
+    away = client(bare)
+    with ProcessOperator(bare.control_plane) as operator:
+        await asyncio.to_thread(operator.wait_ready)
+        await asyncio.to_thread(bare.until_pool, there, lambda found: lends(found) == 4)
+        async with client(stage) as sdk, away:
+            targets = [Target(sdk, here, name="here"), Target(away, there, name="there", weight=1000)]
+            async with Router(targets, mode="spread", circuit=QUICK) as router:
+                assert await router.run(pool_of, cpu=1) == there
+                await asyncio.to_thread(bare.control_plane.kill_apiserver)
+                for _ in range(3):
+                    assert await asyncio.wait_for(router.run(pool_of, cpu=1, timeout="60s"), 60) == here
+                found = state_of(router, "there")
+                assert found.health in (Health.UNREACHABLE, Health.FAILING)
+                assert found.message
+                await asyncio.to_thread(bare.control_plane.restart_apiserver)
+                bare.kube.close()
+                async with asyncio.timeout(60):
+                    while await router.run(pool_of, cpu=1) != there:
+                        await asyncio.sleep(0.2)
+                assert state_of(router, "there").health == Health.HEALTHY
+    await nothing_left(stage)
 
 
 # --- the operator ---

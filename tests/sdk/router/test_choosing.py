@@ -192,7 +192,8 @@ def test_least_loaded_chooses_by_load_among_pools_that_are_large_enough() -> Non
 def test_spread_counts_this_routers_own_tasks_by_weight() -> None:
     targets = [target("a", running=3, weight=4), target("b", running=1)]
     assert chosen(decide(task(), targets, Mode.SPREAD, 0)) == "a"
-    targets = [target("a", running=4, weight=4), target("b", starting=1, free=7000), target("c", running=1)]
+    assert chosen(decide(task(), [target("a"), target("b", weight=2)], Mode.SPREAD, 0)) == "b"
+    targets = [target("a", running=7, weight=4), target("b", starting=1, free=7000), target("c", running=1)]
     assert chosen(decide(task(), targets, Mode.SPREAD, 0)) == "a"
 
 

@@ -197,7 +197,7 @@ def _spread(need: Need, targets: Sequence[Facts], now: int) -> Decision:
     found = min(
         able,
         key=lambda target: (
-            (target.starting + target.running) / target.weight,
+            (target.starting + target.running + 1) / target.weight,
             load(need, target),
             target.name,
         ),
