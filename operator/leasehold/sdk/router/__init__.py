@@ -16,14 +16,13 @@ keeps what is known, and `router` does what was decided.
 from leasehold.sdk.router.choosing import Mode
 from leasehold.sdk.router.circuit import CircuitRule, CircuitState
 from leasehold.sdk.router.line import TaskClass
-from leasehold.sdk.router.router import Hook, Offer, Outcome, Router, TaskWish
+from leasehold.sdk.router.router import Offer, Outcome, Router, TaskWish
 from leasehold.sdk.router.targets import Health, Target, TargetState
 
 __all__ = [
     "CircuitRule",
     "CircuitState",
     "Health",
-    "Hook",
     "Mode",
     "Offer",
     "Outcome",
