@@ -220,6 +220,7 @@ def document_of(lease: Lease) -> dict[str, Any]:
     }
     optional = {
         "poolRef": {"name": lease.pool} if lease.pool else None,
+        "parentRef": {"name": lease.parent} if lease.parent else None,
         "poolSelector": selector_document(lease.pool_selector),
         "startTime": None if lease.start_time is None else format_time(lease.start_time),
         "startDeadlineSeconds": None if lease.start_deadline is None else lease.start_deadline // 1000,

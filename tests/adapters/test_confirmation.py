@@ -116,3 +116,35 @@ async def test_a_pod_that_nobody_told_of_keeps_its_lease_from_being_taken_for_un
         scene.kube.add(paths.pod("team", "worker"), pod)
         await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
         assert status(scene.lease("a"), "Ready") == "True"
+
+
+async def test_a_parent_that_stays_unheard_keeps_its_sub_leases() -> None:
+    async with Scene(pool_document()) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("all", cpu="3")
+        await scene.until(lambda: status(scene.lease("all"), "Allocated") == "True")
+        scene.ask("job", parentRef={"name": "all"})
+        await scene.until(lambda: status(scene.lease("job"), "Allocated") == "True")
+        parent = scene.cluster.named(("team", "all"))
+        assert parent is not None
+        scene.cluster.lease_gone(parent.uid)  # a watch that is mistaken
+        scene.cluster._gone.clear()
+        path = paths.lease("team", "all")
+        await scene.until(lambda: ("GET", path, None) in scene.kube.requests)
+        await scene.until(lambda: scene.cluster.named(("team", "all")) is not None)
+        await scene.until(lambda: not scene.worker.state.busy)
+        assert status(scene.lease("job"), "Ready") == "True"
+
+
+async def test_a_parent_that_is_gone_indeed_takes_its_sub_leases_along() -> None:
+    async with Scene(pool_document()) as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("all", cpu="3")
+        await scene.until(lambda: status(scene.lease("all"), "Allocated") == "True")
+        for name in ("job", "too"):
+            scene.ask(name, parentRef={"name": "all"})
+            await scene.until(lambda name=name: status(scene.lease(name), "Allocated") == "True")
+        scene.kube.remove(paths.lease("team", "all"))
+        for name in ("job", "too"):
+            await scene.until(lambda name=name: status(scene.lease(name), "Finished") == "True")
+            assert scene.lease(name)["status"]["release"]["cause"] == "ParentEnded"

@@ -236,3 +236,24 @@ async def test_nobody_chooses_for_a_lease_that_is_given_up_or_late() -> None:
         await house.until(lambda: reason(house.lease("released"), "Finished") == "Released")
         await house.until(lambda: reason(house.lease("late"), "Finished") == "Failed")
     assert "poolRef" not in house.lease("released")["spec"]
+
+
+async def test_a_sub_lease_gets_the_pool_of_its_parent_as_soon_as_that_has_one() -> None:
+    house = House()
+    house.ask("job", poolRef=None, parentRef={"name": "all"})
+    async with house.running():
+        await house.until(lambda: reason(house.lease("job"), "Accepted") == "ParentNotFound")
+        house.kube.add(lease_path("all"), lease_document("all", "ci"))
+        await house.until(lambda: house.lease("job")["spec"].get("poolRef") == {"name": "ci"})
+        assert house.cluster.awaited == {}
+
+
+async def test_a_sub_lease_that_waits_for_a_parent_and_goes_leaves_nothing_behind() -> None:
+    house = House()
+    for name in ("job", "other"):
+        house.ask(name, poolRef=None, parentRef={"name": "all"})
+    async with house.running():
+        await house.until(lambda: len(house.cluster.awaited.get(("team", "all"), ())) == 2)
+        for name in ("job", "other"):
+            house.kube.remove(lease_path(name))
+        await house.until(lambda: house.cluster.awaited == {})

@@ -180,3 +180,28 @@ def test_any_pool_will_do_and_the_lease_says_which(play: Play) -> None:
     pool = got["spec"]["poolRef"]["name"]
     assert got["status"]["allocation"]["slices"][0]["nodeName"] == nodes[pool]
     assert condition(got, "Accepted")["reason"] == "PoolChosen"
+
+
+def lab(play: Play) -> None:
+    one_node(play, "lab")
+    play.stage.pool_named("lab", play.stage.nodes.selector)
+
+
+def test_parts_of_a_lease_are_given_out_one_after_the_other(play: Play) -> None:
+    lab(play)
+    play.make(14)
+    batch = play.until("batch", granted)
+    first = play.until("batch-job-1", granted)
+    assert first["status"]["allocation"]["parentUID"] == batch["metadata"]["uid"]
+    play.until("batch-job-2", is_("Ready", "False", "ParentFull"))
+    play.stage.kube.patch(LEASES, "batch-job-1", {"spec": {"desiredState": "Released"}}, NAMESPACE)
+    play.until("batch-job-2", granted)
+
+
+def test_a_lease_goes_to_another_router(play: Play) -> None:
+    lab(play)
+    play.make(15)
+    token = play.until("router", granted)["status"]["fencingToken"]
+    play.stage.kube.patch(LEASES, "router", {"spec": {"holder": {"identity": "router-2"}}}, NAMESPACE)
+    taken = play.until("router", lambda lease: lease["status"]["holder"] == {"identity": "router-2"})
+    assert taken["status"]["fencingToken"] > token

@@ -1115,3 +1115,163 @@ def test_a_wait_that_ends_in_this_pass_is_not_written_about_twice(how: dict[str,
     assert [change.lease.name for change in decided.changes] == ["late"]
     pool.put(lease, decided.changes[0].step)
     assert pool.says("late", "Finished") == "True/Failed"
+
+
+# --- handovers ---
+
+
+def handing(**how: Any) -> Rehearsal:
+    """A lease that "one" holds, and that is to go to "two"."""
+    play = Rehearsal(how.pop("policy", None) or make_pool(gracePeriodSeconds=30))
+    play.sessions = how.pop("sessions", {})
+    play.ask("a", holder={"identity": "one", **how.pop("first", {})}, **how)
+    play.look()
+    return play
+
+
+def give(play: Rehearsal, identity: str = "two", **spec: Any) -> None:
+    holder = {"identity": identity, **spec.pop("holder", {})}
+    play.change(edited(play.lease("a"), holder=holder, **spec))
+
+
+def test_a_new_holder_gets_a_larger_token_and_nothing_else_moves() -> None:
+    play = handing()
+    before = play.lease("a")
+    assert before.status["holder"] == {"identity": "one"}
+    play.until("1m")
+    give(play)
+    play.look()
+    after = play.lease("a")
+    assert (after.token, after.status["holder"]) == (before.token + 1, {"identity": "two"})
+    assert (after.slices, after.status["deadlines"]) == (before.slices, before.status["deadlines"])
+    assert ("a", "HandedOver") in play.notices
+    assert after.status["observedGeneration"] == after.generation
+    play.change(edited(after, holder=None))
+    play.look()
+    assert (play.lease("a").token, play.lease("a").status["holder"]) == (after.token + 1, {})
+
+
+def test_what_is_said_before_the_handover_is_about_the_spec_from_before() -> None:
+    play = handing()
+    told = play.lease("a").status["observedGeneration"]
+    give(play, resources={"cpu": "1", "memory": "4Gi"})
+    (change,) = play.decide().changes
+    shrunk = written(change.lease, change.step)
+    assert shrunk.slices[0].amounts["cpu"] == 1000
+    assert shrunk.status["observedGeneration"] == told
+    assert {row["observedGeneration"] for row in shrunk.status["conditions"]} == {told}
+    play.change(shrunk)
+    play.look()
+    assert play.lease("a").status["observedGeneration"] > told
+    assert play.lease("a").slices[0].amounts["cpu"] == 1000
+
+
+@pytest.mark.parametrize("spec", [{"desiredState": "Released"}, {"deleted": True}])
+def test_a_lease_that_ends_is_handed_to_nobody(spec: dict[str, Any]) -> None:
+    play = handing()
+    token = play.lease("a").token
+    give(play, **spec)
+    assert play.decide().grants == ()
+    play.state.attention.add("uid-a")
+    (change,) = play.decide().changes
+    over = written(change.lease, change.step)
+    assert over.finished
+    assert (over.token, over.status["holder"]) == (token, {"identity": "one"})
+    assert over.status["observedGeneration"] == over.generation
+
+
+def test_a_notice_goes_on_for_the_next_holder() -> None:
+    play = handing()
+    play.change(edited(play.lease("a"), annotations={"leasehold.dev/revoke": "why"}))
+    play.look()
+    give(play)
+    play.until("10s")
+    assert play.lease("a").status["holder"] == {"identity": "two"}
+    assert play.lease("a").deadline("revocationTime") == at("30s")
+    play.until("30s")
+    assert play.says("a", "Finished") == "True/Revoked"
+
+
+def test_the_next_holder_must_show_up_and_the_one_before_no_longer_counts() -> None:
+    one, two = make_session(name="one"), make_session(name="two", renewed="10s")
+    live = {("team-a", "one"): one}
+    policy = make_pool(gracePeriodSeconds=30, claimTimeoutSeconds=60, heartbeatTimeoutSeconds=60)
+    first = {"sessionRef": {"name": "one"}}
+    play = handing(policy=policy, sessions=live, first=first, liveness="Session")
+    assert play.says("a", "HolderLive") == "True/Fresh"
+    play.until("5s")
+    give(play, holder={"sessionRef": {"name": "two"}})
+    play.look()
+    assert (play.says("a", "Claimed"), play.says("a", "HolderLive")) == ("False/WaitingForHolder", "")
+    assert play.lease("a").deadline("claimTime") == at("65s")
+    play.sessions = {**live, ("team-a", "two"): two}
+    play.state.attention.add("uid-a")
+    play.until("11s")
+    assert (play.says("a", "Claimed"), play.says("a", "HolderLive")) == ("True/SessionLive", "True/Fresh")
+
+
+def test_nobody_is_taken_for_silent_while_a_lease_changes_hands() -> None:
+    policy = make_pool(gracePeriodSeconds=0, heartbeatTimeoutSeconds=5)
+    play = handing(policy=policy, sessions={("team-a", "one"): make_session(name="one")}, liveness="Session",
+                   first={"sessionRef": {"name": "one"}})  # fmt: skip
+    give(play, holder={"sessionRef": {"name": "nobody"}})
+    world = play.world()
+    decided = plan(play.state, world, at("10m"), {"uid-a"}, None, batch=0)
+    assert decided.changes == ()
+    assert play.state.handovers == {"uid-a"}, "it is done as soon as there is a commit"
+
+
+def test_a_renewal_that_came_with_the_change_counts_for_the_term_and_is_no_sign_of_the_next_holder() -> None:
+    policy = make_pool(gracePeriodSeconds=0, heartbeatTimeoutSeconds=60, claimTimeoutSeconds=60)
+    play = handing(policy=policy, liveness="Renew", durationSeconds=600)
+    play.change(renewed(play.lease("a")))
+    play.until("30s")
+    assert play.says("a", "HolderLive") == "True/Fresh"
+    give(play, renewTime="2026-11-22T12:00:45Z")
+    play.look()
+    after = play.lease("a")
+    assert after.deadline("expirationTime") == at("10m30s")
+    assert play.says("a", "Claimed") == "False/WaitingForHolder"
+    assert after.deadline("heartbeatTime") is None
+    assert after.status["renewal"]["count"] == 2
+    play.change(renewed(after))
+    play.look()
+    assert play.says("a", "Claimed") == "True/HolderRenewed"
+
+
+def test_a_lease_granted_before_holders_were_written_down() -> None:
+    play = handing(liveness="Renew")
+    play.change(renewed(play.lease("a")))
+    play.look()
+    old = play.lease("a")
+    old = edited(old, status={key: v for key, v in old.status.items() if key != "holder"})
+    play.state.forget("uid-a")
+    play.change(old)
+    writes = len(play.writes)
+    play.look()
+    assert len(play.writes) == writes, "it is its holder's, and need not be told"
+    play.change(edited(play.lease("a"), annotations={"leasehold.dev/revoke": "why"}))
+    play.look()
+    assert play.lease("a").status["holder"] == {"identity": "one"}, "with the next write"
+    play.state.forget("uid-a")
+    play.change(edited(old, priority=3))
+    play.look()
+    new = play.lease("a")
+    assert (new.token, new.status["holder"]) == (old.token + 1, {"identity": "one"}), (
+        "nobody can tell what changed"
+    )
+    assert play.says("a", "Claimed") == "True/HolderRenewed"
+
+
+def test_a_handover_that_was_committed_counts_for_nothing_but_itself() -> None:
+    play = handing()
+    held = play.state.ledger.get("uid-a")
+    give(play)
+    (entry,) = play.commit(play.decide())
+    assert (entry.holder, entry.takes_room) == (("two", ""), False)
+    assert play.state.ledger.get("uid-a") == held
+    assert audit(play.state) == []
+    assert play.decide().grants == (), "once"
+    play.state.forget("uid-a")
+    assert audit(play.state) == []
+    assert len(play.state.ledger) == 0

@@ -6,6 +6,7 @@ operator (`leasehold.core`), and none of its memory: what it knows, it knows fro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ from leasehold.api.names import Liveness, RejectionReason, StopPolicy
 from leasehold.api.pool import PoolSpec
 from leasehold.core.booking import free_at
 from leasehold.core.course import Session, World
+from leasehold.core.families import by_node
 from leasehold.core.heartbeat import renewal_asked
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.membership import Membership, pools_of
@@ -180,7 +182,7 @@ class _Replay:
     def __init__(self, slack: float) -> None:
         self.slack = slack
         self.view = View()
-        self.tokens: dict[tuple[str, int], str] = {}
+        self.tokens: dict[tuple[str, int], tuple[str, str]] = {}
         self.commits: dict[tuple[str, str, int], _Commit] = {}
         self.leaders: dict[tuple[str, int], str] = {}
         self.limits: dict[str, dict[str, int]] = {}
@@ -291,6 +293,7 @@ class _Replay:
             yield from self._ended(revision, before, after)
         if after.allocated and (before is None or after.slices != before.slices):
             yield from self._fits(after)
+        yield from self._family(after)
         yield from self._promised_twice(before, after, int((revision.time + self.slack) * 1000))
 
     @staticmethod
@@ -311,14 +314,32 @@ class _Replay:
     def _token(self, before: Lease | None, after: Lease) -> Iterator[tuple[str, str]]:
         token = after.status.get("fencingToken")
         earlier = None if before is None else before.status.get("fencingToken")
-        if earlier is not None and token != earlier:
-            yield "token", f"its token changed from {earlier} to {token}"
-        if token is None or token == earlier:
+        if before is not None and earlier is not None and token != earlier:
+            yield from self._handed_over(before, after)
+        if token is None:
             return
-        owner = self.tokens.setdefault((after.pool, token), after.uid)
-        if owner != after.uid and owner in self.view.leases:
-            yield "token", f"token {token} was given to {self.view.leases[owner].key} before"
-        self.tokens[after.pool, token] = after.uid
+        whose = after.uid, json.dumps(after.status.get("holder"), sort_keys=True)
+        owner = self.tokens.setdefault((after.pool, token), whose)
+        if owner != whose and owner[0] in self.view.leases:
+            yield "token", f"token {token} was given to {self.view.leases[owner[0]].key}, {owner[1]}, before"
+        self.tokens[after.pool, token] = whose
+
+    def _handed_over(self, before: Lease, after: Lease) -> Iterator[tuple[str, str]]:
+        """A token changes only for a handover that the pool's ledger names, to whom the lease names; all else stays."""
+        if after.token < before.token:
+            yield "token", f"its token fell from {before.token} to {after.token}"
+        row = _rows(self.view.ledger(after.pool)).get((after.uid, after.token), {})
+        if "holder" not in row:
+            yield (
+                "token",
+                f"its token changed from {before.token} to {after.token}, and no handover was committed",
+            )
+        elif row["holder"] != after.status.get("holder"):
+            yield "token", f"handed over to {after.status.get('holder')}, and committed for {row['holder']}"
+        if after.changes_hands:
+            yield "token", f"token {after.token} was given to another holder than the lease names"
+        if not before.allocated or not after.allocated or before.slices != after.slices:
+            yield "token", "it was handed over, and what it holds did not stay as it was"
 
     def _granted(self, after: Lease) -> Iterator[tuple[str, str]]:
         """A grant is written only while the pool's ledger says that it was committed, and as it says."""
@@ -333,17 +354,24 @@ class _Replay:
         if len(nodes) != after.count or any(dict(p.amounts) != dict(after.request) for p in after.slices):
             granted = [dict(part.amounts) for part in after.slices]
             yield "committed", f"granted {granted}, and it asks for {after.count} of {dict(after.request)}"
+        if row.get("parentUID", "") != after.parent_uid:
+            yield (
+                "committed",
+                f"granted out of {after.parent_uid!r}, and committed out of {row.get('parentUID')}",
+            )
         if after.deleting or after.wants_release:
             yield "committed", "granted to who does not want it any more"
         if not after.has_finalizer:
             yield "lost", "granted without the finalizer that keeps it"
 
     def _fits(self, after: Lease) -> Iterator[tuple[str, str]]:
-        """No node holds more than it may lend, summed over all pools."""
+        """No node holds more than it may lend, summed over all pools. What sub-leases hold is their parent's."""
+        if after.parent:
+            return
         for node in sorted({part.node for part in after.slices}):
             held: dict[str, int] = {}
             for lease in self.view.leases.values():
-                for part in lease.slices:
+                for part in () if lease.parent else lease.slices:
                     if part.node == node:
                         for name, amount in part.amounts.items():
                             held[name] = held.get(name, 0) + amount
@@ -352,6 +380,33 @@ class _Replay:
                 if total > most.get(name, 0):
                     yield "capacity", f"node {node} holds {total} {name} and may lend {most.get(name, 0)}"
 
+    def _family(self, after: Lease) -> Iterator[tuple[str, str]]:
+        """What sub-leases hold is within what their parent holds, on each node, and ends with it at the latest."""
+        uid = after.parent_uid if after.parent and after.slices else after.uid
+        children = [
+            one for one in self.view.leases.values() if one.slices and one.parent and one.parent_uid == uid
+        ]
+        if not children:
+            return
+        parent = self.view.leases.get(uid)
+        if parent is None or not parent.allocated:
+            yield "family", f"{children[0].key} holds some of a lease that holds nothing"
+            return
+        has = by_node(parent.slices)
+        for node, used in by_node(part for child in children for part in child.slices).items():
+            for name, total in sorted(used.items()):
+                most = has.get(node, {}).get(name, 0)
+                if total > most:
+                    yield (
+                        "family",
+                        f"sub-leases hold {total} {name} of the {most} that {parent.key} has on {node}",
+                    )
+        limit = parent.deadline("expirationTime")
+        for child in children:
+            end = child.deadline("expirationTime")
+            if end is not None and limit is not None and end > limit:
+                yield "family", f"{child.key} ends {(end - limit) / 1000:.3f} s after {parent.key}"
+
     def _promised_twice(self, before: Lease | None, after: Lease, now: int) -> Iterator[tuple[str, str]]:
         """No room is held beyond the start for which another was told that it is kept, nor kept for two at once.
 
@@ -359,8 +414,10 @@ class _Replay:
         soon as it can, and what should have ended by `now` (ms) is expected to go at any moment.
         """
         more = set()
-        if after.slices and self._until(after) > (
-            self._until(before) if before is not None and before.slices else 0
+        if (
+            after.slices
+            and not after.parent
+            and self._until(after) > (self._until(before) if before is not None and before.slices else 0)
         ):
             more = {part.node for part in after.slices}
         if after.reservation is not None and (before is None or before.reservation != after.reservation):
@@ -381,7 +438,7 @@ class _Replay:
         parts = [
             part
             for lease in self.view.leases.values()
-            if lease.slices and self._until(lease) > instant
+            if lease.slices and not lease.parent and self._until(lease) > instant
             for part in lease.slices
         ]
         for lease in promised:
@@ -558,7 +615,19 @@ def _revoked(end: _End) -> Iterator[str]:
         yield "nobody had revoked it"
 
 
+def _parent(end: _End) -> Iterator[str]:
+    parent = named(end.view, end.lease.parent_key)
+    if parent is None or parent.uid != (end.lease.parent_uid or parent.uid):
+        return
+    ending = parent.releasing or parent.finished or (end.lease.allocated and not parent.allocated)
+    notice = end.lease.deadline("revocationTime")
+    told = end.lease.reason(C.DISRUPTION_TARGET) == R.PARENT_ENDED and notice is not None and end.at >= notice
+    if not (ending or told or parent.is_true(C.DISRUPTION_TARGET)):
+        yield "its parent is there to stay"
+
+
 _RULES: Final = {
+    R.PARENT_ENDED: _parent,
     R.TERM_ENDED: _term,
     R.MAXIMUM_REACHED: _term,
     R.HEARTBEAT_LOST: _heartbeat,
@@ -601,6 +670,11 @@ def unrest(view: View, now: int) -> list[str]:
         ):
             found.append(f"lease {lease.key} waits and was told nothing")
     return found
+
+
+def named(view: View, key: tuple[str, str]) -> Lease | None:
+    """Return the lease of this namespace and name."""
+    return next((one for one in view.leases.values() if (one.namespace, one.name) == key), None)
 
 
 def rebuilt(view: View, name: str, now: int) -> PoolState:
@@ -658,6 +732,8 @@ def _undecided(view: View, name: str, state: PoolState, *, deleting: bool, now: 
         gone_namespaces=frozenset(view.going),
         over_nodes=frozenset(state.table.over),
         bill=state.bill,
+        families=state.families,
+        named=lambda key: named(view, key),
         outages=outages_of(view.pools.get(name)),
     )
     hold = hold_of(state.policy, deleting=deleting, consistent=True, nodes=len(state.table.rows))

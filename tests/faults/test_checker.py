@@ -103,6 +103,7 @@ class Tale:
             {
                 "status": {
                     "fencingToken": token,
+                    "holder": self.objects[LEASE, name]["spec"].get("holder", {}),
                     "allocation": {
                         "ledgerSequence": token,
                         "allocationTime": clock(self.seconds),
@@ -258,6 +259,85 @@ def test_a_token_that_changes_is_found() -> None:
     tale = Tale().granted()
     tale.change(LEASE, "a", {"status": {"fencingToken": 9}})
     assert tale.broken() == {"token"}
+
+
+def handed_over(tale: Tale, to: str = "you", **status: Any) -> Tale:
+    """The spec names another holder, who gets token 2."""
+    tale.change(LEASE, "a", {"spec": {"holder": {"identity": to}}})
+    tale.ledger(1, 2, ("a", 2, "n1"))
+    rows = copy.deepcopy(tale.objects[POOL, "ci"]["status"]["ledger"]["inFlight"])
+    rows[0]["holder"] = {"identity": "you"}
+    tale.change(POOL, "ci", {"status": {"ledger": {"inFlight": rows}}})
+    tale.change(LEASE, "a", {"status": {"fencingToken": 2, "holder": {"identity": "you"}, **status}})
+    return tale
+
+
+def test_a_handover_as_it_should_be_breaks_nothing() -> None:
+    assert handed_over(Tale().granted(holder={"identity": "me"})).broken() == set()
+    assert handed_over(Tale().granted()).broken() == set()
+
+
+def test_a_holder_that_changes_by_the_same_token_is_found() -> None:
+    tale = Tale().granted(holder={"identity": "me"})
+    tale.change(LEASE, "a", {"status": {"holder": {"identity": "you"}}})
+    assert tale.broken() == {"token"}
+
+
+@pytest.mark.parametrize(
+    ("to", "status", "text"),
+    [
+        ("they", {}, "given to another holder than the lease names"),
+        ("you", {"holder": {"identity": "they"}}, "committed for {'identity': 'you'}"),
+        ("you", {"fencingToken": 3}, "no handover was committed"),
+        ("you", {"allocation": {"slices": []}}, "did not stay as it was"),
+    ],
+)
+def test_a_handover_that_is_not_what_was_asked_for_and_committed_is_found(
+    to: str, status: Object, text: str
+) -> None:
+    assert text in handed_over(Tale().granted(), to, **status).told()
+
+
+def with_child(cpu: str = "2", seconds: float = 61) -> Tale:
+    """A lease of 2 cpu, and a sub-lease that ends at a second."""
+    tale = Tale().granted()
+    tale.lease("c", cpu=cpu, parentRef={"name": "a"})
+    tale.ledger(1, 2, ("c", 2, "n1"))
+    rows = copy.deepcopy(tale.objects[POOL, "ci"]["status"]["ledger"]["inFlight"])
+    rows[0]["parentUID"] = f"{LEASE}-a"
+    tale.change(POOL, "ci", {"status": {"ledger": {"inFlight": rows}}})
+    tale.objects[LEASE, "c"]["status"] = {"allocation": {"parentUID": f"{LEASE}-a"}}
+    tale.grant("c", 2, expirationTime=clock(seconds))
+    return tale
+
+
+def test_sub_leases_within_their_parent_break_nothing_and_count_once() -> None:
+    tale = with_child()
+    tale.lease("b")
+    tale.ledger(1, 3, ("b", 3, "n1"))
+    tale.grant("b", 3)
+    assert tale.broken() == set()
+
+
+def test_sub_leases_that_hold_more_than_their_parent_are_found() -> None:
+    assert with_child(cpu="3").broken() == {"family"}
+
+
+def test_a_sub_lease_that_ends_after_its_parent_is_found() -> None:
+    assert with_child(seconds=62).broken() == {"family"}
+
+
+def test_a_parent_that_gives_back_what_a_sub_lease_holds_is_found() -> None:
+    tale = with_child()
+    tale.change(LEASE, "a", {"spec": {"desiredState": "Released"}})
+    tale.end("a", "ReleaseRequested")
+    assert tale.broken() == {"family"}
+
+
+def test_a_sub_lease_that_ends_with_a_parent_that_stays_is_found() -> None:
+    tale = with_child()
+    tale.end("c", "ParentEnded")
+    assert "its parent is there to stay" in tale.told()
 
 
 @pytest.mark.parametrize("ledger", [(1, 0), (0, 1)], ids=["sequence", "epoch"])

@@ -27,7 +27,7 @@ def told(lease: Mapping[str, Any]) -> bool:
 class Churn:
     """Leases that come and go, from the beginning of a `with` block to its end. Failures of the API are borne.
 
-    Of all that are asked for the share `later` wants to start some seconds later.
+    Of all that are asked for the share `later` wants to start some seconds later, and `parts` some of another lease.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Churn:
         per_second: float = 10.0,
         most: int = 60,
         later: float = 0.0,
+        parts: float = 0.15,
     ) -> None:
         self.stage = stage
         self.pools = pools
@@ -45,6 +46,7 @@ class Churn:
         self.per_second = per_second
         self.most = most
         self.later = later
+        self.parts = parts
         self.script: list[str] = []
         self.made = 0
         self.names: list[str] = []
@@ -77,9 +79,13 @@ class Churn:
         if choice < 0.75:
             self._note("renew", name)
             self._change(name, {"spec": {"renewTime": micro_now()}})
-        elif choice < 0.92:
+        elif choice < 0.88:
             self._note("release", name)
             self._change(name, {"spec": {"desiredState": "Released"}})
+        elif choice < 0.94:
+            identity = f"holder-{self.dice.randrange(4)}"
+            self._note("hand over", f"{name} to {identity}")
+            self._change(name, {"spec": {"holder": {"identity": identity}}})
         else:
             self._note("delete", name)
             self.names.remove(name)
@@ -98,7 +104,10 @@ class Churn:
             spec |= {"count": 2}
         if self.dice.random() < 0.2:
             spec |= {"ttlSecondsAfterFinished": 1}
-        if self.dice.random() < self.later:
+        if self.names and self.dice.random() < self.parts:
+            del spec["poolRef"]
+            spec |= {"parentRef": {"name": self.dice.choice(self.names)}}
+        elif self.dice.random() < self.later:
             ahead = self.dice.uniform(1, 5)
             spec |= {"startTime": format_time(int((time.time() + ahead) * 1000))}
         self._note("ask", f"{name} {spec}")

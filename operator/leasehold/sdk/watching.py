@@ -66,7 +66,7 @@ class LeaseWatch:
         for uid, view in fresh.items():
             if uid not in self._known:
                 events.append(LeaseEvent("ADDED", view))
-            elif self._known[uid] != view:
+            elif _version(self._known[uid]) != _version(view):
                 events.append(LeaseEvent("MODIFIED", view))
         self._known = fresh
         return events
@@ -92,3 +92,7 @@ class LeaseWatch:
                 else:
                     self._known[view.uid] = view
                 yield LeaseEvent(event["type"], view)
+
+
+def _version(view: LeaseView) -> str:
+    return str((view.raw.get("metadata") or {}).get("resourceVersion", ""))

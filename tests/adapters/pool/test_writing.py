@@ -312,3 +312,146 @@ async def test_a_grant_that_is_written_too_late_is_undone() -> None:
         scene.ask("now", cpu="4", durationSeconds=1)
         await scene.granted("later")
         assert "fencingToken" not in scene.lease("now")["status"]
+
+
+# --- sub-leases ---
+
+
+async def a_parent(scene: Scene, name: str = "all") -> None:
+    await scene.until(lambda: scene.worker.ready)
+    scene.ask(name, cpu="3")
+    await scene.granted(name)
+
+
+def fenced(scene: Scene, name: str = "all") -> int:
+    return int(scene.lease(name)["status"]["allocation"].get("ledgerEpoch", 0))
+
+
+async def test_a_parent_is_written_to_once_in_an_epoch_before_anything_is_taken_out_of_it() -> None:
+    async with Scene() as scene:
+        await a_parent(scene)
+        assert fenced(scene) == 0
+        written_before = len(scene.kube.writes(lease_path("all")))
+        for name in ("x", "y", "z"):
+            scene.ask(name, parentRef={"name": "all"})
+        for name in ("x", "y", "z"):
+            await scene.granted(name)
+            assert (
+                scene.lease(name)["status"]["allocation"]["parentUID"]
+                == scene.lease("all")["metadata"]["uid"]
+            )
+        assert fenced(scene) == scene.worker.pool.epoch
+        assert len(scene.kube.writes(lease_path("all"))) == written_before + 1
+        assert len(scene.worker.state.ledger) == 1
+        assert audit(scene.worker.state) == []
+        assert scene.recorder.reasons().count("ForeignWrite") == 0
+
+
+async def test_a_parent_that_another_leader_ended_meanwhile_gives_nothing() -> None:
+    async with Scene() as scene:
+        await a_parent(scene)
+
+        def ended(method: str, path: str, body: Any) -> Any:
+            if path == f"{lease_path('all')}/status" and body["status"]["allocation"].get("ledgerEpoch"):
+                scene.kube.faults.clear()
+                over = {
+                    "release": {"cause": "ReleaseRequested", "startTime": "2026-11-22T19:00:00Z"},
+                    "conditions": [
+                        {
+                            "type": kind,
+                            "status": told,
+                            "reason": "",
+                            "lastTransitionTime": "2026-11-22T19:00:00Z",
+                        }
+                        for kind, told in (("Allocated", "True"), ("Released", "False"))
+                    ],
+                }
+                scene.kube.touch(lease_path("all"), {"status": over})
+
+        scene.kube.faults.append(ended)
+        scene.ask("x", parentRef={"name": "all"})
+        await scene.until(
+            lambda: scene.lease("x").get("status", {}).get("release", {}).get("cause") == "ParentEnded"
+        )
+        assert "allocation" not in scene.lease("x")["status"]
+
+
+async def test_a_write_to_a_parent_without_an_answer_is_made_to_fail_before_it_gives_anything() -> None:
+    async with Scene() as scene:
+        await a_parent(scene)
+        scene.ask("x", parentRef={"name": "all"})
+        await scene.granted("x")
+        parent = scene.cluster.named(("team", "all"))
+        assert parent is not None
+        scene.worker.fence.unanswered(parent)
+        scene.ask("y", parentRef={"name": "all"})
+        await scene.granted("y")
+        after = scene.cluster.named(("team", "all"))
+        assert after is not None
+        assert after.version > parent.version
+        assert fenced(scene) == scene.worker.pool.epoch
+        assert not scene.worker.fence.is_unanswered(after)
+
+
+# --- handovers ---
+
+
+def hand(scene: Scene, identity: str, name: str = "a") -> None:
+    scene.kube.touch(lease_path(name), {"spec": {"holder": {"identity": identity}}})
+
+
+def told(scene: Scene, name: str = "a") -> str:
+    return str(scene.lease(name)["status"]["holder"].get("identity", ""))
+
+
+async def test_a_handover_is_committed_and_written_once() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", holder={"identity": "one"})
+        await scene.granted("a")
+        scene.kube.faults.append(lost(Unknown("504", 504), path=lease_path("a")))
+        hand(scene, "two")
+        await scene.until(lambda: told(scene) == "two")
+        await scene.until(lambda: scene.pool()["status"]["ledger"]["inFlight"] == [])
+        assert scene.lease("a")["status"]["fencingToken"] == 2
+        assert scene.pool()["status"]["ledger"]["sequence"] == 2
+        assert audit(scene.worker.state) == []
+
+
+async def test_a_handover_that_the_api_server_refuses_leaves_the_lease_who_has_it() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", holder={"identity": "one"})
+        await scene.granted("a")
+        refusing = failing(Refused("no", 422), method="PUT", path=lease_path("a"))
+        scene.kube.faults.append(refusing)
+        hand(scene, "two")
+        await scene.until(lambda: not scene.worker.state.entries and "uid" in scene.lease("a")["metadata"])
+        await scene.until(lambda: scene.worker.state.aside)
+        assert (told(scene), scene.lease("a")["status"]["fencingToken"]) == ("one", 1)
+        assert status(scene.lease("a"), "Allocated") == "True"
+        assert len(scene.worker.state.ledger) == 1
+        scene.kube.faults.remove(refusing)
+        await scene.until(lambda: told(scene) == "two", 10)
+
+
+async def test_a_lease_that_goes_to_a_third_before_the_second_was_told_gets_another_token() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a", holder={"identity": "one"})
+        await scene.granted("a")
+
+        def again(method: str, path: str, body: Any) -> Any:
+            rows = (
+                body["status"].get("ledger", {}).get("inFlight")
+                if path == POOL_STATUS and method == "PATCH"
+                else []
+            )
+            if rows and rows[0].get("holder") == {"identity": "two"}:
+                scene.kube.faults.clear()
+                hand(scene, "three")
+
+        scene.kube.faults.append(again)
+        hand(scene, "two")
+        await scene.until(lambda: told(scene) == "three")
+        assert scene.lease("a")["status"]["fencingToken"] == 3, "2 was for the second, who never got it"

@@ -1,0 +1,401 @@
+"""Sub-leases as a pool's operator serves them, from their request to their end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.builders import (
+    at,
+    condition,
+    edited,
+    granted,
+    lease_document,
+    make_lease,
+    make_node,
+    make_pool,
+    make_report,
+    make_session,
+    renewed,
+)
+from tests.rehearsal import Rehearsal
+
+from leasehold.api.names import LeaseReason
+from leasehold.core.booking import Entry
+from leasehold.core.children import MOST_SLICES, serve_children
+from leasehold.core.lease import Lease, lease_of
+from leasehold.core.planning import plan
+from leasehold.core.pool_status import Facts, figures_of, status_of
+from leasehold.core.queueing import Wait
+
+
+def house(*, cpu: str = "8", policy: Any = None, nodes: Any = (), **how: Any) -> Rehearsal:
+    """A pool with a lease "all" that is held."""
+    play = Rehearsal(policy, nodes)
+    play.ask("all", cpu=cpu, memory=None, **how)
+    play.look()
+    return play
+
+
+def child(play: Rehearsal, name: str, cpu: str = "2", parent: str = "all", **how: Any) -> Lease:
+    how.setdefault("memory", None)
+    return play.ask(name, cpu=cpu, parentRef={"name": parent}, **how)
+
+
+def held(play: Rehearsal, name: str) -> list[tuple[str, int]]:
+    return [(part.node, part.amounts["cpu"]) for part in play.lease(name).slices]
+
+
+def test_a_child_is_granted_out_of_its_parent_and_the_pool_lends_nothing_more() -> None:
+    play = house()
+    before = (figures_of(play.state), status_of(play.state, Facts(1, False, []), {}, play.now)["leases"])
+    child(play, "job")
+    play.look()
+    assert held(play, "job") == [("node-1", 2000)]
+    assert play.lease("job").parent_uid == "uid-all"
+    assert play.lease("job").token > play.lease("all").token
+    leases = status_of(play.state, Facts(1, False, []), {}, play.now)["leases"]
+    assert (figures_of(play.state), leases) == (before[0], {**before[1], "children": 1})
+    assert "tenant" not in play.lease("job").status
+    assert ("job", "Granted") in play.notices
+
+
+def test_slices_lie_on_the_parents_nodes_as_the_child_wants_them() -> None:
+    nodes = [make_node(name, cpu="4") for name in ("n1", "n2", "n3")]
+    play = house(cpu="4", nodes=nodes, count=2, placement={"mode": "DistinctNodes"})
+    mine = {part.node for part in play.lease("all").slices}
+    child(play, "spread", "1", count=2, placement={"mode": "DistinctNodes"})
+    child(play, "chosen", "1", placement={"nodeSelector": {"kubernetes.io/hostname": min(mine)}})
+    child(play, "elsewhere", "1", placement={"nodeSelector": {"kubernetes.io/hostname": "nowhere"}})
+    play.look()
+    assert {node for node, _ in held(play, "spread")} == mine
+    assert held(play, "chosen") == [(min(mine), 1000)]
+    assert play.says("elsewhere", "Accepted") == "False/ExceedsParent"
+
+
+def test_the_higher_priority_is_served_first_and_who_waits_is_told_what_is_short() -> None:
+    play = house(cpu="4")
+    child(play, "late", "3", age="1m")
+    child(play, "urgent", "3", age="1m", priority=5)
+    play.look()
+    assert held(play, "urgent")
+    assert play.says("late", "Ready") == "False/ParentFull"
+    (row,) = play.lease("late").status["rejections"]
+    assert (row["reason"], row["resource"], row["shortBy"]) == ("Insufficient", "cpu", "2")
+    play.change(edited(play.lease("urgent"), desiredState="Released"))
+    play.look()
+    assert held(play, "late")
+    assert "rejections" not in play.lease("late").status
+
+
+@pytest.mark.parametrize(
+    ("strategy", "passes"), [("BestEffortFIFO", True), ("StrictFIFO", False), ("Backfill", False)]
+)
+def test_whether_a_small_one_may_pass_is_the_pools_policy(strategy: str, passes: bool) -> None:
+    play = house(cpu="4", policy=make_pool(queue=strategy))
+    child(play, "first", "2")
+    play.look()
+    child(play, "big", "4", age="2m")
+    child(play, "small", "1", age="1m")
+    play.look()
+    assert play.says("big") == "False/ParentFull"
+    assert play.says("small") == ("True/Granted" if passes else "False/BlockedByHead")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"cpu": "9"}, "ExceedsParent"),
+        ({"cpu": None, "resources": {"vendor.example/gpu": 1}}, "ResourceNotOffered"),
+        ({"durationSeconds": 10**7}, "DurationTooLong"),
+        ({"parent": "nobody"}, "ParentNotFound"),
+        ({"parent": "middle"}, "ParentIsChild"),
+        ({"parent": "other"}, "ParentInOtherPool"),
+    ],
+)
+def test_what_can_never_be_is_refused(how: dict[str, Any], reason: str) -> None:
+    play = house()
+    child(play, "middle", "1")
+    play.ask("other", pool="elsewhere", cpu="1", memory=None)
+    play.look()
+    child(play, "job", **how)
+    play.look()
+    assert play.says("job", "Accepted") == f"False/{reason}"
+    assert play.says("job") == ""
+
+
+def test_a_refusal_is_taken_back_when_there_is_a_parent_after_all() -> None:
+    play = Rehearsal()
+    child(play, "job")
+    play.look()
+    assert play.says("job", "Ready") == "False/ParentNotFound"
+    play.ask("all", cpu="8", memory=None)
+    play.look()
+    assert (play.says("job"), play.says("job", "Accepted")) == ("True/Granted", "")
+
+
+def test_children_wait_while_the_parent_does_and_while_it_is_ending() -> None:
+    play = Rehearsal(make_pool(gracePeriodSeconds=60))
+    play.ask("blocker", cpu="16", memory=None)
+    play.look()
+    play.ask("all", cpu="16", memory=None)
+    child(play, "job")
+    play.look()
+    assert play.says("job") == "False/ParentNotReady"
+    play.change(edited(play.lease("blocker"), desiredState="Released"))
+    play.look()
+    assert held(play, "job")
+    play.change(edited(play.lease("all"), annotations={"leasehold.dev/revoke": "why"}))
+    child(play, "late")
+    play.look()
+    assert play.says("late") == "False/ParentNotReady"
+    assert play.says("job", "DisruptionTarget") == "True/ParentEnded"
+    assert play.lease("job").deadline("revocationTime") == at("1m")
+    play.change(edited(play.lease("all"), annotations={"leasehold.dev/revoke": None}))
+    play.look()
+    assert (play.says("job", "DisruptionTarget"), play.says("late")) == ("", "True/Granted")
+
+
+def test_a_parent_whose_term_is_over_gives_nothing_until_it_is_renewed() -> None:
+    play = house(policy=make_pool(gracePeriodSeconds=60), durationSeconds=60)
+    play.until("1m30s")
+    child(play, "job")
+    play.look()
+    assert play.says("job") == "False/ParentNotReady"
+    play.change(renewed(play.lease("all")))
+    play.look()
+    assert held(play, "job")
+
+
+def test_what_a_parents_own_pods_use_is_not_given_away_nor_anything_while_one_is_let_go() -> None:
+    play = house(cpu="4")
+    play.pod_use["all"] = {"node-1": {"cpu": 3000}}
+    child(play, "job")
+    play.look()
+    assert play.says("job") == "False/ParentFull"
+    play.pod_use["all"] = None
+    play.state.families.due["team-a", "all"] = None
+    assert play.decide().grants == ()
+    play.pod_use["all"] = {}
+    play.look()
+    assert held(play, "job")
+
+
+def test_a_pool_that_is_held_lets_parents_share_and_one_with_wrong_books_does_not() -> None:
+    play = house()
+    child(play, "job")
+    state, world = play.state, play.world()
+    wrong = Wait(LeaseReason.LEDGER_INCONSISTENT, "wrong")
+    served = serve_children(state, world, play.now, 9, 9, frozenset(), wrong)
+    assert served.grants == []
+    assert [patch["conditions"][0]["reason"] for _, patch, _ in served.words] == ["LedgerInconsistent"]
+    braked = Wait(LeaseReason.POOL_HELD, "held")
+    assert len(serve_children(state, world, play.now, 9, 9, frozenset(), braked).grants) == 1
+
+
+def test_bounds_leave_the_rest_for_the_next_pass() -> None:
+    play = house(cpu="16")
+    for i in range(4):
+        child(play, f"job-{i}", "1", count=4 if i < 2 else 1)
+    world = play.world()
+    few = serve_children(play.state, world, play.now, 2, 9, frozenset())
+    assert [lease.name for lease, _, _ in few.grants] == ["job-0", "job-1"]
+    assert play.state.families.due
+    child(play, "big", "20")
+    mute = serve_children(play.state, world, play.now, 9, 0, frozenset())
+    assert mute.words == []
+    assert play.state.families.due
+    play.look()
+    assert all(held(play, f"job-{i}") for i in range(4))
+    assert not play.state.families.due
+    assert MOST_SLICES >= 64, "any child fits into one commit"
+
+
+def test_children_and_handovers_leave_the_queue_its_half_of_a_commit() -> None:
+    play = house(cpu="8")
+    for i in range(6):
+        child(play, f"job-{i}", "1")
+    for i in range(6):
+        play.ask(f"other-{i}", cpu="1", memory=None)
+    decided = plan(play.state, play.world(), play.now, (), None, batch=4)
+    assert len(decided.grants) == 4
+    assert sum(1 for grant in decided.grants if grant.parent) == 2
+
+
+# --- terms ---
+
+
+def test_a_childs_ends_are_its_parents_at_the_latest() -> None:
+    policy = make_pool(maxTotalSeconds=900, maxDurationSeconds=900)
+    play = house(policy=policy, durationSeconds=600)
+    play.until("5m")
+    child(play, "job", durationSeconds=900)
+    child(play, "short", "1", durationSeconds=60)
+    play.look()
+    assert play.lease("job").deadline("expirationTime") == at("10m")
+    assert play.lease("job").deadline("maxExpirationTime") == at("15m"), (
+        "its parent's, not fifteen minutes from now"
+    )
+    assert play.lease("short").deadline("expirationTime") == at("6m")
+    play.change(renewed(play.lease("job")))
+    play.until("5m30s")
+    assert play.lease("job").deadline("expirationTime") == at("10m")
+    assert play.lease("job").status["renewal"]["count"] == 1
+    play.change(renewed(play.lease("all")))
+    play.look()
+    play.change(renewed(play.lease("job")))
+    play.look()
+    assert play.lease("job").deadline("expirationTime") == at("15m")
+
+
+def test_a_session_renews_a_child_only_as_far_as_its_parent_and_comes_to_rest() -> None:
+    play = house(durationSeconds=60, policy=make_pool(heartbeatTimeoutSeconds=3600, gracePeriodSeconds=0))
+    play.sessions = {("team-a", "s"): make_session(name="s")}
+    child(play, "job", durationSeconds=60, liveness="Session", holder={"sessionRef": {"name": "s"}})
+    play.look()
+    play.until("50s")
+    assert play.lease("job").deadline("expirationTime") == at("1m")
+    writes = len(play.writes)
+    play.until("59s")
+    assert len(play.writes) == writes
+    play.change(edited(renewed(play.lease("all")), durationSeconds=600))
+    play.look()
+    assert play.lease("job").deadline("expirationTime") == at("1m59s")
+
+
+def test_a_renewal_never_shortens_a_parent_below_its_children() -> None:
+    play = house(durationSeconds=600)
+    child(play, "job", durationSeconds=600)
+    play.look()
+    play.change(edited(renewed(play.lease("all")), durationSeconds=60))
+    play.look()
+    assert play.lease("all").deadline("expirationTime") == at("10m")
+    play.change(edited(play.lease("job"), desiredState="Released"))
+    play.look()
+    play.change(renewed(play.lease("all")))
+    play.look()
+    assert play.lease("all").deadline("expirationTime") == at("1m")
+
+
+# --- shrinking ---
+
+
+def test_a_parent_shrinks_as_far_as_its_children_let_it() -> None:
+    play = house(cpu="8")
+    child(play, "job", "4")
+    play.look()
+    play.change(edited(play.lease("all"), resources={"cpu": "3"}))
+    child(play, "late", "2")
+    play.look()
+    assert held(play, "all") == [("node-1", 8000)]
+    assert play.says("all", "Degraded") == "True/HeldByChildren"
+    assert play.says("late", "Ready") == "False/ParentFull", "what it wants to give up is not given out"
+    play.change(edited(play.lease("job"), resources={"cpu": "1"}))
+    play.look()
+    assert held(play, "all") == [("node-1", 3000)]
+    assert play.says("all", "Degraded") == "False/Healthy"
+    assert held(play, "late") == [("node-1", 2000)]
+
+
+# --- ends ---
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_a_parent_that_is_given_back_ends_its_children_first(deletes: bool) -> None:
+    play = house(policy=make_pool(cooldownSeconds=60))
+    child(play, "job")
+    child(play, "hungry", "7")
+    play.look()
+    gone = {"deleted": True} if deletes else {"desiredState": "Released"}
+    play.change(edited(play.lease("all"), **gone))
+    play.state.busy.add("uid-job")  # a write to it is under way, which takes its time
+    play.look()
+    assert play.says("all", "Released") == "False/ChildrenLeaving"
+    assert play.says("hungry", "Finished") == "True/Revoked"
+    assert ("hungry", "ParentEnded") in play.notices
+    assert held(play, "job"), "its parent's room counts as long as it does"
+    play.state.busy.discard("uid-job")
+    play.state.attention.add("uid-job")
+    play.look()
+    assert play.says("job", "Finished") == "True/Revoked"
+    assert play.lease("job").status["release"]["cause"] == "ParentEnded"
+    assert play.says("all", "Released") == "False/CoolingDown", "the room rests once, with the parent"
+    play.until("2m")
+    assert "uid-all" not in play.state.leases or play.says("all", "Released").startswith("True")
+
+
+def test_a_child_that_is_given_back_rests_before_a_sibling_gets_its_room() -> None:
+    play = house(cpu="2", policy=make_pool(cooldownSeconds=60))
+    child(play, "job", "2")
+    play.look()
+    child(play, "next", "2")
+    play.change(edited(play.lease("job"), desiredState="Released"))
+    play.until("30s")
+    assert play.says("next", "Ready") == "False/ParentFull"
+    play.until("61s")
+    assert held(play, "next")
+
+
+def test_a_parents_term_ends_its_children_by_then() -> None:
+    play = house(policy=make_pool(gracePeriodSeconds=30), durationSeconds=60)
+    child(play, "job", durationSeconds=3600)
+    play.look()
+    play.until("89s")
+    assert held(play, "job")
+    play.until("90s")
+    assert (play.says("all", "Finished"), play.says("job", "Finished")) == ("True/Expired", "True/Expired")
+
+
+def test_a_held_child_whose_parent_is_another_ends_at_once() -> None:
+    play = house()
+    child(play, "job")
+    play.look()
+    document = lease_document("all", cpu="8", memory=None, version=99)
+    document["metadata"]["uid"] = "uid-another"
+    play.state.forget("uid-all")  # somebody lifted its finalizer
+    play.change(lease_of(document))
+    play.look()
+    assert play.lease("job").status["release"]["cause"] == "ParentEnded"
+
+
+def test_a_parent_whose_children_are_at_work_is_not_idle() -> None:
+    play = house(
+        cpu="4", policy=make_pool(idle={"policy": "Release", "periodSeconds": 60, "belowPercent": 10})
+    )
+    child(play, "job", "2")
+    play.look()
+    report = make_report(present={"uid-all": {"cpu": "0"}, "uid-job": {"cpu": "1"}})
+    play.state.note_usage(report, play.now)
+    assert "uid-all" not in play.state.idle_since()
+    quiet = make_report(present={"uid-all": {"cpu": "0"}, "uid-job": {"cpu": "0"}})
+    play.state.note_usage(quiet, play.now)
+    assert {"uid-all", "uid-job"} <= play.state.idle_since().keys()
+
+
+# --- restarts ---
+
+
+def test_a_new_operator_counts_what_was_committed_to_a_child_and_finishes_it() -> None:
+    play = house(cpu="4")
+    child(play, "job", "3")
+    (entry,) = play.commit(play.decide())
+    assert (entry.parent, entry.nodes) == ("uid-all", ("node-1",))
+    child(play, "late", "2")
+    play.restart([entry])
+    assert held(play, "job") == [("node-1", 3000)]
+    assert play.says("job") == "True/Adopted"
+    play.look()
+    assert play.says("late", "Ready") == "False/ParentFull"
+
+
+def test_what_an_operator_without_sub_leases_granted_is_the_pools() -> None:
+    lease = make_lease("job", parentRef={"name": "all"})
+    entry = Entry(lease.uid, lease.namespace, lease.name, 1, dict(lease.request), ("node-1",))
+    old = granted(lease)
+    assert (lease.parent, old.parent) == ("all", "")
+    assert condition(old, "Allocated") == "True/Granted"
+    play = Rehearsal()
+    play.change(old)
+    play.look()
+    assert play.state.ledger.get(old.uid) is not None
+    assert entry.takes_room
