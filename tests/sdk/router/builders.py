@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hypothesis import strategies as st
+
 from leasehold.sdk.router.circuit import Circuit, CircuitRule, Step
 from leasehold.sdk.router.facts import Facts, Figures, Need, Quote, Task
 
@@ -47,3 +49,42 @@ def opened(now: int = 0, step: Step = Step.ASK, chance: float = 1.0) -> Circuit:
     for _ in range(RULE.failures):
         found = found.failed(step, now, chance, RULE)
     return found
+
+
+# --- anything that can be ---
+
+AMOUNTS = st.integers(0, 4000)
+INSTANTS = st.none() | st.integers(0, 20_000)
+CIRCUITS = st.builds(
+    Circuit,
+    failures=st.integers(0, 5),
+    worst=st.sampled_from(Step),
+    openings=st.integers(0, 3),
+    until=st.integers(0, 20_000),
+    trial=st.none() | st.integers(100, 102),
+)
+NEEDS = st.builds(lambda cpu, count: Need.of(count, cpu=cpu), st.integers(1, 3000), st.integers(1, 3))
+QUOTES = st.builds(Quote, st.none() | st.integers(0, 50_000), st.integers(0, 20_000))
+FIGURES = AMOUNTS.flatmap(
+    lambda cpu: st.builds(
+        figures, st.just(cpu), st.integers(0, cpu), ready=st.booleans(), pending=st.integers(0, 3)
+    )
+)
+
+
+@st.composite
+def facts(draw: st.DrawFn, name: str, need: Need) -> Facts:
+    return Facts(
+        name=name,
+        weight=draw(st.integers(1, 5)),
+        limit=draw(st.none() | st.integers(1, 3)),
+        figures=draw(st.none() | FIGURES),
+        answered=draw(st.booleans()),
+        looked=draw(INSTANTS),
+        looking=draw(INSTANTS),
+        circuit=draw(CIRCUITS),
+        starting=draw(st.integers(0, 2)),
+        running=draw(st.integers(0, 2)),
+        assumed={"cpu": draw(AMOUNTS)},
+        quotes=draw(st.dictionaries(st.just(need), QUOTES)),
+    )

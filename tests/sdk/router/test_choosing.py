@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sdk.router.builders import figures, opened, quoted, sick, target, task
+from tests.sdk.router.builders import FIGURES, INSTANTS, NEEDS, facts, opened, quoted, sick, target, task
 
 from leasehold.sdk.router.choosing import (
     Ask,
@@ -245,42 +245,6 @@ def test_names_that_run_together_are_told_apart() -> None:
 
 
 # --- laws ---
-
-AMOUNTS = st.integers(0, 4000)
-INSTANTS = st.none() | st.integers(0, 20_000)
-CIRCUITS = st.builds(
-    Circuit,
-    failures=st.integers(0, 5),
-    worst=st.sampled_from(Step),
-    openings=st.integers(0, 3),
-    until=st.integers(0, 20_000),
-    trial=st.none() | st.integers(100, 102),
-)
-NEEDS = st.builds(lambda cpu, count: Need.of(count, cpu=cpu), st.integers(1, 3000), st.integers(1, 3))
-QUOTES = st.builds(Quote, st.none() | st.integers(0, 50_000), st.integers(0, 20_000))
-FIGURES = AMOUNTS.flatmap(
-    lambda cpu: st.builds(
-        figures, st.just(cpu), st.integers(0, cpu), ready=st.booleans(), pending=st.integers(0, 3)
-    )
-)
-
-
-@st.composite
-def facts(draw: st.DrawFn, name: str, need: Need) -> Facts:
-    return Facts(
-        name=name,
-        weight=draw(st.integers(1, 5)),
-        limit=draw(st.none() | st.integers(1, 3)),
-        figures=draw(st.none() | FIGURES),
-        answered=draw(st.booleans()),
-        looked=draw(INSTANTS),
-        looking=draw(INSTANTS),
-        circuit=draw(CIRCUITS),
-        starting=draw(st.integers(0, 2)),
-        running=draw(st.integers(0, 2)),
-        assumed={"cpu": draw(AMOUNTS)},
-        quotes=draw(st.dictionaries(st.just(need), QUOTES)),
-    )
 
 
 @given(st.data(), NEEDS, st.sampled_from(Mode), st.integers(0, 20_000), st.sampled_from([None, "k"]))

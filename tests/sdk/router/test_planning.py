@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sdk.router.builders import opened, sick, target, task
+from tests.sdk.router.builders import facts, opened, sick, target, task
 
 from leasehold.sdk.router.choosing import Mode
 from leasehold.sdk.router.facts import LOOK_AGE, QUOTE_USES, SETTLED, Asking, Facts, Need, Quote, Task
@@ -134,6 +134,34 @@ def test_who_has_waited_for_a_while_goes_where_it_starts_at_once() -> None:
     assert not plan(some(0), by_name(here, other), Mode.EARLIEST, SETTLED, keyed).moves
     old = plan(some(0), by_name(here, target("b")), Mode.EARLIEST, SETTLED, at)
     assert (old.moves, old.looks) == ([], {"b"})
+
+
+def test_a_pool_that_waiters_are_at_is_looked_at_when_it_may_be_and_nobody_wakes_for_what_is_past() -> None:
+    closed = by_name(target("a", circuit=opened()))
+    found = plan(some(0), closed, Mode.EARLIEST, 500, waiting_at("a"))
+    assert (found.looks, found.wake_at) == (set(), 1000)
+    ill = by_name(sick("a"))
+    assert plan(some(0), ill, Mode.EARLIEST, 500, waiting_at("a")).wake_at == LOOK_AGE
+    assert plan(some(0), ill, Mode.EARLIEST, LOOK_AGE, waiting_at("a")).looks == {"a"}
+
+
+@given(st.data(), st.integers(0, 20_000), st.sampled_from(Mode))
+@settings(deadline=None)
+def test_it_never_wakes_for_what_is_past(data: st.DataObject, now: int, mode: Mode) -> None:
+    """A router that did would go round and round without a pause."""
+    need = Need.of(cpu=1000)
+    known = by_name(*(data.draw(facts(name, need)) for name in "abc"))
+    instants = st.none() | st.integers(0, now)
+    known = {
+        name: replace(one, looked=data.draw(instants), looking=data.draw(instants))
+        for name, one in known.items()
+    }
+    asking = [
+        Asking(task(100 + i), name, data.draw(st.integers(0, now)), data.draw(st.booleans()))
+        for i, name in enumerate(data.draw(st.lists(st.sampled_from("abc"), max_size=4)))
+    ]
+    found = plan(some(data.draw(st.integers(0, 3))), known, mode, now, asking)
+    assert found.wake_at is None or found.wake_at > now
 
 
 def test_no_more_go_there_than_start_at_once() -> None:

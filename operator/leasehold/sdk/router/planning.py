@@ -81,8 +81,12 @@ def _reconsider(found: Plan, one: Asking, known: dict[str, Facts], mode: Mode, n
     One with a key stays as long as its target is in use.
     """
     here = known[one.target]
-    in_use = here.healthy and (here.circuit.permits(now) or here.circuit.trial == one.task.id)
-    if here.stale(now) and in_use:
+    permitted = here.circuit.permits(now) or here.circuit.trial == one.task.id
+    in_use = here.healthy and permitted
+    if not permitted:
+        pause = here.circuit.until if here.circuit.until > now else None
+        found.wake_at = earliest(found.wake_at, pause)
+    elif here.stale(now):
         found.looks.add(one.target)
     elif here.looked is not None and here.looking is None:
         found.wake_at = earliest(found.wake_at, here.looked + LOOK_AGE)

@@ -505,8 +505,14 @@ class Router:
             await self._withdraw(job, ask)
         if withdrawn or ask.cancelled():
             post.left(job.task.id)
-            out = {post.name} if job.stuck else set()
-            self._back(job, replace(job.task, excluded=job.task.excluded | out))
+            here, task = {post.name} if job.stuck else set(), job.task
+            # What has no node for it never will; where nobody answered, somebody may yet.
+            self._back(
+                job,
+                replace(task, excluded=task.excluded | here)
+                if job.heard
+                else replace(task, avoid=task.avoid | here),
+            )
             return None
         error = ask.exception()
         if error is not None:
