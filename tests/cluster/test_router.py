@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from random import Random
@@ -43,7 +44,7 @@ from leasehold.sdk.router import (
 )
 from leasehold.testing.nodes import NodeShape
 
-PATIENT = {"heartbeatTimeoutSeconds": 60, "gracePeriodSeconds": 0, "claimTimeoutSeconds": 60}
+PATIENT = {"heartbeatTimeoutSeconds": 300, "gracePeriodSeconds": 0, "claimTimeoutSeconds": 300}
 QUICK = CircuitRule(first_pause=0.2, longest_pause=2.0)
 
 
@@ -416,6 +417,17 @@ async def test_a_key_comes_back_to_its_lease_after_a_crash_and_to_no_other_pool(
             await before.__aexit__(None, None, None)
 
 
+async def test_retries_say_what_to_install_where_their_library_is_missing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_on(stage)
+    monkeypatch.setitem(sys.modules, "stamina", None)
+    async with routing(stage, pool) as router:
+        with pytest.raises(Misuse, match=r"pip install leasehold\[router\]"):
+            await router.run(pool_of, cpu=1, retry=True)
+        assert await router.run(pool_of, cpu=1) == pool
+
+
 # --- misuse ---
 
 
@@ -545,32 +557,69 @@ async def test_cancelled_while_it_waits_for_its_turn_or_in_the_queue_a_task_leav
 # --- two clusters ---
 
 
-async def test_a_cluster_that_goes_is_left_for_another_and_used_again_when_it_is_back(
-    stage: Stage, bare: Stage
-) -> None:
-    """Two real control planes, each with an operator of its own."""
-    here = pool_on(stage)
+@contextlib.asynccontextmanager
+async def two_clusters(
+    stage: Stage, bare: Stage, **options: Any
+) -> AsyncIterator[tuple[Router, str, str, ProcessOperator]]:
+    """Two real control planes, each with an operator of its own; tasks go to the second, as long as it is in use."""
+    here = await asyncio.to_thread(pool_on, stage)
     there = await asyncio.to_thread(pool_on, bare, wait="")
-    away = client(bare)
     with ProcessOperator(bare.control_plane) as operator:
         await asyncio.to_thread(operator.wait_ready)
-        await asyncio.to_thread(bare.until_pool, there, lambda found: lends(found) == 4)
-        async with client(stage) as sdk, away:
+        await asyncio.to_thread(
+            bare.until_pool, there, lambda found: is_("Ready")(found) and lends(found) == 4
+        )
+        async with client(stage) as sdk, client(bare) as away:
             targets = [Target(sdk, here, name="here"), Target(away, there, name="there", weight=1000)]
-            async with Router(targets, mode="spread", circuit=QUICK) as router:
-                assert await router.run(pool_of, cpu=1) == there
-                await asyncio.to_thread(bare.control_plane.kill_apiserver)
+            async with Router(targets, mode="spread", **options) as router:
+                yield router, here, there, operator
+                await eventually(lambda: router.under_way == 0, "nothing is under way")
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_a_cluster_that_goes_is_left_for_another_and_used_again_when_it_is_back(
+    stage: Stage, bare: Stage, fault: str
+) -> None:
+    plane = bare.control_plane
+    stop, go_on = {
+        "killed": (plane.kill_apiserver, plane.restart_apiserver),
+        "frozen": (plane.pause_etcd, plane.resume_etcd),
+    }[fault]
+    async with two_clusters(stage, bare, circuit=QUICK) as (router, here, there, _):
+        async with router.lease(cpu=4) as held:
+            assert held.pool == there
+            waiting = asyncio.create_task(router.run(pool_of, cpu=4))
+            await eventually(lambda: state_of(router, "there").waiting == 1, "one waits there")
+            await asyncio.to_thread(stop)
+            try:
+                assert await asyncio.wait_for(waiting, 60) == here, "it is taken back"
                 for _ in range(3):
-                    assert await asyncio.wait_for(router.run(pool_of, cpu=1, timeout="60s"), 60) == here
+                    assert await asyncio.wait_for(router.run(pool_of, cpu=1), 60) == here
                 found = state_of(router, "there")
                 assert found.health in (Health.UNREACHABLE, Health.FAILING)
                 assert found.message
-                await asyncio.to_thread(bare.control_plane.restart_apiserver)
-                bare.kube.close()
-                async with asyncio.timeout(60):
-                    while await router.run(pool_of, cpu=1) != there:
-                        await asyncio.sleep(0.2)
-                assert state_of(router, "there").health == Health.HEALTHY
+            finally:
+                await asyncio.to_thread(go_on)
+            bare.kube.close()
+            assert held.held, "an outage costs nobody a lease"
+        async with asyncio.timeout(60):
+            while await router.run(pool_of, cpu=1) != there:
+                await asyncio.sleep(0.2)
+        assert state_of(router, "there").health == Health.HEALTHY
+    await nothing_left(stage)
+    await nothing_left(bare)
+
+
+async def test_a_cluster_whose_operator_is_gone_is_left_after_some_silence(stage: Stage, bare: Stage) -> None:
+    rule = CircuitRule(failures=1, first_pause=60, silence=1.0)
+    async with two_clusters(stage, bare, circuit=rule) as (router, here, there, operator):
+        assert await router.run(pool_of, cpu=1) == there
+        operator.child.kill()
+        assert await asyncio.wait_for(router.run(pool_of, cpu=1), 60) == here
+        found = state_of(router, "there")
+        assert (found.health, found.reason) == (Health.FAILING, "AskFailed")
+        assert "Does the operator run?" in found.message
+        assert await asyncio.wait_for(router.run(pool_of, cpu=1), 60) == here
     await nothing_left(stage)
 
 
