@@ -104,6 +104,19 @@ def test_its_state_is_told_in_one_word() -> None:
     assert not at.facts().stale(1000 + LOOK_AGE), "it is not asked again soon"
 
 
+def test_why_it_fails_is_told_for_as_long_as_it_is_not_forgiven() -> None:
+    at = post()
+    for _ in range(RULE.failures):
+        at.last_error = "the lease was revoked"
+        at.failed(Step.HOLD, 0, 1.0)
+    at.saw(view(), 1000, 1000)
+    assert (at.state(1000).health, at.state(1000).message) == (Health.FAILING, "the lease was revoked")
+    at.started(task(), 1000)
+    at.proved(Step.HOLD, 1000, task().id)
+    at.saw(view(), 2000, 2000)
+    assert (at.state(2000).health, at.state(2000).message) == (Health.HEALTHY, "")
+
+
 def test_quotes_are_kept_by_need_used_up_and_thrown_away_when_they_are_old() -> None:
     one, at = task(), post()
     at.said(one.need, Quote(5000, 0, uses=2))

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack
 
 from leasehold.adapters.clock import SteadyClock
+from leasehold.api.names import LeaseCondition
 from leasehold.api.quantity import amount
 from leasehold.core.times import SECOND
 from leasehold.sdk import clock
@@ -57,6 +58,7 @@ _HIDDEN: Final = 60_000
 """How long until a pool that may not be read is tried again (ms)."""
 _WITHDRAW_SECONDS: Final = 2.0
 _CLOSE_SECONDS: Final = 15.0
+_FIND_SECONDS: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,8 @@ class Outcome:
 class Offer:
     """What a target could do for a task now. Nothing is kept.
 
-    `start_in` is in how many seconds it could start, None where that is not known; `load` is in hundredths.
+    `start_in` is in how many seconds it could start, None where that is not known; `load` is how full its pool would be
+    with it, in hundredths.
     """
 
     target: str
@@ -279,9 +282,9 @@ class Router:
                 return await work(lease)
         return await self._retried(work, job, attempts, timeout)
 
-    async def quote(self, *, sticky: str | None = None, **wish: Unpack[TaskWish]) -> list[Offer]:
+    async def quote(self, **wish: Unpack[TaskWish]) -> list[Offer]:
         """Ask every target what it could do for a task now: the best first. Nothing is taken or kept."""
-        job = self._job(wish, None, sticky, "", None, None, None, None)
+        job = self._job(wish, None, None, "", None, None, None, None)
         await self.refresh()
         posts = list(self._posts.values())
         in_use = [post for post in posts if post.facts().usable(self._now())]
@@ -597,14 +600,15 @@ class Router:
         async def has(post: Post) -> bool:
             name = name_of(None, _key_at(job.key or "", post.name), None)
             try:
-                view = await post.target.client.get(name, namespace=post.target.namespace)
+                async with asyncio.timeout(_FIND_SECONDS):
+                    view = await post.target.client.get(name, namespace=post.target.namespace)
             except LeaseNotFound:
                 return False
-            except LeaseholdError as error:
+            except (LeaseholdError, TimeoutError) as error:
                 # Its holder is gone, so whatever is there ends with its session.
-                log.warning("cannot look for key %s at %s: %s", job.key, post.name, error)
+                log.warning("cannot look for key %s at %s: %s", job.key, post.name, error or "no answer")
                 return False
-            return not view.finished and not view.deleting
+            return not (view.finished or view.deleting or view.is_(LeaseCondition.DISRUPTION_TARGET))
 
         posts = list(self._posts.values())
         found = await asyncio.gather(*map(has, posts))

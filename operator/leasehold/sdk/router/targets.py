@@ -182,14 +182,15 @@ class Post:
     def saw(self, view: PoolView, asked: int, now: int) -> None:
         """Its pool was read: what was granted well before that is in its figures."""
         self.view, self.figures = view, figures_of(view)
-        self.looked, self.seen, self.answered = now, asked, True
-        self.last_error, self.broken = "", None
+        self.looked, self.seen, self.answered, self.broken = now, asked, True, None
         self._unseen = {
             name: (need, granted)
             for name, (need, granted) in self._unseen.items()
             if granted is None or granted + SHOWN > asked
         }
         self.proved(Step.LOOK, now)
+        if self.circuit.worst is None:
+            self.last_error = ""
 
     def missed(self, error: str, now: int, chance: float) -> None:
         """Its pool could not be read."""
