@@ -66,6 +66,17 @@ MARKS: Final = (
         "On a coordination.k8s.io Lease: it is a session that CapacityLeases may name. The value is free.",
     ),
     (
+        "Label",
+        names.CLIENT_LABEL,
+        "On a CapacityLease and on a session: the client of the SDK that looks after it, by the name of its session."
+        " A lease that carries it and that its client does not know is removed.",
+    ),
+    (
+        "Annotation",
+        names.REQUEST_ANNOTATION,
+        "On a CapacityLease that the SDK asked for with a key: a digest of what was asked for.",
+    ),
+    (
         "Annotation",
         names.REVOKE_ANNOTATION,
         "On a CapacityLease: an administrator takes it back. The value is the reason its holder is shown.",

@@ -99,7 +99,7 @@ async def test_a_revoked_lease_tells_how_much_time_is_left_and_then_cancels_the_
     pool = stage.pool(policy=LIVELY)
     endings: list[Any] = []
     async with client(stage) as sdk:
-        with pytest.raises(LeaseLost) as caught:  # noqa: PT012 - what is raised comes out of the block
+        with pytest.raises(LeaseLost) as caught:
             async with sdk.lease(pool=pool, cpu=3, on_ending=endings.append) as lease:
                 stage.annotate(lease.name, revoke="maintenance")
                 await asyncio.sleep(30)
@@ -115,7 +115,7 @@ async def test_a_deleted_lease_is_lost_at_once(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=LIVELY)
     async with client(stage) as sdk:
-        with pytest.raises(LeaseLost) as caught:  # noqa: PT012 - what is raised comes out of the block
+        with pytest.raises(LeaseLost) as caught:
             async with sdk.lease(pool=pool, cpu=3) as lease:
                 stage.kube.delete(LEASES, lease.name, stage.namespace)
                 await asyncio.sleep(30)

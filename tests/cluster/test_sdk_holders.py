@@ -71,13 +71,17 @@ async def test_a_key_belongs_to_one_wish_and_once_over_can_be_used_again(stage: 
             assert stage.get(lease.name)["metadata"]["uid"] != uid
 
 
-async def test_who_attaches_gets_a_new_token_and_the_former_holder_loses_it(stage: Stage) -> None:
+@pytest.mark.parametrize("liveness", ["Session", "Renew", "None"])
+async def test_who_attaches_gets_a_new_token_and_the_former_holder_loses_it(
+    stage: Stage, liveness: str
+) -> None:
+    """Though both go by one name."""
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=LIVELY)
-    async with client(stage, identity="one") as first, client(stage, identity="two") as second:
-        with pytest.raises(LeaseLost) as caught:  # noqa: PT012 - what is raised comes out of the block
-            async with first.lease(pool=pool, cpu=3, duration="10m") as lease:
-                taken = await second.attach(lease.name)
+    async with client(stage, identity="one") as first, client(stage, identity="one") as second:
+        with pytest.raises(LeaseLost) as caught:
+            async with first.lease(pool=pool, cpu=3, duration="10m", liveness=liveness) as lease:
+                taken = await second.attach(lease.name, liveness=liveness)
                 assert taken.token > lease.token
                 assert taken.nodes == lease.nodes
                 await asyncio.sleep(30)
@@ -86,7 +90,7 @@ async def test_who_attaches_gets_a_new_token_and_the_former_holder_loses_it(stag
         found = stage.get(taken.name)
         assert granted(found)
         assert "desiredState" not in found["spec"] or found["spec"]["desiredState"] == "Held"
-        assert found["status"]["holder"]["identity"] == "two"
+        assert found["status"]["holder"]["sessionRef"]["name"] == second.session()
         assert taken.held
         await taken.release()
 

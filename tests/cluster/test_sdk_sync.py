@@ -83,7 +83,7 @@ def test_the_same_names_without_await(stage: Stage, pool: str) -> None:
 def test_a_lost_lease_says_so_at_the_next_check_and_at_the_end(stage: Stage, pool: str) -> None:
     told = threading.Event()
     with client(stage) as sdk:
-        with (  # noqa: PT012 - what is raised comes out of the block
+        with (
             pytest.raises(LeaseLost) as caught,
             sdk.lease(pool=pool, cpu=1, on_lost=lambda _: told.set()) as lease,
         ):

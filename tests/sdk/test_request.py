@@ -44,7 +44,7 @@ def test_any_pool_will_do() -> None:
     request = request_of(pool_selector={}, cpu=1, placement="SameNode", liveness="Renew", identity="you")
     spec = request.document("team", "s", "me")["spec"]
     assert spec["poolSelector"] == {"matchLabels": {}}
-    assert spec["holder"] == {"identity": "you"}
+    assert spec["holder"] == {"identity": "you", "sessionRef": {"name": "s"}}
     assert request.pool is None
 
 

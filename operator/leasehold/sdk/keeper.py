@@ -23,7 +23,7 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
 from leasehold.adapters.kube.errors import Refused as Denied
 from leasehold.adapters.kube.informer import Informer
-from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, Liveness
+from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, LeaseCondition, Liveness
 from leasehold.core.times import SECOND, earliest, format_time
 from leasehold.sdk import holding
 from leasehold.sdk.door import Door, explained
@@ -305,16 +305,11 @@ class Keeper:
         view = lease.view
         assert view is not None
         holder = (view.raw.get("spec") or {}).get("holder") or {}
-        if lease.request.liveness == Liveness.SESSION:
-            return bool((holder.get("sessionRef") or {}).get("name") == self.session)
-        return bool(holder.get("identity") == (lease.request.identity or self.identity))
+        return bool((holder.get("sessionRef") or {}).get("name") == self.session)
 
     def holder_of(self, lease: Lease) -> Json:
         """Return who holds a lease of ours, as the API wants it."""
-        holder: Json = {"identity": lease.request.identity or self.identity}
-        if lease.request.liveness == Liveness.SESSION:
-            holder["sessionRef"] = {"name": self.session}
-        return holder
+        return lease.request.holder(self.session, self.identity)
 
     def learn(self, lease: Lease) -> None:
         """Take from a lease's new status what it says of the operator's clock."""
@@ -377,7 +372,7 @@ class Keeper:
                 self.background(self._forget_errors(self.read(lease)))
         elif (
             lease.uid or item["metadata"]["uid"] not in self._done
-        ):  # else the one before it, of the same key
+        ):  # else it is the one before, of the same key
             lease.take(item, None)
         self._kick.set()
 
@@ -584,8 +579,7 @@ class Keeper:
             return None
         status = view.raw.get("status") or {}
         end = stamp(status, "deadlines", "expirationTime")
-        began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
-        span = max(1, (end or 0) - (began or end or 0))
+        span = _span_of(lease)
         periods = []
         if lease.request.liveness == Liveness.RENEW:
             periods.append(self.terms_of(view.pool).heartbeat // 3)
@@ -597,7 +591,7 @@ class Keeper:
         if periods:
             since = lease.renewed_sent if lease.renewed_sent is not None else lease.granted_at
             return since + int(min(periods) * lease.jitter)
-        if end is None or at_maximum:
+        if end is None or at_maximum or view.is_(LeaseCondition.DISRUPTION_TARGET):
             return None
         # A live session renews the term by itself once two thirds are over. Where that is not heard of, or where the
         # operator's clock is known too loosely to be sure, ask.
@@ -614,7 +608,8 @@ class Keeper:
     async def renew_once(self, lease: Lease) -> str:
         """Ask for a new term; return the text by which the operator's answer is known. Raises ApiError."""
         text = self.new_text()
-        lease.renewals[text] = self.now()
+        # Of renewals that nobody answers the last few are enough.
+        lease.renewals = {**dict(list(lease.renewals.items())[-8:]), text: self.now()}
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
         sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
         if lease.renewed_sent is not None and lease.request.liveness == Liveness.RENEW:
@@ -630,7 +625,8 @@ class Keeper:
                 await self.renew_once(lease)
             lease.jitter = _CHANCE.uniform(0.8, 1.0)
             if lease.request.liveness == Liveness.SESSION:
-                lease.renew_at = self.now() + SECOND
+                # Nothing was heard of it yet, perhaps because there is no operator now: it is no use to hurry.
+                lease.renew_at = self.now() + max(SECOND, _span_of(lease) // 20)
         except (NotFound, Conflict):
             await self._forget_errors(self.read(lease))
             lease.renew_at = self.now() + SECOND
@@ -701,10 +697,16 @@ class Keeper:
         )
         if over or lease.gone or not lease.sent:
             return
-        self._leaving.add(lease.name)
-        task = self.background(self._give_back(lease))
+        task = self.give_back(lease)
         if lease.lost is None:
             await asyncio.wait({task}, timeout=_RELEASE_SECONDS)
+
+    def give_back(self, lease: Lease) -> asyncio.Task[Any]:
+        """Begin to give a lease back, if that has not begun, and return what does it."""
+        if lease.giving_back is None:
+            self._leaving.add(lease.name)
+            lease.giving_back = self.background(self._give_back(lease))
+        return lease.giving_back
 
     async def _give_back(self, lease: Lease) -> None:
         pause = 0.1
@@ -771,3 +773,11 @@ class Keeper:
         meta = document["metadata"]
         ours = (meta.get("labels") or {}).get(CLIENT_LABEL) == self.session and meta["uid"] not in self._done
         return str(meta["uid"]) if ours else ""
+
+
+def _span_of(lease: Lease) -> int:
+    """Return the length of a lease's present term (ms), by the operator's own stamps; 1 where it has none."""
+    status = (lease.view.raw.get("status") or {}) if lease.view is not None else {}
+    end = stamp(status, "deadlines", "expirationTime")
+    began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
+    return 1 if end is None or began is None else max(1, end - began)

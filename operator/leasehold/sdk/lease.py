@@ -31,6 +31,9 @@ _CAUSES: Final[dict[str, LostCause]] = {
     LeaseReason.RELEASE_REQUESTED: LostCause.DELETED,
 }
 
+_OURS: Final = frozenset({LostCause.NOT_RENEWED, LostCause.UNHEARD, LostCause.EXPIRED, LostCause.REVOKED})
+"""After these the lease may still be there, and ours."""
+
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +84,9 @@ class Caretaker(Protocol):
     async def release(self, lease: Lease) -> None:
         """Give it back."""
 
+    def give_back(self, lease: Lease) -> asyncio.Task[Any]:
+        """Begin to give it back."""
+
     async def hand_over(self, lease: Lease, holder: Json) -> None:
         """Name another holder."""
 
@@ -121,6 +127,7 @@ class Lease:
         self.last_renewed: int | None = None
         self.jitter = 0.9
         self.renewing = False
+        self.giving_back: asyncio.Task[Any] | None = None
         self.renew_at: int | None = None
         self.gone = False
         self._token: int | None = None
@@ -445,6 +452,10 @@ class Lease:
         elif self._body is not None:
             self._interruption = over
             self._body.cancel(str(over))
+            return
+        if isinstance(over, LeaseLost) and over.cause in _OURS and self.granted_at is not None:
+            # Nobody is at the end of a block to do it, and a session that lives would keep it.
+            self._keeper.give_back(self)
 
     def _tell(self, callback: Callable[[Any], Any], what: Any) -> None:
         """Call back. What it raises is logged: it is called from where nobody could catch it."""

@@ -79,11 +79,12 @@ class Request:
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def holder(self, client: str, identity: str) -> Json:
+        """Return who is to hold it. Its session is named whatever the liveness: it tells clients of one name apart."""
+        return {"identity": self.identity or identity, "sessionRef": {"name": client}}
+
     def document(self, namespace: str, client: str, identity: str) -> Json:
         """Return the object to create."""
-        holder: Json = {"identity": self.identity or identity}
-        if self.liveness == Liveness.SESSION:
-            holder["sessionRef"] = {"name": client}
         annotations = dict(self.annotations)
         if self.key is not None:
             annotations[REQUEST_ANNOTATION] = self.digest
@@ -96,7 +97,7 @@ class Request:
                 "labels": {**self.labels, CLIENT_LABEL: client},
                 "annotations": annotations,
             },
-            "spec": {**self.spec, "holder": holder, "liveness": self.liveness},
+            "spec": {**self.spec, "holder": self.holder(client, identity), "liveness": self.liveness},
         }
 
 
