@@ -397,6 +397,33 @@ async def test_a_cluster_that_lets_one_do_nothing_is_passed_over(stage: Stage) -
                     raise AssertionError("granted")
 
 
+async def test_who_may_not_read_pools_is_routed_by_what_they_quote(stage: Stage) -> None:
+    full, free = pool_on(stage), pool_on(stage)
+    verbs = ["get", "list", "watch", "create", "patch", "delete"]
+    rules = [
+        {"apiGroups": ["leasehold.dev"], "resources": ["capacityleases"], "verbs": verbs},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs},
+    ]
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    meta = {"name": "tenant", "namespace": stage.namespace}
+    stage.kube.create({**rbac, "kind": "Role", "metadata": meta, "rules": rules})
+    tenant = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "a-tenant"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"}
+    stage.kube.create(
+        {**rbac, "kind": "RoleBinding", "metadata": meta, "subjects": [tenant], "roleRef": role}
+    )
+    mine = stage.control_plane.kubeconfig_for("a-tenant")
+    async with client(stage) as others, client(stage, kubeconfig=mine) as sdk:
+        held = await others.acquire(pool=full, cpu=4, duration="1h")
+        async with routing(stage, Target(sdk, full), Target(sdk, free)) as router:
+            await router.refresh()
+            assert state_of(router, free).pool is None
+            assert "Could not read pool" in state_of(router, free).message
+            assert await router.run(pool_of, cpu=4, duration="1m") == free
+            assert [offer.target for offer in await router.quote(cpu=4)] == [free, full]
+            await held.release()
+
+
 async def test_a_key_comes_back_to_its_lease_after_a_crash_and_to_no_other_pool(stage: Stage) -> None:
     pools = pool_on(stage), pool_on(stage, nodes=2)
     async with client(stage) as sdk, Router([Target(sdk, pool) for pool in pools]) as gone:
