@@ -229,8 +229,9 @@ def test_a_kopf_controller_leases_for_its_objects_and_comes_back_to_its_leases(
         with controller(stage, "first") as first:
             until(first.running, "it runs")
             batch(stage, "quick", seconds=0)
-            until(lambda: get("quick").get("status", {}).get("phase") == "Done", first.log_tail(20))
+            until(lambda: get("quick").get("status", {}).get("phase") == "Done", "the quick one is done", 60)
             assert get("quick")["status"]["nodes"] == stage.nodes.names
+            until(lambda: all_given_back(stage), "the quick one has given back")
             batch(stage, "long", seconds=3600)
             until(lambda: len(held()) == 1, "the long one holds a lease")
             batch(stage, "next", seconds=0)
@@ -241,16 +242,14 @@ def test_a_kopf_controller_leases_for_its_objects_and_comes_back_to_its_leases(
             (before,) = held()
             first.kill()
         with controller(stage, "second") as second:
-            until(
-                lambda: (
-                    bool(held()) and held()[0]["status"]["fencingToken"] > before["status"]["fencingToken"]
-                ),
-                "the second controller takes the lease over",
+            taken_over = stage.until(
+                before["metadata"]["name"],
+                lambda lease: lease["status"]["fencingToken"] > before["status"]["fencingToken"],
+                60,
             )
-            (after,) = held()
-            assert after["metadata"]["uid"] == before["metadata"]["uid"]
+            assert taken_over["metadata"]["uid"] == before["metadata"]["uid"]
             stage.kube.delete(BATCHES, "long", stage.namespace)
-            until(lambda: get("next").get("status", {}).get("phase") == "Done", second.log_tail(20))
+            until(lambda: get("next").get("status", {}).get("phase") == "Done", "the next one is done", 60)
             until(lambda: stage.kube.find(BATCHES, "long", stage.namespace) is None, "it is gone")
             second.stop(20)
         until(lambda: all_given_back(stage), "all is given back")
