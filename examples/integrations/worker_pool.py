@@ -13,6 +13,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 from leasehold.sdk import Client, Lease
 from leasehold.sdk.router import Router, Target
@@ -39,7 +40,7 @@ async def worker(router: Router, jobs: asyncio.Queue[str], cpu: str, duration: s
         command = jobs.get_nowait()
         try:
             code = await router.run(
-                lambda lease, command=command: run_command(lease, command),
+                partial(run_command, command=command),
                 cpu=cpu,
                 duration=duration,
                 timeout="30m",

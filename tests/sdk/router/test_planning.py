@@ -69,6 +69,11 @@ def test_no_more_start_than_may_be_under_way() -> None:
     assert [one.id for one, _ in found.starts] == [1, 2]
 
 
+def test_where_every_target_is_full_the_line_is_not_gone_through() -> None:
+    found = plan(some(5), by_name(target("a", limit=1, running=1)), Mode.EARLIEST, 0)
+    assert (found.starts, found.waits, found.wake_at) == ([], {}, None)
+
+
 def test_a_class_at_its_limit_does_not_hold_up_another() -> None:
     line = line_of((1, "a"), (2, "a"), (3, "b"), a=TaskClass(limit=1), b=TaskClass())
     found = plan(line, by_name(target("x")), Mode.EARLIEST, 0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 
 from leasehold.core.times import earliest
@@ -102,6 +103,7 @@ def decide(task: Task, targets: Sequence[Facts], mode: Mode, now: int) -> Decisi
     return _CHOICES[mode](task.need, room, now)
 
 
+@lru_cache(maxsize=65_536)
 def affinity(key: str, target: str, weight: int = 1) -> float:
     """Return how much a target is a key's own: the one with the most is.
 

@@ -16,7 +16,8 @@ class Plan:
     """What to do: tasks to start, to take back from where they wait, to give up; pools to look at, and to ask when they
     could start a need; and when to decide anew.
 
-    `waits` says why those that stay in the line do, by their kind; whom it does not name, the bound of all holds back.
+    `waits` says why those that stay in the line do, by their kind; whom it does not name, the bounds hold back that
+    are the same for all.
     """
 
     starts: list[tuple[Task, Start]] = field(default_factory=list)
@@ -41,8 +42,8 @@ def plan(
     known = dict(targets)
     room = _Room(line)
     for task in line.turns():
-        if room.left <= 0:
-            break
+        if room.left <= 0 or all(target.full for target in known.values()):
+            break  # a long line is not gone through for nothing
         if task.kind in found.waits:
             continue  # starts only take room: who could not go a moment ago cannot go now
         why = room.lacks(task)

@@ -327,9 +327,7 @@ class Router:
 
     def why_waiting(self) -> tuple[str, ...]:
         """Say what those that wait for their turn wait for: each reason once."""
-        if self._line.full:
-            return (f"{self._line.limit} tasks are under way, as many as may be",)
-        return tuple(sorted(set(self._waits.values()))) if len(self._line) else ()
+        return tuple(sorted({self._why(task) for task in self._line.turns()}))
 
     # --- a request ---
 
@@ -475,7 +473,7 @@ class Router:
                 return await job.turn
         except TimeoutError:
             raise WaitTimeout(
-                f"No target was chosen in time: {self._why(job)}.",
+                f"No target was chosen in time: {self._why(job.task)}.",
                 "Wait longer, allow more tasks, or add a target.",
                 reason="NoTarget",
             ) from job.refusal
@@ -483,10 +481,12 @@ class Router:
     def _left(self, job: _Job) -> float | None:
         return None if job.deadline is None else max(0.0, (job.deadline - self._now()) / SECOND)
 
-    def _why(self, job: _Job) -> str:
+    def _why(self, task: Task) -> str:
         if self._line.full:
             return f"{self._line.limit} tasks are under way, as many as may be"
-        return self._waits.get(job.task.kind, "it was not decided yet")
+        if all(post.full for post in self._posts.values()):
+            return "every target has as many tasks as it may have"
+        return self._waits.get(task.kind, "it was not decided yet")
 
     async def _ask(self, job: _Job, post: Post) -> Lease | None:
         """Ask a target. None: it goes back into the line. Raises what the request is to blame for."""

@@ -143,6 +143,12 @@ class Post:
             quotes=dict(self.quotes),
         )
 
+    @property
+    def full(self) -> bool:
+        """Whether it has as many tasks as it may have."""
+        limit = self.target.concurrency
+        return limit is not None and len(self.asking) + len(self.running) >= limit
+
     # --- tasks come and go ---
 
     def started(self, task: Task, now: int) -> None:
