@@ -10,13 +10,14 @@
 
 The parts: `facts` is what is decided on, `choosing` decides about one task, `line` says whose turn it is, `circuit`
 leaves alone what fails, `planning` puts these together, all pure; `verdicts` says whose fault a failure is; `targets`
-keeps what is known, and `router` does what was decided.
+keeps what is known, `jobs` what is asked for, `dispatch` does what was decided, and `router` is what its users see.
 """
 
 from leasehold.sdk.router.choosing import Mode
 from leasehold.sdk.router.circuit import CircuitRule, CircuitState
+from leasehold.sdk.router.jobs import Offer, Outcome, TaskWish
 from leasehold.sdk.router.line import TaskClass
-from leasehold.sdk.router.router import Offer, Outcome, Router, TaskWish
+from leasehold.sdk.router.router import Router
 from leasehold.sdk.router.targets import Health, Target, TargetState
 
 __all__ = [
