@@ -22,25 +22,10 @@ _texts: dict[str, str] = {}
 _sections: list[tuple[str, list[tuple[str, str]]]] = []
 
 
-COMING = ("router.md",)
-"""Pages of `nav` that are written on other branches: left out as long as they are not there."""
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give headings the anchors that forges give them, and leave out what is not written yet."""
-    missing = {name for name in COMING if not Path(config.docs_dir, name).exists()}
-    config.nav = _without(config.nav or [], missing)
+    """Give headings the anchors that forges give them."""
     config.mdx_configs["toc"] = {**config.mdx_configs.get("toc", {}), "slugify": pages.slugify}
     return config
-
-
-def _without(nav: Any, missing: set[str]) -> Any:
-    if isinstance(nav, list):
-        kept = (_without(entry, missing) for entry in nav)
-        return [entry for entry in kept if entry not in ({}, *missing)]
-    if isinstance(nav, dict):
-        return {title: _without(entry, missing) for title, entry in nav.items() if entry not in list(missing)}
-    return nav
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
