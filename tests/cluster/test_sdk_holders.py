@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.harness import LEASES, SMALL, Stage, finished, granted, until
 from tests.cluster.test_sdk import client
 
-from leasehold.sdk import KeyConflict, LeaseLost, LeaseNotFound, LostCause, Misuse, Refused
+from leasehold.sdk import KeyConflict, Lease, LeaseLost, LeaseNotFound, LostCause, Misuse, Refused
 from leasehold.testing.processes import Child
 
 LIVELY = {"heartbeatTimeoutSeconds": 60, "gracePeriodSeconds": 30}
@@ -79,12 +79,18 @@ async def test_who_attaches_gets_a_new_token_and_the_former_holder_loses_it(
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=LIVELY)
     async with client(stage, identity="one") as first, client(stage, identity="one") as second:
+
+        async def take(name: str) -> Lease:
+            return await second.attach(name, liveness=liveness)
+
         with pytest.raises(LeaseLost) as caught:
             async with first.lease(pool=pool, cpu=3, duration="10m", liveness=liveness) as lease:
-                taken = await second.attach(lease.name, liveness=liveness)
-                assert taken.token > lease.token
-                assert taken.nodes == lease.nodes
-                await asyncio.sleep(30)
+                # Not in the block itself, which is cancelled as soon as it is taken.
+                taking = asyncio.ensure_future(take(lease.name))
+                await asyncio.sleep(60)
+        taken = await taking
+        assert taken.token > lease.token
+        assert taken.nodes == lease.nodes
         assert caught.value.cause is LostCause.HANDED_OVER
         await asyncio.sleep(0.5)
         found = stage.get(taken.name)

@@ -23,7 +23,7 @@ from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
 from leasehold.adapters.kube.errors import Refused as Denied
 from leasehold.adapters.kube.informer import Informer
-from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, LeaseCondition, Liveness
+from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, Liveness
 from leasehold.core.times import SECOND, earliest, format_time
 from leasehold.sdk import holding
 from leasehold.sdk.door import Door, explained
@@ -37,6 +37,9 @@ Json = dict[str, Any]
 
 _TICK: Final = 1000
 """The clockwork looks up at least so often (ms): timers stand still while the machine is suspended."""
+
+_MOMENT: Final = 0.02
+"""How long news wait for more news (s)."""
 
 _LOOK: Final = 20_000
 """How often leases are looked at where no grace asks for more (ms): a watch can lose an event."""
@@ -400,6 +403,7 @@ class Keeper:
 
     async def _tend(self) -> None:
         while True:
+            self._kick.clear()
             now = self.now()
             wake = [now + _TICK]
             for lease in list(self.leases.values()):
@@ -408,11 +412,12 @@ class Keeper:
                     if verdict.state is not State.LOST and verdict.stop_at is not None:
                         wake.append(verdict.stop_at)
             wake += self._start_due(now)
-            self._kick.clear()
             pause = max(0, (earliest(*wake) or now) - self.now()) / SECOND
             try:
                 async with asyncio.timeout(pause):
                     await self._kick.wait()
+                # News come in crowds: all that come within a moment are judged together.
+                await asyncio.sleep(_MOMENT)
             except TimeoutError:
                 pass
 
@@ -577,26 +582,22 @@ class Keeper:
         view = lease.view
         if lease.granted_at is None or view is None:
             return None
-        status = view.raw.get("status") or {}
-        end = stamp(status, "deadlines", "expirationTime")
-        span = _span_of(lease)
-        periods = []
+        stamps, periods = lease.stamps, []
         if lease.request.liveness == Liveness.RENEW:
             periods.append(self.terms_of(view.pool).heartbeat // 3)
-        at_maximum = end is not None and end == stamp(status, "deadlines", "maxExpirationTime")
-        if end is not None and not at_maximum and lease.request.liveness != Liveness.SESSION:
-            periods.append(span // 3)
+        if stamps.end is not None and not stamps.at_maximum and lease.request.liveness != Liveness.SESSION:
+            periods.append(stamps.span // 3)
         if lease.renew_at is not None and lease.renew_at > now:
             return lease.renew_at
         if periods:
             since = lease.renewed_sent if lease.renewed_sent is not None else lease.granted_at
             return since + int(min(periods) * lease.jitter)
-        if end is None or at_maximum or view.is_(LeaseCondition.DISRUPTION_TARGET):
+        if stamps.end is None or stamps.at_maximum or stamps.revoked is not None:
             return None
         # A live session renews the term by itself once two thirds are over. Where that is not heard of, or where the
         # operator's clock is known too loosely to be sure, ask.
         term_ends = lease.facts().term_ends
-        return None if term_ends is None else term_ends - span // 5
+        return None if term_ends is None else term_ends - stamps.span // 5
 
     async def renew(self, lease: Lease) -> None:
         """Ask for a new term. Raises the SDK's errors."""
@@ -626,7 +627,7 @@ class Keeper:
             lease.jitter = _CHANCE.uniform(0.8, 1.0)
             if lease.request.liveness == Liveness.SESSION:
                 # Nothing was heard of it yet, perhaps because there is no operator now: it is no use to hurry.
-                lease.renew_at = self.now() + max(SECOND, _span_of(lease) // 20)
+                lease.renew_at = self.now() + max(SECOND, lease.stamps.span // 20)
         except (NotFound, Conflict):
             await self._forget_errors(self.read(lease))
             lease.renew_at = self.now() + SECOND
@@ -773,11 +774,3 @@ class Keeper:
         meta = document["metadata"]
         ours = (meta.get("labels") or {}).get(CLIENT_LABEL) == self.session and meta["uid"] not in self._done
         return str(meta["uid"]) if ours else ""
-
-
-def _span_of(lease: Lease) -> int:
-    """Return the length of a lease's present term (ms), by the operator's own stamps; 1 where it has none."""
-    status = (lease.view.raw.get("status") or {}) if lease.view is not None else {}
-    end = stamp(status, "deadlines", "expirationTime")
-    began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
-    return 1 if end is None or began is None else max(1, end - began)

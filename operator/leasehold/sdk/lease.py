@@ -6,11 +6,12 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from leasehold.api.names import DesiredState, LeaseReason
 from leasehold.api.names import LeaseCondition as C
-from leasehold.api.names import LeaseReason
 from leasehold.sdk import holding
 from leasehold.sdk.errors import REMEDIES, LeaseEnding, LeaseLost, LeaseOver, LostCause, Misuse
 from leasehold.sdk.holding import Facts, OperatorClock, State, Verdict
@@ -35,6 +36,46 @@ _OURS: Final = frozenset({LostCause.NOT_RENEWED, LostCause.UNHEARD, LostCause.EX
 """After these the lease may still be there, and ours."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """What a lease's object says of its end, read once for each version of it. Times are the operator's (ms)."""
+
+    end: int | None = None
+    span: int = 1
+    at_maximum: bool = False
+    revoked: int | None = None
+    notice: int = 0
+    over: LostCause | None = None
+
+    @classmethod
+    def of(cls, view: LeaseView) -> Stamps:
+        """Read them."""
+        status = view.raw.get("status") or {}
+        end = stamp(status, "deadlines", "expirationTime")
+        began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
+        revoked = stamp(status, "deadlines", "revocationTime") if view.is_(C.DISRUPTION_TARGET) else None
+        told = stamp(status, "revocation", "noticeTime")
+        return cls(
+            end=end,
+            span=1 if end is None or began is None else max(1, end - began),
+            at_maximum=end is not None and end == stamp(status, "deadlines", "maxExpirationTime"),
+            revoked=revoked,
+            notice=0 if revoked is None or told is None else revoked - told,
+            over=_over_of(view),
+        )
+
+
+def _over_of(view: LeaseView) -> LostCause | None:
+    if view.deleting:
+        return LostCause.DELETED
+    cause = ((view.raw.get("status") or {}).get("release") or {}).get("cause")
+    if cause:
+        return _CAUSES.get(cause, LostCause.REVOKED)
+    if (view.raw.get("spec") or {}).get("desiredState") == DesiredState.RELEASED:
+        return LostCause.DELETED
+    return None if view.granted else LostCause.REVOKED
 
 
 class _Terms(Protocol):
@@ -111,6 +152,7 @@ class Lease:
         self._on_ending = on_ending
         self._on_lost = on_lost
         self.view: LeaseView | None = None
+        self.stamps = Stamps()
         self.lost: LeaseOver | None = None
         self.changed = asyncio.Event()
         self.began_at = self.asked_at = keeper.now()
@@ -336,6 +378,7 @@ class Lease:
             self.created, self.created_at = True, self._keeper.now()
         self.uid, self.version = meta["uid"], version
         self.view = LeaseView.of(document)
+        self.stamps = Stamps.of(self.view)
         self._keeper.learn(self)
         self.changed.set()
 
@@ -352,45 +395,29 @@ class Lease:
 
     def facts(self) -> Facts:
         """Return what is known of it."""
-        keeper, view = self._keeper, self.view
+        keeper, view, stamps = self._keeper, self.view, self.stamps
         assert view is not None
         terms = keeper.terms_of(view.pool)
-        status = view.raw.get("status") or {}
         clock = keeper.clock_of(view.pool)
         sent, timeout = keeper.heartbeat_of(self)
-        grace = terms.grace if keeper.strict else 0
-        end = stamp(status, "deadlines", "expirationTime") if terms.ends_leases else None
-        term_ends = None
-        if end is not None:
-            began = stamp(status, "renewal", "lastRenewTime") or stamp(status, "allocation", "allocationTime")
-            found = holding.end_of_term(clock, end, end - (began or end))
+        term_ends = revoked_at = None
+        if stamps.end is not None and terms.ends_leases:
+            found = holding.end_of_term(clock, stamps.end, stamps.span)
             term_ends = self.viewed if found is None else found
-        revoked_at = None
-        if view.is_(C.DISRUPTION_TARGET):
-            at = stamp(status, "deadlines", "revocationTime")
-            told = stamp(status, "revocation", "noticeTime")
-            if at is not None:
-                found = holding.end_of_term(clock, at, at - (told or at))
-                revoked_at = self.viewed if found is None else found
-        return Facts(sent, timeout, self.viewed, grace, term_ends, revoked_at, self._over())
+        if stamps.revoked is not None:
+            found = holding.end_of_term(clock, stamps.revoked, stamps.notice)
+            revoked_at = self.viewed if found is None else found
+        grace = terms.grace if keeper.strict else 0
+        return Facts(sent, timeout, self.viewed, grace, term_ends, revoked_at, self._over(view))
 
-    def _over(self) -> LostCause | None:
-        view = self.view
-        assert view is not None
-        if self.gone or view.deleting:
+    def _over(self, view: LeaseView) -> LostCause | None:
+        if self.gone:
             return LostCause.DELETED
-        cause = ((view.raw.get("status") or {}).get("release") or {}).get("cause")
-        if cause:
-            return _CAUSES.get(cause, LostCause.REVOKED)
-        if (view.raw.get("spec") or {}).get("desiredState") == "Released":
-            return LostCause.DELETED
-        if not view.granted:
-            return LostCause.REVOKED
+        if self.stamps.over is not None:
+            return self.stamps.over
         if not self._keeper.holds(self):
             return LostCause.HANDED_OVER
-        if view.token != self._token:
-            return LostCause.SUPERSEDED
-        return None
+        return LostCause.SUPERSEDED if view.token != self._token else None
 
     def verdict(self) -> Verdict:
         """Return what it is at this moment."""
