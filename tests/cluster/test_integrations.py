@@ -88,7 +88,7 @@ async def test_the_worker_pool_runs_every_command_under_a_lease_of_its_own(
     assert sorted(int(number) for number, *_ in ran) == list(range(20))
     assert {node for _, node, _ in ran} == set(stage.nodes.names)
     assert len({token for *_, token in ran}) == 20
-    assert await asyncio.to_thread(all_given_back, stage)
+    await asyncio.to_thread(until, lambda: all_given_back(stage), "all is given back")
 
 
 # --- Dramatiq ---
@@ -110,7 +110,7 @@ def test_each_task_of_a_dramatiq_worker_holds_a_lease_and_a_lost_one_is_tried_ag
             assert sorted(module.rendered) == list(range(12))
             assert module.rendered[0].startswith(f"frame 0 on {stage.nodes.names[0]}")
             assert len(leases(stage)) == 12
-            assert all_given_back(stage)
+            until(lambda: all_given_back(stage), "all is given back")
 
             # One that waits for its turn when its lease is deleted is tried again by Dramatiq.
             others = [stage.lease(pool, cpu="4")]
@@ -170,7 +170,7 @@ async def test_the_service_takes_leases_by_class_and_says_when_to_come_again(sta
             await asyncio.to_thread(stage.until_pool, pool, is_("Ready", "False"))
             ill = await http.get("/healthz")
             assert (ill.status_code, ill.json()["detail"]) == (503, f"{pool}: Sick")
-    assert await asyncio.to_thread(all_given_back, stage)
+    await asyncio.to_thread(until, lambda: all_given_back(stage), "all is given back")
 
 
 async def eventually(test: Any, what: str, seconds: float = 30.0) -> None:
