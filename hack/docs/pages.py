@@ -23,6 +23,13 @@ FROM_THE_ROOT: Final = {
 }
 """Pages of the site that are files at the root of the repository; README.md is there for links to it."""
 
+_FOLDERS: Final = {
+    "": "",
+    "pods": "For pools that hold pods to their leases, see [pods](pods.md).",
+    "integrations": "For programs that take leases, see [integrate a task router](integrate-task-router.md).",
+}
+_LANGUAGES: Final = {".yaml": "yaml", ".py": "python"}
+
 _LINK: Final = re.compile(r"(?P<mark>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _CODE: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
@@ -91,17 +98,20 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 def examples_page() -> str:
-    """Return all manifests of examples/ as one page."""
+    """Return all of examples/ as one page."""
     parts = [
         "# Examples\n",
-        "Every manifest of the folder `examples/` in the repository. Tests apply them on a real API server.\n",
+        "The folder `examples/` of the repository. Tests apply every manifest, and run every program, on a real API"
+        " server.\n",
     ]
-    for folder, title in (("examples", ""), ("examples/pods", "pods")):
-        if title:
-            parts.append(f"## {title}\n\nFor pools that hold pods to their leases, see [pods](pods.md).\n")
-        for path in sorted((ROOT / folder).glob("*.yaml")):
-            name = path.relative_to(ROOT / "examples").as_posix()
-            parts.append(f"## {name}\n\n```yaml\n{path.read_text(encoding='utf-8').strip()}\n```\n")
+    for folder, about in _FOLDERS.items():
+        if about:
+            parts.append(f"## {folder}\n\n{about}\n")
+        for path in sorted((ROOT / "examples" / folder).iterdir()):
+            language = _LANGUAGES.get(path.suffix)
+            if language:
+                name = path.relative_to(ROOT / "examples").as_posix()
+                parts.append(f"## {name}\n\n```{language}\n{path.read_text(encoding='utf-8').strip()}\n```\n")
     return "\n".join(parts)
 
 

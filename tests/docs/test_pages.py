@@ -62,7 +62,9 @@ def test_headings_have_the_anchors_that_forges_give_them(heading: str, anchor: s
 
 def test_every_example_is_on_its_page() -> None:
     page = pages.examples_page()
-    for path in (pages.ROOT / "examples").rglob("*.yaml"):
+    examples = [path for path in (pages.ROOT / "examples").rglob("*.*") if path.suffix in (".yaml", ".py")]
+    assert {path.suffix for path in examples} == {".yaml", ".py"}
+    for path in examples:
         assert path.read_text().strip() in page
 
 
