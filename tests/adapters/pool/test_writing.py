@@ -376,6 +376,23 @@ async def test_a_parent_that_another_leader_ended_meanwhile_gives_nothing() -> N
         assert "allocation" not in scene.lease("x")["status"]
 
 
+async def test_a_parent_that_is_found_to_be_gone_takes_no_child_with_it() -> None:
+    async with Scene() as scene:
+        await a_parent(scene)
+
+        def gone(method: str, path: str, body: Any) -> Any:
+            if path == f"{lease_path('all')}/status" and body["status"]["allocation"].get("ledgerEpoch"):
+                scene.kube.faults.clear()
+                del scene.kube.objects[lease_path("all")]  # and nobody was told
+
+        scene.kube.faults.append(gone)
+        scene.ask("x", parentRef={"name": "all"})
+        await scene.until(lambda: scene.reason("x", "Accepted") == "ParentNotFound")
+        assert len(scene.worker.state.ledger) == 0
+        scene.ask("all", cpu="3")
+        await scene.granted("x")
+
+
 async def test_a_write_to_a_parent_without_an_answer_is_made_to_fail_before_it_gives_anything() -> None:
     async with Scene() as scene:
         await a_parent(scene)

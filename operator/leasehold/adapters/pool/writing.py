@@ -224,6 +224,8 @@ class Writing:
         busy.add(parent.uid)
         try:
             await self._leases.patch_lease(parent, Step({"allocation": {"ledgerEpoch": epoch}}))
+        except NotFound:
+            self._tools.cluster.lease_gone(parent.uid)  # here it is known which lease that is said of
         except (Conflict, Unknown) as error:
             if isinstance(error, Unknown):
                 self._fence.unanswered(parent)
