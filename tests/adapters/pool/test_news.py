@@ -140,6 +140,19 @@ async def test_a_lease_that_a_later_leader_fenced_deposes() -> None:
             await asyncio.wait_for(scene.tasks.pop("ci"), 5)
 
 
+async def test_a_lease_that_is_over_says_nothing_about_who_leads_the_pool() -> None:
+    async with Scene() as scene:  # the pool may have been made anew under its name since, and counts from 1
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("a")
+        await scene.granted("a")
+        scene.kube.touch(lease_path("a"), {"spec": {"desiredState": "Released"}})
+        await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
+        scene.kube.touch(lease_path("a"), {"status": {"allocation": {"ledgerEpoch": 9}}})
+        assert scene.worker.pool.failure is None
+        scene.ask("b")
+        await scene.granted("b")
+
+
 # --- pods ---
 
 

@@ -46,7 +46,8 @@ class News:
         """Take in a lease of this pool."""
         state = self._memory.state
         answered = self._fence.heard(lease)
-        fenced = lease.status.get("allocation", {}).get("ledgerEpoch", 0)
+        # One that is over may be of an earlier pool of this name, whose epochs are not those of this one.
+        fenced = lease.status.get("allocation", {}).get("ledgerEpoch", 0) if lease.allocated else 0
         if self._pool.epoch and fenced > self._pool.epoch:
             self._pool.overtaken(fenced)
         known = state.leases.get(lease.uid)
