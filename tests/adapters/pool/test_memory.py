@@ -144,6 +144,23 @@ async def test_what_a_pod_requests_beyond_its_lease_is_not_lent() -> None:
         await waiting(scene, "b")
 
 
+async def test_what_a_parents_pod_requests_beyond_what_its_sub_leases_leave_is_not_lent() -> None:
+    async with Scene(gate_document()) as scene:
+        scene.ask("a", cpu="2")
+        scene.start("of-a", "a", cpu="1")
+        await scene.until(lambda: not scene.is_gated("of-a"))
+        scene.bind("of-a")
+        scene.ask("part", cpu="1", parentRef={"name": "a"})
+        await scene.granted("part")
+        containers = [{"name": "main", "resources": {"requests": {"cpu": "2"}}}]
+        scene.kube.touch(pod_path("of-a"), {"spec": {"containers": containers}})
+        await scene.until(lambda: scene.reason("a", "Degraded") == "PodsAboveGrant")
+        scene.ask("b", cpu="2")
+        await waiting(scene, "b")
+        scene.kube.touch(lease_path("part"), {"spec": {"desiredState": "Released"}})
+        await scene.granted("b")
+
+
 async def test_pods_that_outlive_a_lease_that_was_forced_to_end_count_as_others() -> None:
     async with Scene(gate_document()) as scene:
         await running(scene, "a", "4")

@@ -191,7 +191,7 @@ class Memory:
         self._node_deadlines.put(name, verdict.revisit_at)
 
     def _requested(self, node: str) -> Mapping[str, int]:
-        """Return what pods request on a node beyond what leases of this pool hold there for them."""
+        """Return what pods request on a node beyond what leases of this pool hold there for them, sub-leases aside."""
         if not self.state.policy.enforces:
             return {}
 
@@ -199,7 +199,7 @@ class Memory:
             lease = self.state.leases.get(ref.lease)
             if lease is None or ref.position >= len(lease.slices) or lease.slices[ref.position].node != node:
                 return None
-            return lease.slices[ref.position].amounts
+            return self.state.families.rest(lease).slices[ref.position].amounts
 
         return unleased(self._tools.cluster.pods.on(node), held)
 

@@ -71,6 +71,8 @@ class News:
                 self._memory.dirty_nodes |= {part.node for part in (*before.slices, *lease.slices)}
         if lease.parent and (before is None or before.slices != lease.slices):
             self._keeper.mark([lease.parent_key])
+            slices = lease.slices if before is None else (*before.slices, *lease.slices)
+            self._memory.dirty_nodes |= {part.node for part in slices}
 
     def _foreign_write(self, lease: Lease) -> None:
         """Somebody else wrote a status that is ours alone to write: leave it alone for a while, then correct it."""
