@@ -51,6 +51,7 @@ class Shelf:
         self.version = 0
         self.held: dict[str, asyncio.Event] = {}
         self.waiting = 0
+        self.failures: dict[str, int] = {}
 
     def hold(self, method: str) -> asyncio.Event:
         """Answer this method no more until the event is set."""
@@ -63,6 +64,9 @@ class Shelf:
             await asyncio.sleep(0.2)
             return web.Response()
         body = await request.json() if request.can_read_body else {}
+        if "capacityleases" in path and self.failures.get(request.method, 0) > 0:
+            self.failures[request.method] -= 1
+            return web.Response(status=500, text="{}")
         gate = self.held.get(request.method) if "capacityleases" in path else None
         if gate is not None and request.method != "POST" and request.method != "PATCH":
             self.waiting += 1
@@ -194,6 +198,22 @@ async def test_who_asks_again_with_a_key_is_not_hit_by_what_takes_the_first_requ
     await asyncio.wait(place.keeper._tasks or {asyncio.ensure_future(asyncio.sleep(0))}, timeout=5)
     lease.check()
     assert place.on_shelf(lease)["metadata"]["uid"] == lease.uid
+
+
+async def test_a_request_of_which_no_answer_came_is_taken_back_though_that_fails_at_first(
+    place: Place,
+) -> None:
+    await place.get()
+    created = place.shelf.hold("POST")
+    first = asyncio.ensure_future(place.get(key="k"))
+    await soon(lambda: place.shelf.waiting == 1, "the request arrives, and its answer does not")
+    place.shelf.failures["DELETE"] = 2
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    created.set()
+    assert not any("/k-" in path for path in place.shelf.objects)
+    assert place.shelf.failures["DELETE"] == 0
 
 
 # --- the end of a block ---
@@ -340,6 +360,29 @@ async def test_a_server_that_hangs_at_the_end_is_no_error(
     monkeypatch.setattr(module, "_FAREWELL_SECONDS", 0.1)
     place.shelf.hold("GET")
     await place.keeper.close()
+
+
+async def test_a_session_of_years_keeps_nobody_from_removing_those_that_were_left_behind(
+    place: Place,
+) -> None:
+    for name, seconds in (("left", 60), ("of-years", 10**9)):
+        place.shelf.do(
+            "POST",
+            paths.coordination("here"),
+            {
+                "metadata": {"name": name, "labels": {CLIENT_LABEL: ""}},
+                "spec": {"leaseDurationSeconds": seconds},
+            },
+            "",
+        )
+    watched = []
+
+    async def wait(millis: int) -> None:
+        watched.append(millis)
+
+    await place.keeper.collect(wait)
+    assert 120 * SECOND <= watched[0] <= 3600 * SECOND
+    assert [path.rpartition("/")[2] for path in place.shelf.objects] == ["of-years"]
 
 
 async def test_who_cannot_be_looked_after_gets_no_lease(place: Place) -> None:

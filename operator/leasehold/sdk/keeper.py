@@ -52,6 +52,7 @@ _FAREWELL_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 16
 _COLLECT_SECONDS: Final = 600.0
+_LONGEST_WATCH: Final = 3600 * SECOND
 
 _CHANCE: Final = random.Random()
 _NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
@@ -79,6 +80,10 @@ def session_name(host: str | None = None) -> str:
         _NOT_A_NAME.sub("-", (host or socket.gethostname()).split(".")[0].lower()).strip("-")[:30] or "host"
     )
     return f"{where}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _duration_of(session: Json) -> int:
+    return int((session.get("spec") or {}).get("leaseDurationSeconds") or 0)
 
 
 class _Duty:
@@ -255,13 +260,15 @@ class Keeper:
                 seen[item["metadata"]["uid"]] = item
         if not seen:
             return
-        durations = [(item.get("spec") or {}).get("leaseDurationSeconds") or 0 for item in seen.values()]
-        await wait(2 * max(durations) * SECOND)
+        patience = {uid: 2 * SECOND * _duration_of(item) for uid, item in seen.items()}
+        watched = min(max(patience.values()), _LONGEST_WATCH)  # one of years keeps nobody from the others
+        await wait(watched)
         _, items = await self.door.list(path, CLIENT_LABEL)
         for item in items:
             meta = item["metadata"]
             before = seen.get(meta["uid"], item)["metadata"]
-            if before is not meta and before["resourceVersion"] == meta["resourceVersion"]:
+            unchanged = before is not meta and before["resourceVersion"] == meta["resourceVersion"]
+            if unchanged and patience[meta["uid"]] <= watched:
                 log.info("session %s was left behind; removing it", meta["name"])
                 await self._forget_errors(
                     self.door.delete(f"{path}/{meta['name']}", meta["uid"], version=meta["resourceVersion"])
@@ -791,6 +798,7 @@ class Keeper:
             try:
                 uid = lease.uid or await self._uid_of_ours(path)
                 if uid:
+                    lease.uid = uid
                     self._done.add(uid)
                     await self.door.delete(path, uid)
                 return
