@@ -216,6 +216,14 @@ async def test_a_request_of_which_no_answer_came_is_taken_back_though_that_fails
     assert place.shelf.failures["DELETE"] == 0
 
 
+async def test_who_waits_for_a_lease_that_is_given_back_by_its_name_hears_of_it(place: Place) -> None:
+    waiting = asyncio.ensure_future(place.get(pool=None, pool_selector={}, name="mine"))
+    await soon(lambda: any(path.endswith("/mine") for path in place.shelf.objects), "it is asked for")
+    await place.keeper.leases["mine"].release()
+    with pytest.raises(LeaseLost, match="given back"):
+        await waiting
+
+
 # --- the end of a block ---
 
 

@@ -169,8 +169,7 @@ async def _create(keeper: Keeper, lease: Lease) -> None:
     lease.asked_at, lease.sent = keeper.door.now(), True
     pause, tries = 0.2, 0
     while True:
-        if lease.lost is not None:  # the client was closed meanwhile
-            raise lease.lost
+        _raise_if_over(lease)
         try:
             sent, answer = await keeper.door.create(path, document)
         except Conflict:
@@ -279,8 +278,7 @@ async def _granted(keeper: Keeper, lease: Lease, on_progress: OnProgress) -> Non
     while True:
         lease.changed.clear()
         view = lease.view
-        if lease.lost is not None:
-            raise lease.lost
+        _raise_if_over(lease)
         if lease.gone or (view is not None and view.deleting):
             raise errors.LeaseLost(
                 f"Lease {lease.name} was deleted by somebody.",
@@ -300,6 +298,19 @@ async def _granted(keeper: Keeper, lease: Lease, on_progress: OnProgress) -> Non
                 if inspect.isawaitable(found):
                     await found
         await lease.changed.wait()
+
+
+def _raise_if_over(lease: Lease) -> None:
+    """Raise where the client was closed, or the request was taken back by its name, while it waits."""
+    if lease.lost is not None:
+        raise lease.lost
+    if lease._released:
+        raise errors.LeaseLost(
+            f"Lease {lease.name} was given back while it was waited for.",
+            "Ask again if it was not meant.",
+            name=lease.name,
+            cause=LostCause.DELETED,
+        )
 
 
 def _token_is_ours(view: LeaseView) -> bool:
