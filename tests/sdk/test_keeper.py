@@ -294,6 +294,15 @@ async def test_news_of_a_handover_may_come_before_its_answer(place: Place) -> No
     assert await lease.wait_lost() is None
 
 
+async def test_who_hands_over_what_somebody_else_took_meanwhile_hears_of_it(place: Place) -> None:
+    lease = await place.get()
+    place.shelf.do("PATCH", paths.lease("here", lease.name), {"spec": {"holder": {"identity": "thief"}}}, "")
+    with pytest.raises(LeaseLost) as lost:
+        await lease.hand_over(identity="friend")
+    assert lost.value.cause is LostCause.HANDED_OVER
+    assert place.on_shelf(lease)["spec"]["holder"] == {"identity": "thief"}
+
+
 async def test_what_was_handed_over_carries_our_label_no_more(place: Place) -> None:
     lease = await place.get()
     await lease.hand_over(identity="somebody")

@@ -683,8 +683,8 @@ class Keeper:
         assert self.asker is not None
         return self.asker(namespace=self.namespace, **wish)
 
-    async def hand_over(self, lease: Lease, holder: Json) -> None:
-        """Name another holder, if we still are the one. Raises the SDK's errors."""
+    async def hand_over(self, lease: Lease, holder: Json) -> bool:
+        """Name another holder, if we still are the one; tell whether it is that now. Raises the SDK's errors."""
         path = paths.lease(self.namespace, lease.name)
         while True:
             meta = {
@@ -700,12 +700,14 @@ class Keeper:
                 await self.door.patch(path, {"metadata": meta, "spec": spec})
             except Conflict:
                 await self._read_or_explain(lease)
-                if lease.gone or not self.holds(lease):
-                    return
+                over = lease._facts().over
+                if over is not None:
+                    named = ((lease.view.raw.get("spec") or {}).get("holder") or {}) if lease.view else {}
+                    return over is LostCause.HANDED_OVER and holder.items() <= named.items()
             except ApiError as error:
                 raise explained(error, f"hand lease {lease.name} over") from error
             else:
-                return
+                return True
 
     async def _read_or_explain(self, lease: Lease) -> None:
         try:

@@ -128,8 +128,8 @@ class Caretaker(Protocol):
     def give_back(self, lease: Lease) -> asyncio.Task[Any]:
         """Begin to give it back."""
 
-    async def hand_over(self, lease: Lease, holder: Json) -> None:
-        """Name another holder."""
+    async def hand_over(self, lease: Lease, holder: Json) -> bool:
+        """Name another holder; tell whether it is."""
 
     def ask(self, **wish: Any) -> Any:
         """Ask for another lease in this namespace."""
@@ -320,9 +320,11 @@ class Lease:
             holder["sessionRef"] = {"name": session}
         self._handing_over = True
         try:
-            await self._keeper.hand_over(self, holder)
+            went = await self._keeper.hand_over(self, holder)
         finally:
             self._handing_over = False
+        if not went:
+            self.check()  # it was lost before
         self._released = True
         self._ended.set()
         self.changed.set()
