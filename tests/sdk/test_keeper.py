@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from leasehold.adapters.kube import paths
 from leasehold.adapters.kube.client import KubeClient
-from leasehold.api.names import CLIENT_LABEL, LeaseReason
+from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, LeaseReason
 from leasehold.core.times import SECOND, format_time
 from leasehold.sdk import Ending, LeaseholdError, LeaseLost, LostCause, Misuse
 from leasehold.sdk import keeper as module
@@ -341,6 +341,14 @@ async def test_a_pool_that_asks_for_more_heartbeats_than_an_idle_client_sends_ge
     place.hands.ahead += 15 * SECOND
     lease = await place.get()
     lease.check()
+
+
+async def test_a_session_whose_label_somebody_removed_has_it_again(place: Place) -> None:
+    await place.keeper.beat()
+    path = paths.coordination("here", place.keeper.session)
+    label = place.shelf.objects[path]["metadata"]["labels"].pop(SESSION_LABEL)
+    await place.keeper.beat()
+    assert place.shelf.objects[path]["metadata"]["labels"][SESSION_LABEL] == label
 
 
 async def test_a_renewal_without_an_answer_tells_of_no_clock(place: Place) -> None:

@@ -519,7 +519,8 @@ class Keeper:
         }
         if self._session_there:
             try:
-                sent, _ = await self.door.patch(name, {"spec": spec})
+                # The operator knows sessions by their label: without it no heartbeat is heard.
+                sent, _ = await self.door.patch(name, {"metadata": {"labels": self._labels}, "spec": spec})
             except NotFound:
                 log.warning("the session %s was deleted by somebody; making it anew", self.session)
                 self._session_there = False
@@ -530,6 +531,10 @@ class Keeper:
             self.observers.renewed(Liveness.SESSION, (self.now() - self.session_sent) / SECOND)
         self.session_sent = max(self.session_sent or 0, sent)
 
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {SESSION_LABEL: "sdk", CLIENT_LABEL: self.session}
+
     async def freshen(self) -> None:
         """Renew the session if it was left alone for a while, as when nothing was held. Raises ApiError."""
         if self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3:
@@ -539,7 +544,7 @@ class Keeper:
         meta: Json = {
             "name": self.session,
             "namespace": self.namespace,
-            "labels": {SESSION_LABEL: "sdk", CLIENT_LABEL: self.session},
+            "labels": self._labels,
         }
         if self._owner is not None:
             meta["ownerReferences"] = [self._owner]
@@ -552,7 +557,8 @@ class Keeper:
         try:
             sent, _ = await self.door.create(paths.coordination(self.namespace), body)
         except Conflict:  # an earlier attempt arrived after all
-            sent, _ = await self.door.patch(path, {"spec": {**spec, "renewTime": self.new_text()}})
+            spec = {**spec, "renewTime": self.new_text()}
+            sent, _ = await self.door.patch(path, {"metadata": {"labels": self._labels}, "spec": spec})
         return sent
 
     def new_text(self) -> str:
