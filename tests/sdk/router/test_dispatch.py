@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from leasehold.sdk import Client, KeyConflict, Misuse
+from leasehold.sdk import Client, KeyConflict, Misuse, PoolView, WaitTimeout
 from leasehold.sdk.router import Router, Target
 
 
@@ -55,3 +55,25 @@ async def test_a_key_is_not_asked_for_twice_at_once(monkeypatch: pytest.MonkeyPa
         assert not again.done(), "it may be used again"
     with pytest.raises(Misuse, match="closed"):
         await again
+
+
+async def test_a_pool_whose_figures_cannot_be_read_is_not_stormed() -> None:
+    asked = 0
+
+    class Strange(Silent):
+        async def availability(self, pool: str) -> PoolView:
+            nonlocal asked
+            asked += 1
+            row = {"name": "cpu", "total": "a lot", "allocatable": "a lot", "free": "a lot"}
+            ready = {"type": "Ready", "status": "True"}
+            return PoolView.of(
+                {"metadata": {"name": pool}, "status": {"capacity": [row], "conditions": [ready]}}
+            )
+
+    async with Router([Target(cast("Client", Strange()), "ci")]) as one:
+        with pytest.raises(WaitTimeout):
+            async with one.lease(cpu=1, timeout=1):
+                raise AssertionError("nobody grants anything")
+        assert 1 <= asked <= 3
+        assert one.targets()[0].health == "Unreachable"
+        assert "a lot" in one.targets()[0].message

@@ -38,7 +38,7 @@ from leasehold.sdk.router.verdicts import Fault, fits_nowhere, misconfigured, of
 
 if TYPE_CHECKING:
     from leasehold.sdk.lease import Lease
-    from leasehold.sdk.views import Progress
+    from leasehold.sdk.views import PoolView, Progress
 
 _LOOK_SECONDS: Final = 10.0
 _QUOTE_SECONDS: Final = 3.0
@@ -387,10 +387,17 @@ class Dispatch:
             else:
                 post.missed(str(error) or "No answer in time.", self.now(), self._chance.random())
         else:
-            post.saw(view, asked, self.now())
+            self._take_in(post, view, asked)
         finally:
             post.looking = None
             self.kick()
+
+    def _take_in(self, post: Post, view: PoolView, asked: int) -> None:
+        try:
+            post.saw(view, asked, self.now())
+        except Exception as error:
+            log.exception("%s: what its pool says cannot be read; please report this", post.name)
+            post.missed(str(error), self.now(), self._chance.random())
 
     async def _question(self, post: Post, need: Need) -> None:
         """Ask a pool when it could start a need that somebody waits with."""
