@@ -343,6 +343,43 @@ async def test_a_pool_that_asks_for_more_heartbeats_than_an_idle_client_sends_ge
     lease.check()
 
 
+async def test_who_takes_over_what_cannot_be_renewed_knows_when_its_term_ends(place: Place) -> None:
+    """As where its room is promised to another lease: the operator hears the renewal, and grants no more."""
+    path = paths.lease("here", "mine")
+    wish = request_of(pool="ci", cpu=1, name="mine").document("here", "before", "me")
+    place.shelf.do("POST", paths.lease("here"), wish, "")
+    place.shelf.objects[path]["status"]["deadlines"] = {"expirationTime": format_time(NOON + 600 * SECOND)}
+
+    async def operate() -> None:
+        await soon(lambda: place.keeper.leases["mine"].uid, "it takes the lease over")
+        for heard in (False, True):
+            if heard:
+                await soon(lambda: "renewTime" in place.shelf.objects[path]["spec"], "it renews")
+            found = json.loads(json.dumps(place.shelf.objects[path]))
+            place.shelf.version += 1
+            found["metadata"]["resourceVersion"] = str(place.shelf.version)
+            claimed = {
+                "type": "Claimed",
+                "status": "True",
+                "lastTransitionTime": format_time(NOON + 300 * SECOND),
+            }
+            found["status"]["conditions"] = [*found["status"]["conditions"][:2], claimed]
+            found["status"] |= {"holder": found["spec"]["holder"], "fencingToken": 1000}
+            if heard:
+                found["status"]["renewal"] = {"observedRenewTime": found["spec"]["renewTime"]}
+            place.shelf.objects[path] = found
+            place.keeper.changed("MODIFIED", json.loads(json.dumps(found)))
+
+    operator = asyncio.ensure_future(operate())
+    lease = Lease(place.keeper, request_of(pool="ci", cpu=1, name="mine"), None, None)
+    async with asyncio.timeout(30):
+        await acquire(place.keeper, lease, timeout=None, on_progress=None, attach=True)
+    await operator
+    stop_at = lease._facts().term_ends
+    assert stop_at is not None
+    assert 250 * SECOND < stop_at - place.hands() <= 300 * SECOND
+
+
 async def test_a_session_whose_label_somebody_removed_has_it_again(place: Place) -> None:
     await place.keeper.beat()
     path = paths.coordination("here", place.keeper.session)

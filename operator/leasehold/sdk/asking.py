@@ -263,7 +263,7 @@ async def _take_over(keeper: Keeper, lease: Lease, document: Json) -> None:
         except Conflict:
             _, document = await keeper.door.get(path)
             continue
-        lease.sent = True
+        lease.sent, lease.taken = True, (sent, LeaseView.of(answer).token)
         lease._take(answer, sent)
         await keeper.read_pool(view.pool)
         return

@@ -24,6 +24,7 @@ from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
 from leasehold.adapters.kube.errors import Refused as Denied
 from leasehold.adapters.kube.informer import Informer
 from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, Liveness
+from leasehold.api.names import LeaseCondition as C
 from leasehold.core.times import SECOND, earliest, format_time
 from leasehold.sdk import holding
 from leasehold.sdk.door import Door, explained
@@ -31,7 +32,7 @@ from leasehold.sdk.errors import LeaseholdError, LostCause, Misuse
 from leasehold.sdk.holding import OperatorClock, State
 from leasehold.sdk.lease import Lease
 from leasehold.sdk.observing import Observers
-from leasehold.sdk.views import PoolView, stamp
+from leasehold.sdk.views import PoolView, millis_of, stamp
 
 Json = dict[str, Any]
 
@@ -345,6 +346,12 @@ class Keeper:
                 clock.hear(self.now(), seen)
         if granted is not None and lease.asked_here:
             clock.learn(lease.asked_at, granted)
+        claimed = view.conditions.get(C.CLAIMED)
+        if lease.taken is not None and view.token != lease.taken[1] and claimed is not None:
+            # With the token of a new holder the operator begins to wait for it anew.
+            if claimed.last_transition_time is not None:
+                clock.learn(lease.taken[0], millis_of(claimed.last_transition_time))
+            lease.taken = None
         renewal = status.get("renewal") or {}
         sent = lease.renewals.pop(renewal.get("observedRenewTime", ""), None)
         renewed = stamp(status, "renewal", "lastRenewTime")

@@ -158,6 +158,7 @@ class Lease:
         self.began_at = self.asked_at = keeper.now()
         self.granted_at: int | None = None
         self.asked_here = True
+        self.taken: tuple[int, int | None] | None = None
         self.sent = False
         self.created = False
         self.created_at = 0
