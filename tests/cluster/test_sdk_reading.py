@@ -98,7 +98,7 @@ async def test_health_and_metrics_of_a_client(stage: Stage) -> None:
         assert found.pools[0].free["cpu"] == "0"
         assert found.as_dict()["pools"][0]["ready"]
         stage.annotate(lease.name, revoke="maintenance")
-        await eventually(lambda: lease.verdict().state == "Ending", "its end is told")
+        await eventually(lambda: lease._verdict().state == "Ending", "its end is told")
         assert f"lease {lease.name} is ending" in (await sdk.health()).reasons
         assert isinstance(await lease.wait_lost(), LeaseLost)
         lost = await sdk.health()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from leasehold.sdk.errors import LostCause
 from leasehold.sdk.holding import (
     DRIFT,
+    LEADERS_APART,
     SHORTEST_HEARTBEAT,
     USABLE_GRACE,
     Facts,
@@ -208,8 +209,32 @@ def test_the_tightest_cause_and_effect_is_kept(clock: Clock, sent: int, delay: i
     known.learn(sent, clock.at(sent) + delay + worse)
     assert known.earliest(0) == tight
     assert known.loose_by(clock.at(sent), sent) == delay
-    known.forget()
-    assert not known.known
+
+
+@given(
+    clock=CLOCKS,
+    sent=st.integers(0, 10**6),
+    delay=st.integers(0, 10**5),
+    heard=st.integers(0, 10**6),
+    jump=st.integers(-(10**6), 10**6),
+    span=st.integers(1_000, 10**7),
+)
+def test_a_stamp_that_refutes_what_is_known_of_the_clock_corrects_it(
+    clock: Clock, sent: int, delay: int, heard: int, jump: int, span: int
+) -> None:
+    known = OperatorClock()
+    known.hear(heard, clock.at(heard))
+    assert not known.known, "how old it is is not known"
+    known.learn(sent, clock.at(sent + delay))
+    before = known.earliest(0)
+    received = sent + delay + heard
+    known.hear(received, clock.at(received))
+    assert known.earliest(0) == before, "nothing new"
+    stamp = clock.at(received) + jump
+    known.hear(received, stamp)
+    stops = end_of_term(known, stamp + span, span)
+    assert stops is not None
+    assert stops <= received + span + LEADERS_APART, "another leader's terms end by its own clock"
 
 
 @pytest.mark.parametrize(("span", "margin"), [(5_000, 502), (60_000, 1_030), (600_000, 1_300)])

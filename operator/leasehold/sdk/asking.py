@@ -144,6 +144,7 @@ async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, att
     if lease.request.liveness == Liveness.SESSION:
         await keeper.freshen()
     await keeper.read_pool(lease.request.pool)
+    await keeper.left(lease.name)
     if attach:
         _, document = await keeper.door.get(paths.lease(keeper.namespace, lease.name))
         await _take_over(keeper, lease, document)
@@ -151,8 +152,8 @@ async def _acquire(keeper: Keeper, lease: Lease, on_progress: OnProgress, *, att
         await _create(keeper, lease)
     await _granted(keeper, lease, on_progress)
     await _make_sure(keeper, lease)
-    lease.hold(keeper.door.now())
-    verdict = lease.judge(keeper.door.now())
+    lease._hold(keeper.door.now())
+    verdict = lease._judge(keeper.door.now())
     keeper.kick()
     if verdict.state is State.LOST:
         assert lease.lost is not None
@@ -168,6 +169,7 @@ async def _create(keeper: Keeper, lease: Lease) -> None:
     lease.asked_at, lease.sent = keeper.door.now(), True
     pause, tries = 0.2, 0
     while True:
+        _raise_if_over(lease)
         try:
             sent, answer = await keeper.door.create(path, document)
         except Conflict:
@@ -181,7 +183,7 @@ async def _create(keeper: Keeper, lease: Lease) -> None:
             log.warning("lease %s: %s; trying again", lease.name, error)
             pause = min(pause * 2, 5.0)
         else:
-            lease.take(answer, sent)
+            lease._take(answer, sent)
             return
         await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.0))
 
@@ -197,18 +199,20 @@ async def _is_there(keeper: Keeper, lease: Lease) -> bool:
     except NotFound:
         return False
     meta, view = document["metadata"], LeaseView.of(document)
-    if (meta.get("labels") or {}).get(CLIENT_LABEL) == keeper.session and not view.deleting:
-        if not (view.finished or _given_back(document)):
-            lease.take(document, sent)
-            return True
-    elif request.key is None:
+    ours = (meta.get("labels") or {}).get(CLIENT_LABEL) == keeper.session
+    over = view.deleting or view.finished or _given_back(document)
+    before = keeper.is_done(meta["uid"])  # it was held by this client once, and was given up
+    if ours and not over and not before:
+        lease._take(document, sent)
+        return True
+    if request.key is None and not (ours and over):
         lease.sent = False
         raise errors.KeyConflict(
             f"There is a lease {lease.name} already.", "Choose another name, or attach to it."
         )
     if view.deleting:
         return False
-    if view.finished or _given_back(document):
+    if over:
         keeper.done(meta["uid"])
         await _forget_missing(keeper, path, meta["uid"])
         return False
@@ -259,8 +263,8 @@ async def _take_over(keeper: Keeper, lease: Lease, document: Json) -> None:
         except Conflict:
             _, document = await keeper.door.get(path)
             continue
-        lease.sent = True
-        lease.take(answer, sent)
+        lease.sent, lease.taken = True, (sent, LeaseView.of(answer).token)
+        lease._take(answer, sent)
         await keeper.read_pool(view.pool)
         return
 
@@ -274,8 +278,7 @@ async def _granted(keeper: Keeper, lease: Lease, on_progress: OnProgress) -> Non
     while True:
         lease.changed.clear()
         view = lease.view
-        if lease.lost is not None:
-            raise lease.lost
+        _raise_if_over(lease)
         if lease.gone or (view is not None and view.deleting):
             raise errors.LeaseLost(
                 f"Lease {lease.name} was deleted by somebody.",
@@ -295,6 +298,19 @@ async def _granted(keeper: Keeper, lease: Lease, on_progress: OnProgress) -> Non
                 if inspect.isawaitable(found):
                     await found
         await lease.changed.wait()
+
+
+def _raise_if_over(lease: Lease) -> None:
+    """Raise where the client was closed, or the request was taken back by its name, while it waits."""
+    if lease.lost is not None:
+        raise lease.lost
+    if lease._released:
+        raise errors.LeaseLost(
+            f"Lease {lease.name} was given back while it was waited for.",
+            "Ask again if it was not meant.",
+            name=lease.name,
+            cause=LostCause.DELETED,
+        )
 
 
 def _token_is_ours(view: LeaseView) -> bool:
@@ -359,7 +375,7 @@ async def ask_quote(keeper: Keeper, lease: Lease, seconds: float) -> Quote:
             lease.sent = True
             document = lease.request.document(keeper.namespace, keeper.session, keeper.identity)
             sent, answer = await keeper.door.create(paths.lease(keeper.namespace), document)
-            lease.take(answer, sent)
+            lease._take(answer, sent)
             while not (lease.view is not None and _is_answered(lease.view)):
                 lease.changed.clear()
                 await lease.changed.wait()
@@ -395,6 +411,8 @@ async def _make_sure(keeper: Keeper, lease: Lease) -> None:
     view = lease.view
     assert view is not None
     terms = await keeper.read_pool(view.pool)
+    if lease.request.liveness == Liveness.SESSION and lease.is_late(0.5):
+        await keeper.beat()  # the pool asks for more heartbeats than a client that held nothing has sent
     if lease.request.liveness == Liveness.RENEW or (terms.ends_leases and _is_loose(keeper, lease, view)):
         await _renew_and_hear(keeper, lease)
     usable = keeper.strict and terms.grace >= holding.USABLE_GRACE

@@ -76,7 +76,7 @@ def lease_health(lease: Lease) -> LeaseHealth:
         return LeaseHealth(
             lease.name, pool, "waiting", None, "" if lease.view is None else lease.view.reason()
         )
-    verdict, remaining = lease.verdict(), lease.remaining()
+    verdict, remaining = lease._verdict(), lease.remaining()
     cause = "" if verdict.cause is None else str(verdict.cause)
     if verdict.state is State.LOST:
         return LeaseHealth(lease.name, pool, "lost", 0.0, cause)

@@ -123,9 +123,14 @@ class OperatorClock:
         if self._sent is None or self._most_at(sent) >= stamp:
             self._sent, self._stamp = sent, stamp
 
-    def forget(self) -> None:
-        """Take nothing for known, as when there may be another leader."""
-        self._sent = None
+    def hear(self, received: int, stamp: int) -> None:
+        """Take in that a stamp was there then, whatever it was written for.
+
+        One that the clock could not show yet, as far as is known, is by another leader, whose clock is ahead. How old
+        it is is not known; an answer to a request of ours will tell better.
+        """
+        if self._sent is not None and stamp > self._most_at(received) + LEADERS_APART:
+            self._sent, self._stamp = received, stamp + LEADERS_APART
 
     @property
     def known(self) -> bool:

@@ -24,14 +24,15 @@ from leasehold.adapters.kube.errors import ApiError, Conflict, NotFound, Unknown
 from leasehold.adapters.kube.errors import Refused as Denied
 from leasehold.adapters.kube.informer import Informer
 from leasehold.api.names import CLIENT_LABEL, SESSION_LABEL, DesiredState, Liveness
+from leasehold.api.names import LeaseCondition as C
 from leasehold.core.times import SECOND, earliest, format_time
 from leasehold.sdk import holding
 from leasehold.sdk.door import Door, explained
-from leasehold.sdk.errors import LostCause, Misuse
+from leasehold.sdk.errors import LeaseholdError, LostCause, Misuse
 from leasehold.sdk.holding import OperatorClock, State
 from leasehold.sdk.lease import Lease
 from leasehold.sdk.observing import Observers
-from leasehold.sdk.views import PoolView, stamp
+from leasehold.sdk.views import PoolView, millis_of, stamp
 
 Json = dict[str, Any]
 
@@ -52,6 +53,7 @@ _FAREWELL_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 16
 _COLLECT_SECONDS: Final = 600.0
+_LONGEST_WATCH: Final = 3600 * SECOND
 
 _CHANCE: Final = random.Random()
 _NOT_A_NAME: Final = re.compile(r"[^a-z0-9-]+")
@@ -79,6 +81,10 @@ def session_name(host: str | None = None) -> str:
         _NOT_A_NAME.sub("-", (host or socket.gethostname()).split(".")[0].lower()).strip("-")[:30] or "host"
     )
     return f"{where}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _duration_of(session: Json) -> int:
+    return int((session.get("spec") or {}).get("leaseDurationSeconds") or 0)
 
 
 class _Duty:
@@ -138,7 +144,7 @@ class Keeper:
         self._clocks: dict[str, OperatorClock] = {}
         self._pools: dict[str, tuple[int, Terms]] = {}
         self._done: set[str] = set()
-        self._leaving: set[str] = set()
+        self._leaving: dict[str, asyncio.Task[Any]] = {}
         self._beat, self._look, self._pool_duty = _Duty(), _Duty(), _Duty()
         self._kick = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -161,7 +167,14 @@ class Keeper:
             )
 
     async def open(self) -> None:
-        """Have the session and the watch going, once. Raises ApiError."""
+        """Have the session and the watch going, once. Raises ApiError, and LeaseholdError where they have ended."""
+        if self.closing:
+            raise Misuse("The client is closed.", "Do this within its `async with` block.")
+        if any(task.done() for task in self._loops):
+            raise LeaseholdError(
+                "The client cannot look after leases any more: a part of it has failed.",
+                "Make a new client, and please report what the log says.",
+            )
         while self._opening is None or (self._opening.done() and self._failed(self._opening)):
             self._opening = self._loop.create_task(self._open(), name="leasehold-open")
         await asyncio.shield(self._opening)
@@ -196,29 +209,33 @@ class Keeper:
         error = None if task.cancelled() else task.exception()
         log.error("%s ended: %r", task.get_name(), error)
         for lease in list(self.leases.values()):
-            lease.lose(LostCause.BROKEN, f": {task.get_name()} ended ({error!r})")
+            lease._lose(LostCause.BROKEN, f": {task.get_name()} ended ({error!r})")
 
     async def close(self) -> None:
         """Give back what is held, withdraw what is asked for, end the session. Bounded."""
         leases = list(self.leases.values())
         for lease in leases:
-            lease.lose(LostCause.CLOSED)
-        await asyncio.gather(*(self.release(lease) for lease in leases))
-        self.closing = True
-        while self._tasks:  # for as long as it gets on
-            done, _ = await asyncio.wait(
-                set(self._tasks), timeout=_FAREWELL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not done:
-                break
-        for task in (*self._loops, *self._tasks, *filter(None, [self._opening])):
-            task.cancel()
+            lease._lose(LostCause.CLOSED)
+        try:
+            await asyncio.gather(*(self.release(lease) for lease in leases))
+            self.closing = True
+            while self._tasks:  # for as long as it gets on
+                done, _ = await asyncio.wait(
+                    set(self._tasks), timeout=_FAREWELL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+        finally:
+            self.closing = True
+            for task in (*self._loops, *self._tasks, *filter(None, [self._opening])):
+                task.cancel()
         await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
         try:
             if self._opening is not None:
                 await self._sweep()
-        except ApiError as error:
-            log.warning("the session %s stays until it is collected: %s", self.session, error)
+        except (ApiError, TimeoutError) as error:
+            why = error or "no answer in time"
+            log.warning("the session %s stays until it is collected: %s", self.session, why)
 
     async def _sweep(self) -> None:
         """Remove what may have come into being after it was given up, and the session."""
@@ -244,13 +261,15 @@ class Keeper:
                 seen[item["metadata"]["uid"]] = item
         if not seen:
             return
-        durations = [(item.get("spec") or {}).get("leaseDurationSeconds") or 0 for item in seen.values()]
-        await wait(2 * max(durations) * SECOND)
+        patience = {uid: 2 * SECOND * _duration_of(item) for uid, item in seen.items()}
+        watched = min(max(patience.values()), _LONGEST_WATCH)  # one of years keeps nobody from the others
+        await wait(watched)
         _, items = await self.door.list(path, CLIENT_LABEL)
         for item in items:
             meta = item["metadata"]
             before = seen.get(meta["uid"], item)["metadata"]
-            if before is not meta and before["resourceVersion"] == meta["resourceVersion"]:
+            unchanged = before is not meta and before["resourceVersion"] == meta["resourceVersion"]
+            if unchanged and patience[meta["uid"]] <= watched:
                 log.info("session %s was left behind; removing it", meta["name"])
                 await self._forget_errors(
                     self.door.delete(f"{path}/{meta['name']}", meta["uid"], version=meta["resourceVersion"])
@@ -300,7 +319,8 @@ class Keeper:
         if lease.request.liveness == Liveness.SESSION:
             return self.session_sent, min(self.session_duration, terms.heartbeat)
         if lease.request.liveness == Liveness.RENEW:
-            return lease.renewed_sent, terms.heartbeat
+            # It counts for as long as the pool granted when it was renewed, but not longer than now.
+            return lease.renewed_sent, min(lease.renewed_for or terms.heartbeat, terms.heartbeat)
         return None, None
 
     def holds(self, lease: Lease) -> bool:
@@ -321,8 +341,17 @@ class Keeper:
         status = view.raw.get("status") or {}
         clock = self.clock_of(view.pool)
         granted = stamp(status, "allocation", "allocationTime")
+        for seen in (granted, stamp(status, "renewal", "lastRenewTime")):
+            if seen is not None:
+                clock.hear(self.now(), seen)
         if granted is not None and lease.asked_here:
             clock.learn(lease.asked_at, granted)
+        claimed = view.conditions.get(C.CLAIMED)
+        if lease.taken is not None and view.token != lease.taken[1] and claimed is not None:
+            # With the token of a new holder the operator begins to wait for it anew.
+            if claimed.last_transition_time is not None:
+                clock.learn(lease.taken[0], millis_of(claimed.last_transition_time))
+            lease.taken = None
         renewal = status.get("renewal") or {}
         sent = lease.renewals.pop(renewal.get("observedRenewTime", ""), None)
         renewed = stamp(status, "renewal", "lastRenewTime")
@@ -373,15 +402,22 @@ class Keeper:
             # Gone, or of another client now: a watch of labels tells these apart in nothing.
             if lease.uid == item["metadata"]["uid"]:
                 self.background(self._forget_errors(self.read(lease)))
-        elif (
-            lease.uid or item["metadata"]["uid"] not in self._done
-        ):  # else it is the one before, of the same key
-            lease.take(item, None)
+        elif lease.uid or (item["metadata"]["uid"] not in self._done and name not in self._leaving):
+            lease._take(item, None)  # else it is the one before, of the same key
         self._kick.set()
 
     def done(self, uid: str) -> None:
         """Take in that a lease is no business of ours any more."""
         self._done.add(uid)
+
+    def is_done(self, uid: str) -> bool:
+        """Tell whether a lease is no business of ours any more."""
+        return uid in self._done
+
+    async def left(self, name: str) -> None:
+        """Wait until the one before of a name is given back: what is sent for that would hit the new one, too."""
+        while (task := self._leaving.get(name)) is not None:
+            await asyncio.wait({task})
 
     def _stray(self, meta: Json, spec: Json | None) -> None:
         """Remove a lease of ours that nobody waits for: a create that arrived after it was given up."""
@@ -408,7 +444,7 @@ class Keeper:
             wake = [now + _TICK]
             for lease in list(self.leases.values()):
                 if lease.granted_at is not None and lease.lost is None:
-                    verdict = lease.judge(now)
+                    verdict = lease._judge(now)
                     if verdict.state is not State.LOST and verdict.stop_at is not None:
                         wake.append(verdict.stop_at)
             wake += self._start_due(now)
@@ -490,7 +526,8 @@ class Keeper:
         }
         if self._session_there:
             try:
-                sent, _ = await self.door.patch(name, {"spec": spec})
+                # The operator knows sessions by their label: without it no heartbeat is heard.
+                sent, _ = await self.door.patch(name, {"metadata": {"labels": self._labels}, "spec": spec})
             except NotFound:
                 log.warning("the session %s was deleted by somebody; making it anew", self.session)
                 self._session_there = False
@@ -501,6 +538,10 @@ class Keeper:
             self.observers.renewed(Liveness.SESSION, (self.now() - self.session_sent) / SECOND)
         self.session_sent = max(self.session_sent or 0, sent)
 
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {SESSION_LABEL: "sdk", CLIENT_LABEL: self.session}
+
     async def freshen(self) -> None:
         """Renew the session if it was left alone for a while, as when nothing was held. Raises ApiError."""
         if self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3:
@@ -510,7 +551,7 @@ class Keeper:
         meta: Json = {
             "name": self.session,
             "namespace": self.namespace,
-            "labels": {SESSION_LABEL: "sdk", CLIENT_LABEL: self.session},
+            "labels": self._labels,
         }
         if self._owner is not None:
             meta["ownerReferences"] = [self._owner]
@@ -523,7 +564,8 @@ class Keeper:
         try:
             sent, _ = await self.door.create(paths.coordination(self.namespace), body)
         except Conflict:  # an earlier attempt arrived after all
-            sent, _ = await self.door.patch(path, {"spec": {**spec, "renewTime": self.new_text()}})
+            spec = {**spec, "renewTime": self.new_text()}
+            sent, _ = await self.door.patch(path, {"metadata": {"labels": self._labels}, "spec": spec})
         return sent
 
     def new_text(self) -> str:
@@ -566,9 +608,9 @@ class Keeper:
         try:
             sent, document = await self.door.get(paths.lease(self.namespace, lease.name))
         except NotFound:
-            lease.take_gone()
+            lease._take_gone()
         else:
-            lease.take(document, sent)
+            lease._take(document, sent)
 
     async def _read_pools(self) -> None:
         names = {lease.view.pool for lease in self.leases.values() if lease.view is not None}
@@ -584,7 +626,7 @@ class Keeper:
             return None
         stamps, periods = lease.stamps, []
         if lease.request.liveness == Liveness.RENEW:
-            periods.append(self.terms_of(view.pool).heartbeat // 3)
+            periods.append((self.heartbeat_of(lease)[1] or 0) // 3)
         if stamps.end is not None and not stamps.at_maximum and lease.request.liveness != Liveness.SESSION:
             periods.append(stamps.span // 3)
         if lease.renew_at is not None and lease.renew_at > now:
@@ -596,7 +638,7 @@ class Keeper:
             return None
         # A live session renews the term by itself once two thirds are over. Where that is not heard of, or where the
         # operator's clock is known too loosely to be sure, ask.
-        term_ends = lease.facts().term_ends
+        term_ends = lease._facts().term_ends
         return None if term_ends is None else term_ends - stamps.span // 5
 
     async def renew(self, lease: Lease) -> None:
@@ -609,14 +651,21 @@ class Keeper:
     async def renew_once(self, lease: Lease) -> str:
         """Ask for a new term; return the text by which the operator's answer is known. Raises ApiError."""
         text = self.new_text()
+        counts_for = self.terms_of(lease.view.pool if lease.view else None).heartbeat
         # Of renewals that nobody answers the last few are enough.
         lease.renewals = {**dict(list(lease.renewals.items())[-8:]), text: self.now()}
         body = {"metadata": {"uid": lease.uid}, "spec": {"renewTime": text}}
-        sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        try:
+            sent, document = await self.door.patch(paths.lease(self.namespace, lease.name), body)
+        except BaseException:
+            # Should it have arrived: how the lease was when it did is not known, so its effect tells of no clock.
+            lease.renewals.pop(text, None)
+            raise
         if lease.renewed_sent is not None and lease.request.liveness == Liveness.RENEW:
             self.observers.renewed(Liveness.RENEW, (self.now() - lease.renewed_sent) / SECOND)
-        lease.renewed_sent = max(lease.renewed_sent or 0, sent)
-        lease.take(document, sent)
+        if lease.renewed_sent is None or sent >= lease.renewed_sent:
+            lease.renewed_sent, lease.renewed_for = sent, counts_for
+        lease._take(document, sent)
         return text
 
     async def _renew_in_background(self, lease: Lease) -> None:
@@ -647,11 +696,16 @@ class Keeper:
         assert self.asker is not None
         return self.asker(namespace=self.namespace, **wish)
 
-    async def hand_over(self, lease: Lease, holder: Json) -> None:
-        """Name another holder, if we still are the one. Raises the SDK's errors."""
+    async def hand_over(self, lease: Lease, holder: Json) -> bool:
+        """Name another holder, if we still are the one; tell whether it is that now. Raises the SDK's errors."""
         path = paths.lease(self.namespace, lease.name)
         while True:
-            meta = {"uid": lease.uid, "resourceVersion": str(lease.version)}
+            meta = {
+                "uid": lease.uid,
+                "resourceVersion": str(lease.version),
+                # What goes by our label is ours to remove, even when the interpreter ends.
+                "labels": {CLIENT_LABEL: None},
+            }
             liveness = str(Liveness.SESSION if "sessionRef" in holder else Liveness.RENEW)
             # A merge patch keeps what is not named.
             spec = {"holder": {"sessionRef": None, **holder}, "liveness": liveness}
@@ -659,12 +713,14 @@ class Keeper:
                 await self.door.patch(path, {"metadata": meta, "spec": spec})
             except Conflict:
                 await self._read_or_explain(lease)
-                if lease.gone or not self.holds(lease):
-                    return
+                over = lease._facts().over
+                if over is not None:
+                    named = ((lease.view.raw.get("spec") or {}).get("holder") or {}) if lease.view else {}
+                    return over is LostCause.HANDED_OVER and holder.items() <= named.items()
             except ApiError as error:
                 raise explained(error, f"hand lease {lease.name} over") from error
             else:
-                return
+                return True
 
     async def _read_or_explain(self, lease: Lease) -> None:
         try:
@@ -705,31 +761,29 @@ class Keeper:
     def give_back(self, lease: Lease) -> asyncio.Task[Any]:
         """Begin to give a lease back, if that has not begun, and return what does it."""
         if lease.giving_back is None:
-            self._leaving.add(lease.name)
-            lease.giving_back = self.background(self._give_back(lease))
+            task = lease.giving_back = self.background(self._give_back(lease))
+            self._leaving[lease.name] = task
+            task.add_done_callback(lambda _: self._leaving.pop(lease.name, None))
         return lease.giving_back
 
     async def _give_back(self, lease: Lease) -> None:
         pause = 0.1
-        try:
-            while True:
-                try:
-                    if lease.granted_at is not None:
-                        await self._say_released(lease)
-                    else:
-                        await self._withdraw(lease)
-                    return
-                except NotFound:
-                    return
-                except Denied as error:
-                    log.error("lease %s cannot be given back: %s", lease.name, error)
-                    return
-                except ApiError as error:
-                    log.warning("lease %s is not given back yet: %s", lease.name, error)
-                await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.5))
-                pause = min(pause * 2, 5.0)
-        finally:
-            self._leaving.discard(lease.name)
+        while True:
+            try:
+                if lease.granted_at is not None:
+                    await self._say_released(lease)
+                else:
+                    await self._withdraw(lease)
+                return
+            except NotFound:
+                return
+            except Denied as error:
+                log.error("lease %s cannot be given back: %s", lease.name, error)
+                return
+            except ApiError as error:
+                log.warning("lease %s is not given back yet: %s", lease.name, error)
+            await asyncio.sleep(pause * _CHANCE.uniform(0.5, 1.5))
+            pause = min(pause * 2, 5.0)
 
     async def _say_released(self, lease: Lease) -> None:
         """Say so, unless the lease has another holder by now."""
@@ -742,7 +796,7 @@ class Keeper:
                 return
             except Conflict:
                 sent, document = await self.door.get(path)
-                lease.take(document, sent)
+                lease._take(document, sent)
                 if lease.gone or not self.holds(lease):
                     return
         raise Unknown(f"lease {lease.name} changes all the time")
@@ -759,6 +813,8 @@ class Keeper:
             try:
                 uid = lease.uid or await self._uid_of_ours(path)
                 if uid:
+                    lease.uid = uid
+                    self._done.add(uid)
                     await self.door.delete(path, uid)
                 return
             except Conflict:  # another one of this name by now

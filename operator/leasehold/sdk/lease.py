@@ -128,8 +128,8 @@ class Caretaker(Protocol):
     def give_back(self, lease: Lease) -> asyncio.Task[Any]:
         """Begin to give it back."""
 
-    async def hand_over(self, lease: Lease, holder: Json) -> None:
-        """Name another holder."""
+    async def hand_over(self, lease: Lease, holder: Json) -> bool:
+        """Name another holder; tell whether it is."""
 
     def ask(self, **wish: Any) -> Any:
         """Ask for another lease in this namespace."""
@@ -158,6 +158,7 @@ class Lease:
         self.began_at = self.asked_at = keeper.now()
         self.granted_at: int | None = None
         self.asked_here = True
+        self.taken: tuple[int, int | None] | None = None
         self.sent = False
         self.created = False
         self.created_at = 0
@@ -165,6 +166,7 @@ class Lease:
         self.version = 0
         self.viewed = 0
         self.renewed_sent: int | None = None
+        self.renewed_for: int | None = None
         self.renewals: dict[str, int] = {}
         self.last_renewed: int | None = None
         self.jitter = 0.9
@@ -174,6 +176,7 @@ class Lease:
         self.gone = False
         self._token: int | None = None
         self._released = False
+        self._handing_over = False
         self._ended = asyncio.Event()
         self._told_ending = ""
         self._body: asyncio.Task[Any] | None = None
@@ -236,7 +239,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it may be used at this moment, by the holder's own clock. Never waits for anything."""
-        return self.granted_at is not None and not self._released and self.verdict().state is not State.LOST
+        return self.granted_at is not None and not self._released and self._verdict().state is not State.LOST
 
     def remaining(self) -> float:
         """Return for how many seconds it may be used if nothing more is heard; `inf` where nothing ends it.
@@ -245,7 +248,7 @@ class Lease:
         """
         if not self.held:
             return 0.0
-        stop_at = self.verdict().stop_at
+        stop_at = self._verdict().stop_at
         return float("inf") if stop_at is None else max(0, stop_at - self._keeper.now()) / 1000
 
     def is_late(self, share: float) -> bool:
@@ -259,7 +262,7 @@ class Lease:
         It asks the clock itself, so it is right even where the event loop was blocked or the machine was suspended.
         """
         if self.lost is None and self.granted_at is not None and not self._released:
-            self.judge(self._keeper.now())
+            self._judge(self._keeper.now())
         if self.lost is not None:
             raise self.lost
         if self._released or self.granted_at is None:
@@ -316,7 +319,13 @@ class Lease:
         holder: Json = {"identity": identity or session}
         if session is not None:
             holder["sessionRef"] = {"name": session}
-        await self._keeper.hand_over(self, holder)
+        self._handing_over = True
+        try:
+            went = await self._keeper.hand_over(self, holder)
+        finally:
+            self._handing_over = False
+        if not went:
+            self.check()  # it was lost before
         self._released = True
         self._ended.set()
         self.changed.set()
@@ -338,10 +347,13 @@ class Lease:
     ) -> None:
         """Give it back, and turn the cancellation that a loss was into the error that says so."""
         task, self._body = self._body, None
-        lost = await self._settle(task, kind) if task is not None else None
-        if lost is None and kind is None and self.lost is not None:
-            lost = self.lost  # lost after the last step of the block: what it did may have come too late
-        await self.release()
+        lost = None
+        try:
+            lost = await self._settle(task, kind) if task is not None else None
+            if lost is None and kind is None:
+                lost = self._lost_by_now()  # what the block did last may have come too late
+        finally:
+            await self.release()
         if lost is not None:
             raise lost from error
 
@@ -361,14 +373,23 @@ class Lease:
             return interruption if kind is None else None
         return None if outer else interruption
 
+    def _lost_by_now(self) -> LeaseOver | None:
+        """Return why it is lost, by the clock: the event loop may have been blocked, so that nobody noticed."""
+        if self.lost is None and self.granted_at is not None and not self._released:
+            verdict = self._verdict()
+            if verdict.state is State.LOST and verdict.cause is not None:
+                self._lose(verdict.cause)
+        return self.lost
+
     # --- what happens to it ---
 
-    def take(self, document: Json, sent: int | None) -> None:
+    def _take(self, document: Json, sent: int | None) -> None:
         """Take in the lease's object. `sent` is when it was asked for, None where the watch told."""
         meta = document["metadata"]
         version = int(meta["resourceVersion"])
         if self.uid and meta["uid"] != self.uid:
-            self.take_gone()
+            if version > self.version:  # else it is late news of the one that had the name before
+                self._take_gone()
             return
         if sent is not None and version >= self.version:
             self.viewed = max(self.viewed, sent)
@@ -382,18 +403,18 @@ class Lease:
         self._keeper.learn(self)
         self.changed.set()
 
-    def take_gone(self) -> None:
+    def _take_gone(self) -> None:
         """Take in that there is no such lease any more."""
         self.gone = True
         self.changed.set()
 
-    def hold(self, now: int) -> None:
+    def _hold(self, now: int) -> None:
         """It is granted: from now on it is looked after."""
         assert self.view is not None
         self.granted_at, self._token = now, self.view.token
         self.renew_at = None
 
-    def facts(self) -> Facts:
+    def _facts(self) -> Facts:
         """Return what is known of it."""
         keeper, view, stamps = self._keeper, self.view, self.stamps
         assert view is not None
@@ -419,21 +440,23 @@ class Lease:
             return LostCause.HANDED_OVER
         return LostCause.SUPERSEDED if view.token != self._token else None
 
-    def verdict(self) -> Verdict:
+    def _verdict(self) -> Verdict:
         """Return what it is at this moment."""
         now = self._keeper.now()
         if self.lost is not None:
             return Verdict(State.LOST, getattr(self.lost, "cause", None), now)
-        return holding.judge(self.facts(), now)
+        return holding.judge(self._facts(), now)
 
-    def judge(self, now: int) -> Verdict:
+    def _judge(self, now: int) -> Verdict:
         """Judge it, and act: tell that it ends, or that it is lost."""
-        verdict = holding.judge(self.facts(), now)
+        verdict = holding.judge(self._facts(), now)
         if verdict.state is State.LOST:
             assert verdict.cause is not None
-            self.lose(verdict.cause)
+            self._lose(verdict.cause)
         elif verdict.state is State.ENDING and verdict.stop_at is not None:
             self._tell_ending((verdict.stop_at - now) / 1000)
+        else:
+            self._told_ending = ""  # a notice that was taken back may be given again
         return verdict
 
     def _tell_ending(self, seconds: float) -> None:
@@ -457,8 +480,10 @@ class Lease:
         elif self._on_ending is not None:
             self._tell(self._on_ending, Ending(self.name, reason, message, seconds))
 
-    def lose(self, cause: LostCause, why: str = "") -> None:
+    def _lose(self, cause: LostCause, why: str = "") -> None:
         """It must not be used from now on."""
+        if self._handing_over and cause is LostCause.HANDED_OVER:
+            return  # that it went is heard before the answer
         if self.lost is None and not self._released:
             text = f"Lease {self.name} is lost ({cause}){': ' if why else ''}{why or self._why(cause)}."
             self._end(LeaseLost(text, REMEDIES[cause], name=self.name, cause=cause, token=self._token))

@@ -162,7 +162,9 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost if it must not be used any more. Cheap: it asks the clock and nothing else."""
-        if self._lease.lost is not None or not self._lease.held:
+        if self._lease.lost is not None:
+            raise self._lease.lost  # whatever has become of the client
+        if not self._lease.held:
             self._loop.call(self._check)
 
     async def _check(self) -> None:
@@ -210,10 +212,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give it back. Raises LeaseLost when it was lost meanwhile, and the block raised nothing else."""
-        lost = self._lease.lost
-        self.release()
-        if lost is not None and kind is None:
-            raise lost
+        self._loop.call(lambda: self._lease.__aexit__(kind, error, trace))
 
 
 class Pending:

@@ -390,6 +390,11 @@ def stamp(status: Json, part: str, name: str) -> int | None:
     return _millis(_map(status, part).get(name))
 
 
+def millis_of(at: datetime) -> int:
+    """Return a time in ms, as `stamp` does."""
+    return round(at.timestamp() * SECOND)
+
+
 def _parts(document: Json) -> tuple[Json, Json, Json]:
     return _map(document, "metadata"), _map(document, "spec"), _map(document, "status")
 

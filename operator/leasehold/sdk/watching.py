@@ -50,12 +50,13 @@ class LeaseWatch:
                     async for event in changes:
                         pause = _FIRST_PAUSE
                         yield event
-            except Gone:
-                self._version = ""
             except ApiError as error:
-                if 400 <= error.code < 429:
+                if isinstance(error, Gone):
+                    self._version = ""
+                elif 400 <= error.code < 429:
                     raise explained(error, "watch leases") from error
-                log.warning("%s", error)
+                else:
+                    log.warning("%s", error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -82,7 +83,8 @@ class LeaseWatch:
             async for event in events:
                 if event["type"] == "ERROR":
                     self._version = ""
-                    return
+                    item = event["object"]
+                    raise Gone(f"the watch was ended: {item.get('message', item)}", item.get("code", 0))
                 self._version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] == "BOOKMARK":
                     continue

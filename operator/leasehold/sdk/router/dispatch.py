@@ -19,6 +19,7 @@ from leasehold.core.times import SECOND
 from leasehold.sdk import clock
 from leasehold.sdk.errors import (
     Forbidden,
+    KeyConflict,
     LeaseholdError,
     LeaseNotFound,
     Misuse,
@@ -37,7 +38,7 @@ from leasehold.sdk.router.verdicts import Fault, fits_nowhere, misconfigured, of
 
 if TYPE_CHECKING:
     from leasehold.sdk.lease import Lease
-    from leasehold.sdk.views import Progress
+    from leasehold.sdk.views import PoolView, Progress
 
 _LOOK_SECONDS: Final = 10.0
 _QUOTE_SECONDS: Final = 3.0
@@ -62,6 +63,7 @@ class Dispatch:
         self.closed = False
         self._jobs: dict[int, Job] = {}
         self._waits: dict[tuple[object, ...], str] = {}
+        self._keys: set[str] = set()
         self._asked: set[tuple[str, Need]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._looks: set[asyncio.Task[None]] = set()
@@ -104,12 +106,20 @@ class Dispatch:
 
     async def get(self, job: Job) -> tuple[Lease, Post]:
         """Return a lease and where it is from. Whatever goes wrong, nothing stays behind."""
-        if job.key is not None:
-            await self._find(job)
-        job.task = self.line.add(job.task)
-        self._jobs[job.task.id] = job
-        self.kick()
+        if job.key in self._keys:
+            raise KeyConflict(
+                f"The key {job.key!r} is asked for or held by this router already.",
+                "Wait until it is given back, or use another key.",
+            )
         try:
+            if job.key is not None:
+                self._keys.add(job.key)
+                await self._find(job)
+            if self.closed:
+                raise self.over()
+            job.task = self.line.add(job.task)
+            self._jobs[job.task.id] = job
+            self.kick()
             while True:
                 post = await self._turn(job)
                 lease = await self._ask(job, post)
@@ -122,6 +132,8 @@ class Dispatch:
     def leave(self, job: Job) -> None:
         """Forget a request, wherever it is. While it is being withdrawn it counts."""
         self._jobs.pop(job.task.id, None)
+        if job.key is not None:
+            self._keys.discard(job.key)
         if job.seen_off is not None and not job.seen_off.done():
             job.seen_off.add_done_callback(lambda _: self._left_for_good(job))
         else:
@@ -375,10 +387,17 @@ class Dispatch:
             else:
                 post.missed(str(error) or "No answer in time.", self.now(), self._chance.random())
         else:
-            post.saw(view, asked, self.now())
+            self._take_in(post, view, asked)
         finally:
             post.looking = None
             self.kick()
+
+    def _take_in(self, post: Post, view: PoolView, asked: int) -> None:
+        try:
+            post.saw(view, asked, self.now())
+        except Exception as error:
+            log.exception("%s: what its pool says cannot be read; please report this", post.name)
+            post.missed(str(error), self.now(), self._chance.random())
 
     async def _question(self, post: Post, need: Need) -> None:
         """Ask a pool when it could start a need that somebody waits with."""

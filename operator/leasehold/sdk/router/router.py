@@ -123,7 +123,8 @@ class Router:
 
         `timeout` bounds the whole wait: for its turn, and in the pool's queue. `sticky` sends all of a key to one
         target, `task_class` names one of the router's classes. A `key` makes the request idempotent: after a crash the
-        same key comes back to the lease it had, wherever that is. The callbacks are those of `Client.lease`.
+        same key comes back to the lease it had, wherever that is; twice at once it is a KeyConflict. The callbacks are
+        those of `Client.lease`.
 
         A target that fails is left for another, as long as there is one; what the request itself is to blame for is
         raised at once. Never more than one target is asked at a time.
