@@ -13,7 +13,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from leasehold.adapters.credentials import Credentials, CredentialsError, Identity, address_of
+from leasehold.adapters.credentials import (
+    Credentials,
+    CredentialsError,
+    Identity,
+    address_of,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -88,8 +94,9 @@ class Client:
             CredentialsError: the server is no URL, or is to be reached through a proxy.
         """
         if credentials.proxy:
+            proxy = without_password(credentials.proxy)
             raise CredentialsError(
-                f"the kubeconfig asks for a proxy ({credentials.proxy}), which this does not speak to; "
+                f"the kubeconfig asks for a proxy ({proxy}), which this does not speak to; "
                 "remove proxy-url, or forward a port and give that as server"
             )
         self._credentials = credentials
@@ -225,12 +232,14 @@ class Client:
             reader = _Reader(connection, lambda: self._left(deadline))
             reader.send(request)
             response, reusable = _receive(reader, self._max_body)
-        except (_ClosedError, UnreachableError):
-            self.close()
-            raise
         except (OSError, ValueError) as error:
             self.close()
             raise UnreachableError(f"{self._credentials.server}: {error or 'timed out'}") from error
+        except (
+            BaseException
+        ):  # Ctrl-C, too: the rest of this answer must not be taken for that of the next request
+            self.close()
+            raise
         if not reusable:
             self.close()
         return response
