@@ -1,7 +1,11 @@
 """Requests of commands, against servers that refuse, are busy, page, or break off."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 
 import pytest
 from tests.scripted_server import http
@@ -9,6 +13,7 @@ from tests.scripted_server import http
 from leasehold.adapters.access import Access
 from leasehold.adapters.credentials import Credentials
 from leasehold.cli import cluster as module
+from leasehold.cli import get
 from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused
 from leasehold.cli.main import main
 
@@ -45,7 +50,7 @@ def lease(name="l", version="1", ready=False):
 @pytest.fixture
 def connect(script, monkeypatch):
     made = []
-    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
 
     def make(*connections, context="dev", timeout=5.0):
         server = script(*connections)
@@ -154,8 +159,10 @@ class TestWaiting:
             stream({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}),
             lambda connection: None,
             refusal(503),
+            refusal(429),
+            http(502, b"<html>Bad Gateway</html>"),
         ],
-        ids=["ended", "too old", "broken", "busy"],
+        ids=["ended", "too old", "broken", "not well", "busy", "a gateway"],
     )
     def test_a_stream_that_ends_is_begun_anew(self, connect, broken):
         made = connect([answer(lease())], [broken], [answer(lease(ready=True))])
@@ -236,8 +243,6 @@ class TestCommands:
         assert "\x1b" not in err
 
     def test_a_reader_that_has_seen_enough_is_no_error(self, script, tmp_path):
-        import subprocess
-
         page = {"metadata": {}, "items": [lease(f"l{n}") for n in range(2000)]}
         server = script([answer(page)])
         path = tmp_path / "kubeconfig"
@@ -263,3 +268,102 @@ class TestCommands:
         assert code == 1
         assert "leasehold-viewer" in err
         assert [row.split()[0] for row in out.splitlines()] == ["NAME", "a", "b", "b", "c"]
+
+    @pytest.mark.parametrize(
+        "broken",
+        [lambda connection: None, refusal(503), refusal(429), http(502, b"<html>Bad Gateway</html>")],
+        ids=["broken", "not well", "busy", "a gateway"],
+    )
+    def test_watching_goes_on_after_the_server_was_away(self, against, monkeypatch, broken):
+        monkeypatch.setattr(get, "AGAIN_SECONDS", 0.01)
+        listed = [answer({"metadata": {"resourceVersion": "5"}, "items": [lease("a", "5")]})]
+        last = {"type": "MODIFIED", "object": lease("b", "10")}
+        code, out, err = against(
+            listed, [broken], [broken], [stream(last)], [refusal(403)], arguments=["get", "-w"]
+        )
+        assert code == 1
+        assert "leasehold-viewer" in err
+        assert err.count("trying again") == 1
+        assert [row.split()[0] for row in out.splitlines()] == ["NAME", "a", "b"]
+
+    def test_what_stands_in_a_lease_cannot_steer_the_terminal(self, against):
+        written = lease("l")
+        written["status"]["conditions"][0] |= {"reason": "\x1b[2J", "message": "\x1b[2J"}
+        code, out, _ = against([answer(written)], arguments=["explain", "l", "--read-only"])
+        assert code == 0
+        assert "Allocated=False" in out
+        assert "\x1b" not in out
+
+    def test_one_that_is_not_there_beside_another_cannot_steer_the_terminal(self, against):
+        code, out, err = against(
+            [refusal(404, "\x1b[2Jgone", name="x"), answer(lease("b"))], arguments=["get", "lease", "x", "b"]
+        )
+        assert code == 1
+        assert [row.split()[0] for row in out.splitlines()] == ["NAME", "b"]
+        assert "gone" in err
+        assert "\x1b" not in err
+
+    def started(self, tmp_path, server, *arguments, **environment):
+        """A command in a process of its own, which signals may end."""
+        path = tmp_path / "kubeconfig"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "n"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+        }
+        path.write_text(json.dumps(config))
+        return subprocess.Popen(
+            [sys.executable, "-m", "leasehold.cli.main", *arguments, "--kubeconfig", str(path)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_request_is_withdrawn_when_a_signal_ends_the_wait(self, script, tmp_path, number):
+        waits = threading.Event()
+
+        def silent(connection):
+            connection.sendall(CHUNKED)
+            waits.set()
+            connection.recv(1)
+
+        made = lease("cli-1")
+        server = script([answer(made, 201), answer(made)], [silent], [answer({})])
+        command = self.started(tmp_path, server, "acquire", "--pool", "p", "--cpu", "1", "--wait")
+        assert waits.wait(20), command.communicate()
+        command.send_signal(number)
+        out, err = command.communicate(timeout=20)
+        assert (command.returncode, out, err) == (128 + number, "", "")
+        head, _, body = server.requests[-1].partition(b"\r\n\r\n")
+        assert head.startswith(b"DELETE /apis/leasehold.dev/v1alpha1/namespaces/n/capacityleases/cli-1 ")
+        assert json.loads(body) == {"preconditions": {"uid": "cli-1"}}
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_a_request_whose_answer_was_lost_is_withdrawn_if_its_name_is_ours(self, against, named):
+        """One with a name of the user's may be another's."""
+        asked = []
+
+        def lost(connection):
+            connection.sendall(b"HTTP/1.1 201")
+
+        def withdrawn(connection):
+            asked.append("withdrawn")
+            connection.sendall(answer({}))
+
+        code, out, err = against(
+            [lost],
+            [withdrawn],
+            arguments=["acquire", *(["mine"] if named else []), "--pool", "p", "--cpu", "1"],
+        )
+        assert (code, out) == (1, "")
+        assert "ended within an answer" in err
+        assert asked == ([] if named else ["withdrawn"])
+
+    def test_what_the_output_has_no_letters_for_is_shown_as_its_number(self, script, tmp_path):
+        page = {"metadata": {}, "items": [{**lease("a"), "spec": {"holder": {"identity": "借"}}}]}
+        command = self.started(tmp_path, script([answer(page)]), "get", PYTHONIOENCODING="ascii")
+        out, err = command.communicate(timeout=20)
+        assert (command.returncode, err) == (0, "")
+        assert "\\u501f" in out

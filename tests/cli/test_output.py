@@ -102,6 +102,14 @@ class TestTables:
     def test_without_headings_their_widths_do_not_count(self):
         assert self.written([("a", "1s")], headed=False) == ["a   1s"]
 
+    def test_letters_that_take_two_columns_or_none_are_counted_so(self):
+        assert self.written([("ab", "1s"), ("借用", "2s"), ("e\u0301a", "3s")]) == [
+            "NAME   AGE",
+            "ab     1s",
+            "借用   2s",
+            "e\u0301a     3s",
+        ]
+
     def test_what_others_wrote_cannot_steer_the_terminal(self):
         (_, row) = self.written([("\x1b[31mred\r\n", "1s")])
         assert row == "\\x1b[31mred\\x0d\\x0a   1s"

@@ -27,6 +27,17 @@ def plain(text: str, *, lines: bool = False) -> str:
     )
 
 
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a plain text takes: some letters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(
+        0 if combining(letter) else 2 if east_asian_width(letter) in ("W", "F") else 1 for letter in text
+    )
+
+
 def styled(text: str, style: str, stream: IO[str] | None = None) -> str:
     """Return a text in a style, on a terminal and where NO_COLOR is not set; else the text."""
     stream = stream or sys.stdout
@@ -58,13 +69,15 @@ class Table:
         """Print rows, after the headings if they are the first."""
         cells = [[plain(str(cell)) for cell in row] for row in rows]
         for row in cells:
-            self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+            self._widths = [max(width, columns(cell)) for width, cell in zip(self._widths, row, strict=True)]
         if not self._begun:
             cells.insert(0, list(self._headings))
             self._begun = True
         stream = self._stream or sys.stdout
         for row in cells:
-            padded = (cell.ljust(width) for cell, width in zip(row, self._widths, strict=True))
+            padded = (
+                cell + " " * (width - columns(cell)) for cell, width in zip(row, self._widths, strict=True)
+            )
             stream.write(indent + GAP.join(padded).rstrip() + "\n")
         stream.flush()
 
