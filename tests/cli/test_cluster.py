@@ -13,7 +13,7 @@ from tests.scripted_server import http
 from leasehold.adapters.access import Access
 from leasehold.adapters.credentials import Credentials
 from leasehold.cli import cluster as module
-from leasehold.cli import get
+from leasehold.cli import doctor, get
 from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused
 from leasehold.cli.main import main
 
@@ -180,6 +180,39 @@ class TestWaiting:
             [answer(lease())], [stream({"type": "MODIFIED", "object": lease()})], [answer(lease())]
         )
         assert self.until(made, timeout=0.0) is None
+
+
+def listed(*items):
+    return answer({"metadata": {}, "items": list(items)})
+
+
+class TestDoctor:
+    """What is all right must not be warned of: who is warned each time looks no more."""
+
+    BOUND = tuple({"spec": {"policyName": name}} for name in doctor._POLICIES)
+
+    def found(self, made, check):
+        return [(row.state, row.seen) for row in getattr(doctor._Checks(made, "n", "s"), check)()]
+
+    def test_on_an_older_server_the_policy_that_it_cannot_have_is_not_missed(self, connect):
+        validating = [row for row in self.BOUND if "finalizer" not in row["spec"]["policyName"]]
+        made = connect([listed(*validating), refusal(404)])
+        assert self.found(made, "_policies") == [(doctor.OK, "all 3 are in force")]
+        made = connect([listed(*validating), listed()])
+        ((state, seen),) = self.found(made, "_policies")
+        assert (state, seen.partition(" ")[0]) == (doctor.WARNING, "release-finalizer.leasehold.dev")
+
+    @pytest.mark.parametrize(
+        ("sources", "state"),
+        [
+            ((), doctor.WARNING),
+            (({"name": "cpu"},), doctor.WARNING),
+            (({"name": "cpu", "source": "Allocatable"}, {"name": "memory", "source": "Fixed"}), doctor.OK),
+        ],
+    )
+    def test_reports_are_missed_where_a_pool_needs_them(self, connect, sources, state):
+        made = connect([listed(), listed({"spec": {"resources": list(sources)}})])
+        assert [row[0] for row in self.found(made, "_reports")] == [state]
 
 
 class TestCommands:
@@ -357,9 +390,19 @@ class TestCommands:
             [withdrawn],
             arguments=["acquire", *(["mine"] if named else []), "--pool", "p", "--cpu", "1"],
         )
-        assert (code, out) == (1, "")
+        assert (code, out) == (125, "")
         assert "ended within an answer" in err
         assert asked == ([] if named else ["withdrawn"])
+
+    @pytest.mark.parametrize("arguments", [["--wait"], ["--", "true"]])
+    def test_without_a_cluster_acquire_says_that_it_was_not_the_command(
+        self, monkeypatch, tmp_path, capsys, arguments
+    ):
+        path = tmp_path / "kubeconfig"
+        path.write_text("{}")
+        code = main(["acquire", "--pool", "p", "--cpu", "1", "--kubeconfig", str(path), *arguments])
+        assert code == 125
+        assert "has no current context" in capsys.readouterr().err
 
     def test_what_the_output_has_no_letters_for_is_shown_as_its_number(self, script, tmp_path):
         page = {"metadata": {}, "items": [{**lease("a"), "spec": {"holder": {"identity": "借"}}}]}

@@ -140,6 +140,7 @@ def guarded(command: str, module: str, options: argparse.Namespace) -> int:
         sys.stdout, io.TextIOWrapper
     ):  # what it has no letters for is written as standard error does
         sys.stdout.reconfigure(errors="backslashreplace")
+    failure = FAILED if command == "acquire" else FAILURE  # 1 is for the command that it runs
     try:
         from leasehold.adapters.credentials import CredentialsError
         from leasehold.adapters.lean_http import UnreachableError
@@ -151,12 +152,13 @@ def guarded(command: str, module: str, options: argparse.Namespace) -> int:
             return code
         except (CliError, CredentialsError) as error:
             complain(command, error)
-            return getattr(error, "code", FAILURE)
+            code = getattr(error, "code", FAILURE)
+            return failure if code == FAILURE else code
         except UnreachableError as error:
             complain(
                 command, f"{error}\nIs this the cluster that you mean? See `kubectl config current-context`."
             )
-            return FAILURE
+            return failure
     except _Ended as ended:
         return 128 + ended.number
     except KeyboardInterrupt:
