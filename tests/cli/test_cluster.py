@@ -404,6 +404,16 @@ class TestCommands:
         assert code == 125
         assert "has no current context" in capsys.readouterr().err
 
+    def test_what_could_not_be_released_is_not_waited_for(self, against):
+        over = lease("b")
+        over["status"]["conditions"] = [{"type": "Released", "status": "True"}]
+        code, out, err = against(
+            [refusal(403), answer(lease("b")), answer(over)],
+            arguments=["release", "a", "b", "--wait", "--timeout", "5s"],
+        )
+        assert (code, out) == (1, "lease/b released\n")
+        assert err.endswith("ClusterRole leasehold-editor.\n")
+
     def test_what_the_output_has_no_letters_for_is_shown_as_its_number(self, script, tmp_path):
         page = {"metadata": {}, "items": [{**lease("a"), "spec": {"holder": {"identity": "借"}}}]}
         command = self.started(tmp_path, script([answer(page)]), "get", PYTHONIOENCODING="ascii")
