@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from tests.scripted_server import http
@@ -213,6 +214,16 @@ class TestDoctor:
     def test_reports_are_missed_where_a_pool_needs_them(self, connect, sources, state):
         made = connect([listed(), listed({"spec": {"resources": list(sources)}})])
         assert [row[0] for row in self.found(made, "_reports")] == [state]
+
+    @pytest.mark.parametrize(("period", "state"), [(5, doctor.BAD), (200, doctor.OK)])
+    def test_a_reporter_that_looks_seldom_is_not_silent(self, connect, period, state):
+        reported = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 400))
+        report = {
+            "metadata": {"name": "a"},
+            "spec": {"reportPeriodSeconds": period},
+            "status": {"reportTime": reported},
+        }
+        assert [row[0] for row in self.found(connect([listed(report)]), "_reports")] == [state]
 
 
 class TestCommands:

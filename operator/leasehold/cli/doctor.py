@@ -40,7 +40,8 @@ _VERSION_LABEL: Final = "app.kubernetes.io/version"
 _OLDEST_MINOR: Final = 32
 _SKEW_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 330.0
-"""A reporter whose figures stand still writes every 5 minutes, unless set otherwise."""
+"""A reporter whose figures stand still writes when it looks after 5 minutes, unless set otherwise."""
+_PERIOD_SECONDS: Final = 5
 _EVER_SECONDS: Final = 1e9
 _SHOWN: Final = 5
 _NARROWEST: Final = 40
@@ -370,7 +371,11 @@ class _Checks:
             - (moment((row.get("status") or {}).get("reportTime")) or 0)
             for row in reports
         }
-        stale = {name: silent for name, silent in late.items() if silent > _SILENCE_SECONDS}
+        periods = {
+            row["metadata"]["name"]: (row.get("spec") or {}).get("reportPeriodSeconds", _PERIOD_SECONDS)
+            for row in reports
+        }
+        stale = {name: silent for name, silent in late.items() if silent > _SILENCE_SECONDS + periods[name]}
         if stale:
             shown = ", ".join(
                 f"{name} ({span(silent) if silent < 10**8 else 'never'})"
