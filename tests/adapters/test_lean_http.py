@@ -315,6 +315,16 @@ class TestPlugins:
         assert connect(server.url, plugin=Counting()).call("GET", "/").status == 200
         assert [f"Bearer t{n}".encode() in server.requests[n - 1] for n in (1, 2)] == [True, True]
 
+    @pytest.mark.parametrize("again", [True, False])
+    def test_so_it_is_for_what_goes_on(self, script, connect, tmp_path, again):
+        token = tmp_path / "token"
+        token.write_text("t")
+        refused = http(401, b"no")
+        server = script([refused], [CHUNKED + b"3\r\na\nb\r\n0\r\n\r\n" if again else refused])
+        client = connect(server.url, token_file=str(token))
+        assert list(client.lines("/", 5.0)) == ([b"a", b"b"] if again else [b"no"])
+        assert len(server.requests) == 2
+
 
 def test_a_proxy_is_refused_before_anything_is_sent(connect):
     with pytest.raises(CredentialsError, match=r"asks for a proxy \(http://proxy:3128\)"):

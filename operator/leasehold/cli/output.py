@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +16,9 @@ NONE: Final = "<none>"
 _WIDTH: Final = 100
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+_NO_TEXT: Final = re.compile(r"[yYnN]|[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?0[oO][0-7]+")
+"""To kubectl these are booleans and numbers, where they stand without quotes."""
+
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 STYLES: Final = {"bold": _BOLD, "dim": _DIM, "bad": _RED, "good": _GREEN, "warn": _YELLOW}
 
@@ -91,8 +95,17 @@ def yaml_text(document: object) -> str:
     """Return a document as YAML."""
     import yaml  # only who asks for it pays for it
 
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(document, Dumper=dumper, sort_keys=True))
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+    class Dumper(base):  # type: ignore[misc]
+        """Quotes what PyYAML reads as text and kubectl as something else."""
+
+    def text(dumper: Any, value: str) -> Any:
+        style = "'" if _NO_TEXT.fullmatch(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=True))
 
 
 def write_document(document: object, form: str) -> None:
