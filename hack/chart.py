@@ -221,8 +221,7 @@ def finalizer_template(text: str) -> str:
     body = text.partition("\n")[2].replace("metadata:\n", f"metadata:\n{labels}")
     return (
         TEMPLATE_HEADER
-        + "{{- if .Values.finalizerPolicy.enabled }}\n"
-        + '{{- include "leasehold.needs" (dict "root" $ "value" "finalizerPolicy.enabled" "api"'
-        ' "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" "from" "Kubernetes 1.36 has it"'
-        ' "else" "the operator then adds the finalizer itself") }}\n' + body + "{{- end }}\n"
+        + '{{- if and .Values.finalizerPolicy.enabled (not (include "leasehold.withoutMutation" .)) }}\n'
+        + body
+        + "{{- end }}\n"
     )

@@ -107,8 +107,9 @@ class FinalizerPolicy(Values):
 
     enabled: bool = Field(
         True,
-        description="needs Kubernetes 1.36; where it is off the operator adds the finalizer with the grant, by one"
-        " more request for each lease. Its name is fixed, so a second release in one cluster is refused",
+        description="install it, but for a server that is seen to be older than Kubernetes 1.36 and to lack such"
+        " policies. Without it the operator adds the finalizer with the grant, by one more request for each lease."
+        " Its name is fixed, so a second release in one cluster is refused",
     )
 
 

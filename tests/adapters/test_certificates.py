@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import warnings
 
 import pytest
 from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leasehold.adapters import certificates
 from leasehold.adapters.clock import SteadyClock
@@ -14,6 +17,8 @@ from leasehold.core.certificates import LIFETIME, SKEW
 
 NOW = 1_800_000_000_000
 HOSTS = frozenset({"leasehold-webhook.leasehold-system.svc", "127.0.0.1", "::1"})
+MADE = certificates.make(HOSTS, NOW)
+DER = ssl.PEM_cert_to_DER_cert(MADE.certificate.pem)
 
 
 def test_what_was_made_is_read_back() -> None:
@@ -42,6 +47,27 @@ def test_what_cannot_be_read_is_as_if_it_were_not_there(broken: bytes | None) ->
     assert certificates.read_pair(made.certificate.pem.encode(), broken) is None
     half = made.certificate.pem.encode()[:200]
     assert certificates.read_pair(half, made.key.encode()) is None
+
+
+@given(st.data())
+def test_no_byte_that_is_wrong_harms_who_reads_it(data: st.DataObject) -> None:
+    """Whoever can write the Secret must not be able to end an operator."""
+    at = data.draw(st.integers(0, len(DER) - 1))
+    wrong = bytearray(DER)
+    wrong[at] ^= data.draw(st.integers(1, 255))
+    pem = ssl.DER_cert_to_PEM_cert(bytes(wrong)).encode()
+    with warnings.catch_warnings(action="ignore"):
+        certificates.read_all(pem)
+        certificates.read_pair(pem, MADE.key.encode())
+
+
+@pytest.mark.parametrize("version", [3, 18])
+def test_a_certificate_of_no_version_is_none(version: int) -> None:
+    before, mark, after = DER.partition(b"\xa0\x03\x02\x01")
+    assert after[0] == 2
+    pem = ssl.DER_cert_to_PEM_cert(before + mark + bytes([version]) + after[1:]).encode()
+    assert certificates.read_all(pem) == ()
+    assert certificates.read_pair(pem, MADE.key.encode()) is None
 
 
 def test_a_key_of_another_certificate_is_no_key() -> None:

@@ -84,6 +84,13 @@ class TestKubeconfig:
         with pytest.raises(CredentialsError, match=why):
             from_kubeconfig(kubeconfig(tmp_path, **how))
 
+    def test_data_may_come_in_lines(self, tmp_path):
+        """As `base64` writes it, in a block of YAML."""
+        data = base64.encodebytes(b"CA" * 100).decode()
+        assert data.count("\n") > 1
+        path = kubeconfig(tmp_path, cluster={"certificate-authority-data": data})
+        assert from_kubeconfig(path).ca_data == "CA" * 100
+
     def test_a_file_that_is_not_there(self, tmp_path):
         with pytest.raises(CredentialsError, match="No such file"):
             from_kubeconfig(str(tmp_path / "none"))
@@ -115,6 +122,18 @@ class TestMerging:
         assert found.current == "two"
         assert found.entry("cluster", "a").text("server") == "https://one-a"
         assert found.entry("cluster", "b").text("server") == "https://two-b"
+
+    @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "null"])
+    def test_an_empty_file_says_nothing(self, tmp_path, text):
+        """KUBECONFIG=/dev/null:config is a habit, and what a tool has just touched is empty."""
+        empty = tmp_path / "empty"
+        empty.write_text(text)
+        one = written(tmp_path, "one", **{"current-context": "one"}, clusters=[cluster("a", "https://a")])
+        found = Kubeconfig([str(empty), one])
+        assert found.current == "one"
+        assert found.entry("cluster", "a").text("server") == "https://a"
+        with pytest.raises(CredentialsError, match="has no current context"):
+            Kubeconfig([str(empty)]).context()
 
     def test_paths_are_relative_to_the_file_that_names_them(self, tmp_path):
         one = written(tmp_path / "x", "one", users=[{"name": "u", "user": {"tokenFile": "t"}}])

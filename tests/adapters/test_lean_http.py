@@ -315,7 +315,50 @@ class TestPlugins:
         assert connect(server.url, plugin=Counting()).call("GET", "/").status == 200
         assert [f"Bearer t{n}".encode() in server.requests[n - 1] for n in (1, 2)] == [True, True]
 
+    @pytest.mark.parametrize("again", [True, False])
+    def test_so_it_is_for_what_goes_on(self, script, connect, tmp_path, again):
+        token = tmp_path / "token"
+        token.write_text("t")
+        refused = http(401, b"no")
+        server = script([refused], [CHUNKED + b"3\r\na\nb\r\n0\r\n\r\n" if again else refused])
+        client = connect(server.url, token_file=str(token))
+        assert list(client.lines("/", 5.0)) == ([b"a", b"b"] if again else [b"no"])
+        assert len(server.requests) == 2
+
 
 def test_a_proxy_is_refused_before_anything_is_sent(connect):
-    with pytest.raises(CredentialsError, match="asks for a proxy"):
+    with pytest.raises(CredentialsError, match=r"asks for a proxy \(http://proxy:3128\)"):
         connect("https://x", proxy="http://proxy:3128")
+
+
+@pytest.mark.parametrize("proxy", ["http://me:s3cret@proxy:3128", "me:s3cret@proxy"])
+def test_the_password_of_a_proxy_is_not_told(connect, proxy):
+    with pytest.raises(CredentialsError) as caught:
+        connect("https://x", proxy=proxy)
+    assert "s3cret" not in str(caught.value)
+    assert "proxy" in str(caught.value)
+
+
+def test_the_password_in_a_server_is_not_told(connect):
+    with pytest.raises(CredentialsError) as caught:
+        connect("https://me:s3cret@x")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_is_left_of_an_answer_is_not_the_next_one(script):
+    """Ctrl-C in the middle of an answer: what is asked after it, such as to withdraw a lease, gets its own."""
+    moments = iter([0.0] * 3)  # until the first byte is waited for
+
+    def clock():
+        moment = next(moments, None)
+        if moment is None:
+            raise KeyboardInterrupt
+        return moment
+
+    server = script([http(200), http(500)], [http(202)])
+    client = Client(Credentials(server.url), user_agent="test/1", timeout=5.0, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        client.call("GET", "/")
+    moments = iter([0.0] * 100)
+    assert client.call("DELETE", "/").status == 202
+    client.close()

@@ -391,14 +391,16 @@ def test_on_a_server_without_the_policy_the_webhook_is_installed_and_an_upgrade_
     helm: Helm, old_server: ControlPlane
 ) -> None:
     here = Installation(helm, old_server)
-    held = ("--set", "enforcement.enabled=true,finalizerPolicy.enabled=false")
+    held = ("--set", "enforcement.enabled=true")
 
     def webhook() -> Any:
         (found,) = here.kube.get(WEBHOOKS, WEBHOOK)["webhooks"]
         return found
 
     try:
-        assert "API servers ask the operator about new pods with a lease" in here.install(*held)
+        said = here.install(*held)
+        assert "API servers ask the operator about new pods with a lease" in said
+        assert "the operator puts the finalizer on new leases" in said
         bundle = {"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "QUJD"}
         here.kube.patch(WEBHOOKS, WEBHOOK, [bundle], content_type="application/json-patch+json")
         here.run(
@@ -412,7 +414,7 @@ def test_on_a_server_without_the_policy_the_webhook_is_installed_and_an_upgrade_
                 "upgrade", "leasehold", CHART, *held, "--set", "enforcement.admission=Policy", check=False
             ).stderr
         )
-        here.run("upgrade", "leasehold", CHART, "--set", "finalizerPolicy.enabled=false")
+        here.run("upgrade", "leasehold", CHART)
         assert here.kube.find(WEBHOOKS, WEBHOOK) is None
     finally:
         here.run("uninstall", "leasehold", "--ignore-not-found", check=False)

@@ -98,19 +98,15 @@ def test_what_contradicts_itself_is_refused(helm: Helm, values: dict[str, Any], 
 
 def test_an_old_server_is_told_what_it_lacks_and_what_to_do(helm: Helm) -> None:
     said = helm.refusal({}, *LIVE)
-    assert f"has no {POLICY}; Kubernetes 1.36 has it" in said
-    assert "Set finalizerPolicy.enabled=false: the operator then adds the finalizer itself" in said
-    by_policy = {
-        "enforcement": {"enabled": True, "admission": "Policy"},
-        "finalizerPolicy": {"enabled": False},
-    }
-    said = helm.refusal(by_policy, *OLD)
+    assert "has no admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy; Kubernetes 1.30 has it" in said
+    assert "Set policies.enabled=false: any reporter can then write every node's report" in said
+    said = helm.refusal({"enforcement": {"enabled": True, "admission": "Policy"}}, *OLD)
     assert (
         f"enforcement.admission=Policy: this server (Kubernetes v1.35.0) has no {POLICY}; Kubernetes 1.36 has it"
         in said
     )
     assert "Set enforcement.admission=Auto: API servers then ask the operator about pods with a lease" in said
-    helm.template({"finalizerPolicy": {"enabled": False}}, *OLD)
+    helm.template({}, *OLD)
     assert "incompatible with Kubernetes v1.31" in helm.refusal({}, "--kube-version", "1.31.0")
 
 

@@ -332,7 +332,7 @@ BY_WEBHOOK = {item for item in ADDED if item[1] != "leasehold-gate"} | {
 
 def test_where_a_server_lacks_the_policy_a_webhook_does_the_same(helm: Helm) -> None:
     def added(*server: str, **enforcement: str) -> set[tuple[str, str]]:
-        values = {"enforcement": {"enabled": True, **enforcement}, "finalizerPolicy": {"enabled": False}}
+        values = {"enforcement": {"enabled": True, **enforcement}}
         return helm.template(values, *server).kinds() & (ADDED | BY_WEBHOOK)
 
     assert added(*OLD) == BY_WEBHOOK
@@ -341,9 +341,19 @@ def test_where_a_server_lacks_the_policy_a_webhook_does_the_same(helm: Helm) -> 
     assert (
         added(admission="Webhook") == added(*OLD, "--api-versions", POLICY, admission="Webhook") == BY_WEBHOOK
     )
-    plain = helm.template({"finalizerPolicy": {"enabled": False}}, *OLD)
+    plain = helm.template({}, *OLD)
     assert not plain.kinds() & (ADDED | BY_WEBHOOK)
     assert "webhook" not in plain.text.replace("caBundle", "").partition("kind: Deployment")[2].lower()
+
+
+def test_where_a_server_lacks_the_policy_nobody_has_to_say_that_the_operator_adds_the_finalizer(
+    helm: Helm,
+) -> None:
+    finalizer = {item for item in DEFAULT if item[1] == "release-finalizer.leasehold.dev"}
+    assert len(finalizer) == 2
+    assert not helm.template({}, *OLD).kinds() & finalizer
+    assert finalizer <= helm.template({}, *OLD, "--api-versions", POLICY).kinds()
+    assert finalizer <= helm.template({}).kinds(), "no server, nothing to see"
 
 
 def test_the_operator_is_told_of_its_webhook_and_a_service_leads_to_it(helm: Helm) -> None:

@@ -1,7 +1,12 @@
 """Requests of commands, against servers that refuse, are busy, page, or break off."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from tests.scripted_server import http
@@ -9,6 +14,7 @@ from tests.scripted_server import http
 from leasehold.adapters.access import Access
 from leasehold.adapters.credentials import Credentials
 from leasehold.cli import cluster as module
+from leasehold.cli import doctor, get
 from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused
 from leasehold.cli.main import main
 
@@ -45,7 +51,7 @@ def lease(name="l", version="1", ready=False):
 @pytest.fixture
 def connect(script, monkeypatch):
     made = []
-    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
 
     def make(*connections, context="dev", timeout=5.0):
         server = script(*connections)
@@ -154,8 +160,10 @@ class TestWaiting:
             stream({"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}),
             lambda connection: None,
             refusal(503),
+            refusal(429),
+            http(502, b"<html>Bad Gateway</html>"),
         ],
-        ids=["ended", "too old", "broken", "busy"],
+        ids=["ended", "too old", "broken", "not well", "busy", "a gateway"],
     )
     def test_a_stream_that_ends_is_begun_anew(self, connect, broken):
         made = connect([answer(lease())], [broken], [answer(lease(ready=True))])
@@ -173,6 +181,49 @@ class TestWaiting:
             [answer(lease())], [stream({"type": "MODIFIED", "object": lease()})], [answer(lease())]
         )
         assert self.until(made, timeout=0.0) is None
+
+
+def listed(*items):
+    return answer({"metadata": {}, "items": list(items)})
+
+
+class TestDoctor:
+    """What is all right must not be warned of: who is warned each time looks no more."""
+
+    BOUND = tuple({"spec": {"policyName": name}} for name in doctor._POLICIES)
+
+    def found(self, made, check):
+        return [(row.state, row.seen) for row in getattr(doctor._Checks(made, "n", "s"), check)()]
+
+    def test_on_an_older_server_the_policy_that_it_cannot_have_is_not_missed(self, connect):
+        validating = [row for row in self.BOUND if "finalizer" not in row["spec"]["policyName"]]
+        made = connect([listed(*validating), refusal(404)])
+        assert self.found(made, "_policies") == [(doctor.OK, "all 3 are in force")]
+        made = connect([listed(*validating), listed()])
+        ((state, seen),) = self.found(made, "_policies")
+        assert (state, seen.partition(" ")[0]) == (doctor.WARNING, "release-finalizer.leasehold.dev")
+
+    @pytest.mark.parametrize(
+        ("sources", "state"),
+        [
+            ((), doctor.WARNING),
+            (({"name": "cpu"},), doctor.WARNING),
+            (({"name": "cpu", "source": "Allocatable"}, {"name": "memory", "source": "Fixed"}), doctor.OK),
+        ],
+    )
+    def test_reports_are_missed_where_a_pool_needs_them(self, connect, sources, state):
+        made = connect([listed(), listed({"spec": {"resources": list(sources)}})])
+        assert [row[0] for row in self.found(made, "_reports")] == [state]
+
+    @pytest.mark.parametrize(("period", "state"), [(5, doctor.BAD), (200, doctor.OK)])
+    def test_a_reporter_that_looks_seldom_is_not_silent(self, connect, period, state):
+        reported = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 400))
+        report = {
+            "metadata": {"name": "a"},
+            "spec": {"reportPeriodSeconds": period},
+            "status": {"reportTime": reported},
+        }
+        assert [row[0] for row in self.found(connect([listed(report)]), "_reports")] == [state]
 
 
 class TestCommands:
@@ -236,8 +287,6 @@ class TestCommands:
         assert "\x1b" not in err
 
     def test_a_reader_that_has_seen_enough_is_no_error(self, script, tmp_path):
-        import subprocess
-
         page = {"metadata": {}, "items": [lease(f"l{n}") for n in range(2000)]}
         server = script([answer(page)])
         path = tmp_path / "kubeconfig"
@@ -263,3 +312,122 @@ class TestCommands:
         assert code == 1
         assert "leasehold-viewer" in err
         assert [row.split()[0] for row in out.splitlines()] == ["NAME", "a", "b", "b", "c"]
+
+    @pytest.mark.parametrize(
+        "broken",
+        [lambda connection: None, refusal(503), refusal(429), http(502, b"<html>Bad Gateway</html>")],
+        ids=["broken", "not well", "busy", "a gateway"],
+    )
+    def test_watching_goes_on_after_the_server_was_away(self, against, monkeypatch, broken):
+        monkeypatch.setattr(get, "AGAIN_SECONDS", 0.01)
+        listed = [answer({"metadata": {"resourceVersion": "5"}, "items": [lease("a", "5")]})]
+        last = {"type": "MODIFIED", "object": lease("b", "10")}
+        code, out, err = against(
+            listed, [broken], [broken], [stream(last)], [refusal(403)], arguments=["get", "-w"]
+        )
+        assert code == 1
+        assert "leasehold-viewer" in err
+        assert err.count("trying again") == 1
+        assert [row.split()[0] for row in out.splitlines()] == ["NAME", "a", "b"]
+
+    def test_what_stands_in_a_lease_cannot_steer_the_terminal(self, against):
+        written = lease("l")
+        written["status"]["conditions"][0] |= {"reason": "\x1b[2J", "message": "\x1b[2J"}
+        code, out, _ = against([answer(written)], arguments=["explain", "l", "--read-only"])
+        assert code == 0
+        assert "Allocated=False" in out
+        assert "\x1b" not in out
+
+    def test_one_that_is_not_there_beside_another_cannot_steer_the_terminal(self, against):
+        code, out, err = against(
+            [refusal(404, "\x1b[2Jgone", name="x"), answer(lease("b"))], arguments=["get", "lease", "x", "b"]
+        )
+        assert code == 1
+        assert [row.split()[0] for row in out.splitlines()] == ["NAME", "b"]
+        assert "gone" in err
+        assert "\x1b" not in err
+
+    def started(self, tmp_path, server, *arguments, **environment):
+        """A command in a process of its own, which signals may end."""
+        path = tmp_path / "kubeconfig"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "namespace": "n"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server.url}}],
+        }
+        path.write_text(json.dumps(config))
+        return subprocess.Popen(
+            [sys.executable, "-m", "leasehold.cli.main", *arguments, "--kubeconfig", str(path)],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_request_is_withdrawn_when_a_signal_ends_the_wait(self, script, tmp_path, number):
+        waits = threading.Event()
+
+        def silent(connection):
+            connection.sendall(CHUNKED)
+            waits.set()
+            connection.recv(1)
+
+        made = lease("cli-1")
+        server = script([answer(made, 201), answer(made)], [silent], [answer({})])
+        command = self.started(tmp_path, server, "acquire", "--pool", "p", "--cpu", "1", "--wait")
+        assert waits.wait(20), command.communicate()
+        command.send_signal(number)
+        out, err = command.communicate(timeout=20)
+        assert (command.returncode, out, err) == (128 + number, "", "")
+        head, _, body = server.requests[-1].partition(b"\r\n\r\n")
+        assert head.startswith(b"DELETE /apis/leasehold.dev/v1alpha1/namespaces/n/capacityleases/cli-1 ")
+        assert json.loads(body) == {"preconditions": {"uid": "cli-1"}}
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_a_request_whose_answer_was_lost_is_withdrawn_if_its_name_is_ours(self, against, named):
+        """One with a name of the user's may be another's."""
+        asked = []
+
+        def lost(connection):
+            connection.sendall(b"HTTP/1.1 201")
+
+        def withdrawn(connection):
+            asked.append("withdrawn")
+            connection.sendall(answer({}))
+
+        code, out, err = against(
+            [lost],
+            [withdrawn],
+            arguments=["acquire", *(["mine"] if named else []), "--pool", "p", "--cpu", "1"],
+        )
+        assert (code, out) == (125, "")
+        assert "ended within an answer" in err
+        assert asked == ([] if named else ["withdrawn"])
+
+    @pytest.mark.parametrize("arguments", [["--wait"], ["--", "true"]])
+    def test_without_a_cluster_acquire_says_that_it_was_not_the_command(
+        self, monkeypatch, tmp_path, capsys, arguments
+    ):
+        path = tmp_path / "kubeconfig"
+        path.write_text("{}")
+        code = main(["acquire", "--pool", "p", "--cpu", "1", "--kubeconfig", str(path), *arguments])
+        assert code == 125
+        assert "has no current context" in capsys.readouterr().err
+
+    def test_what_could_not_be_released_is_not_waited_for(self, against):
+        over = lease("b")
+        over["status"]["conditions"] = [{"type": "Released", "status": "True"}]
+        code, out, err = against(
+            [refusal(403), answer(lease("b")), answer(over)],
+            arguments=["release", "a", "b", "--wait", "--timeout", "5s"],
+        )
+        assert (code, out) == (1, "lease/b released\n")
+        assert err.endswith("ClusterRole leasehold-editor.\n")
+
+    def test_what_the_output_has_no_letters_for_is_shown_as_its_number(self, script, tmp_path):
+        page = {"metadata": {}, "items": [{**lease("a"), "spec": {"holder": {"identity": "借"}}}]}
+        command = self.started(tmp_path, script([answer(page)]), "get", PYTHONIOENCODING="ascii")
+        out, err = command.communicate(timeout=20)
+        assert (command.returncode, err) == (0, "")
+        assert "\\u501f" in out

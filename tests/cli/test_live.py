@@ -69,13 +69,13 @@ async def test_only_nodes_where_only_they_are_asked_for(looks):
 
 
 async def test_a_server_that_does_not_answer_is_told_and_the_old_figures_stay(looks):
-    looks.found.append(UnreachableError("nobody there"))
+    looks.found.append(UnreachableError("nobody there: [Errno 111] [/red] refused"))
     top = app()
     async with top.run_test(size=(120, 40)) as pilot:
         await shown(top, pilot, lambda: rows(top, "pools") == [POOL])
         await pilot.press("r")
         said = top.query_one("#said", live.Static)
-        await shown(top, pilot, lambda: "nobody there" in str(said.render()))
+        await shown(top, pilot, lambda: "[Errno 111] [/red] refused" in str(said.render()))
         assert rows(top, "pools") == [POOL]
 
 

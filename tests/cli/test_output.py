@@ -102,6 +102,14 @@ class TestTables:
     def test_without_headings_their_widths_do_not_count(self):
         assert self.written([("a", "1s")], headed=False) == ["a   1s"]
 
+    def test_letters_that_take_two_columns_or_none_are_counted_so(self):
+        assert self.written([("ab", "1s"), ("借用", "2s"), ("e\u0301a", "3s")]) == [
+            "NAME   AGE",
+            "ab     1s",
+            "借用   2s",
+            "e\u0301a     3s",
+        ]
+
     def test_what_others_wrote_cannot_steer_the_terminal(self):
         (_, row) = self.written([("\x1b[31mred\r\n", "1s")])
         assert row == "\\x1b[31mred\\x0d\\x0a   1s"
@@ -137,5 +145,9 @@ class TestStyles:
 def test_documents_are_written_for_programs():
     assert json_text({"a": 1}) == '{\n    "a": 1\n}\n'
     assert yaml_text({"b": "yes", "a": [1]}) == "a:\n- 1\nb: 'yes'\n"
+    # To kubectl, which may be given it again, these are no texts unless they are quoted.
+    for text in ("y", "N", "1e9", "1.5E+3", ".5e1", "0o17"):
+        assert yaml_text({"a": text}) == f"a: '{text}'\n"
+    assert yaml_text({"a": "4Gi", "b": "500m", "c": "1e", "d": "yn"}) == "a: 4Gi\nb: 500m\nc: 1e\nd: yn\n"
     assert resources({"cpu": "2", "memory": "4Gi"}) == "cpu=2,memory=4Gi"
     assert resources(None) == "<none>"

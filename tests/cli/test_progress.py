@@ -52,6 +52,13 @@ def test_a_long_text_is_cut_to_the_line(terminal, monkeypatch):
     assert terminal() == "\r\x1b[K01234567…"
 
 
+def test_letters_that_take_two_columns_are_counted_as_two(terminal, monkeypatch):
+    """A line that is wrapped could not be taken away again."""
+    monkeypatch.setattr("leasehold.cli.progress.terminal_width", lambda stream: 10)
+    Progress().say("借借借借借借")
+    assert terminal() == "\r\x1b[K借借借借…"
+
+
 @pytest.mark.parametrize("why", ["quiet", "no terminal", "a dumb one"])
 def test_otherwise_there_is_nothing(terminal, monkeypatch, why):
     if why == "a dumb one":

@@ -118,3 +118,20 @@ def test_a_command_that_tells_of_itself_is_watched_whenever_its_owner_is_killed(
     assert ended.returncode == -signal.SIGKILL
     pid = int((tmp_path / "pid").read_text())
     assert wait_until(lambda: not there(pid), 30)
+
+
+def test_one_that_is_stopped_holds_nobody_up(owner):
+    then = """
+    import signal
+    os.kill(watchdog._pid, signal.SIGSTOP)
+    for _ in range(100_000):
+        watchdog.watch(command.pid, None)
+    os.kill(watchdog._pid, signal.SIGCONT)
+    command.kill()
+    """
+    process, _, watchdog = owner(then=textwrap.indent(textwrap.dedent(then), "    ").strip())
+    try:
+        assert process.wait(20) == 0
+    finally:
+        if there(watchdog):
+            os.kill(watchdog, signal.SIGCONT)

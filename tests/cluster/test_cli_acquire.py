@@ -200,6 +200,14 @@ class TestCommands:
         assert not (tmp_path / "ran").exists()
         until(lambda: names(stage) == ["first"], "nothing is left behind")
 
+    def test_now_or_never_ends_though_there_is_no_operator(self, bare: Stage, tmp_path: Path) -> None:
+        bare.pool_named("p", bare.nodes.selector)
+        asked = ("acquire", "--pool", "p", "--cpu", "1", "--timeout", "0")
+        found = Commands(bare)(*asked, "--", "touch", str(tmp_path / "ran"))
+        assert found.code == 124
+        assert not (tmp_path / "ran").exists()
+        until(lambda: names(bare) == [], "nothing is left behind")
+
     def test_who_may_not_is_told_and_exit_125(self, run: Commands, pool: str) -> None:
         found = run.as_user("jane")("acquire", "--pool", pool, "--cpu", "1", "--", "true")
         assert found.code == 125

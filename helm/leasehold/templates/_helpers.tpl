@@ -15,11 +15,16 @@
 
 {{- define "leasehold.webhook.name" -}}{{ include "leasehold.fullname" . }}-webhook{{- end -}}
 
+{{/* Not empty where the server is seen to have no policies that change objects: it is older than Kubernetes 1.36. */}}
+{{- define "leasehold.withoutMutation" -}}
+{{- $known := .Capabilities.APIVersions -}}
+{{- if and ($known.Has "v1/Namespace") (not ($known.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy")) -}}on{{- end -}}
+{{- end -}}
+
 {{/* Not empty where API servers ask the operator about pods, because that was set or because the server has no policies. */}}
 {{- define "leasehold.webhook" -}}
-{{- $known := .Capabilities.APIVersions -}}
+{{- $lacking := include "leasehold.withoutMutation" . -}}
 {{- with .Values.enforcement -}}
-{{- $lacking := and ($known.Has "v1/Namespace") (not ($known.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy")) -}}
 {{- if and .enabled (or (eq .admission "Webhook") (and (eq .admission "Auto") $lacking)) -}}on{{- end -}}
 {{- end -}}
 {{- end -}}

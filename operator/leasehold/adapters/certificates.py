@@ -17,7 +17,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leasehold.core.certificates import LIFETIME, SKEW, Certificate, Pair
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, ssl.SSLError)
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, ssl.SSLError),
+    *(x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 

@@ -96,11 +96,19 @@ def address_of(server: str) -> Address:
     url = _URL.fullmatch(server)
     port = int((url and url["port"]) or 0)
     if url is None or port > MAX_PORT:
-        raise CredentialsError(f"server {server!r} is not a URL such as https://10.0.0.1:6443")
+        raise CredentialsError(
+            f"server {without_password(server)!r} is not a URL such as https://10.0.0.1:6443"
+        )
     tls = url["scheme"] == "https"
     return Address(
         url["v6"] or url["host"], port or (443 if tls else 80), tls, (url["path"] or "").rstrip("/")
     )
+
+
+def without_password(url: str) -> str:
+    """Return what may be shown of a URL: who asks and by which password is left out."""
+    scheme, slashes, rest = url.rpartition("//")
+    return scheme + slashes + rest.rpartition("@")[2]
 
 
 def in_cluster(environ: Mapping[str, str], account: str = SERVICE_ACCOUNT) -> Credentials | None:

@@ -38,7 +38,8 @@ class Entry(NamedTuple):
     def data(self, key: str) -> str:
         """Return a field that is PEM in base64."""
         try:
-            return base64.b64decode(self.text(key), validate=True).decode("ascii")
+            text = self.text(key).replace("\n", "").replace("\r", "")  # kubectl, too, takes it in lines
+            return base64.b64decode(text, validate=True).decode("ascii")
         except (binascii.Error, ValueError) as error:
             raise CredentialsError(
                 f"kubeconfig {self.path}: {key} of {self.name!r} is not base64 of PEM"
@@ -182,9 +183,11 @@ def _parse(path: str) -> Json:
         raise CredentialsError(f"kubeconfig {path} cannot be read: {error}") from error
     config: object = None
     try:
-        config = json.loads(text)
+        config = json.loads(text) if text.strip() else None
     except ValueError:
         config = _yaml(path, text)
+    if config is None:  # with kubectl, too, a file such as /dev/null says nothing
+        return {}
     if not isinstance(config, dict):
         raise CredentialsError(f"kubeconfig {path} is not a mapping")
     return config

@@ -13,7 +13,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from leasehold.adapters.credentials import Credentials, CredentialsError, Identity, address_of
+from leasehold.adapters.credentials import (
+    Credentials,
+    CredentialsError,
+    Identity,
+    address_of,
+    without_password,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -88,8 +94,9 @@ class Client:
             CredentialsError: the server is no URL, or is to be reached through a proxy.
         """
         if credentials.proxy:
+            proxy = without_password(credentials.proxy)
             raise CredentialsError(
-                f"the kubeconfig asks for a proxy ({credentials.proxy}), which this does not speak to; "
+                f"the kubeconfig asks for a proxy ({proxy}), which this does not speak to; "
                 "remove proxy-url, or forward a port and give that as server"
             )
         self._credentials = credentials
@@ -133,19 +140,18 @@ class Client:
     def lines(self, path: str, idle: float) -> Iterator[bytes]:
         """Send a GET on a connection of its own and yield the lines of an answer that goes on, such as a watch.
 
-        It ends when the server ends it. A status other than success ends it too, after its document as one line.
+        It ends when the server ends it. A status other than success ends it too, after its document as one line. Where
+        the token was refused it is sent once more with the token read anew.
 
         Raises:
             UnreachableError: there was no line for `idle` seconds, or the connection broke.
             CredentialsError: token, CA or certificate cannot be read.
         """
-        self.close()
-        request = self._head(_Request("GET", path, b"", JSON, JSON))
         try:
-            connection = self._connect(self._clock() + self._timeout)
-            reader = _Reader(connection, lambda: idle)
-            reader.send(request)
-            status, headers = _receive_head(reader)
+            reader, status, headers = self._begin_lines(path, idle)
+            if status == _UNAUTHORIZED and self._identity.renewable:
+                self._identity.forget()
+                reader, status, headers = self._begin_lines(path, idle)
             if status != _OK:
                 yield _receive_body(reader, status, headers, self._max_body)[0]
                 return
@@ -156,6 +162,13 @@ class Client:
             raise UnreachableError(f"{self._credentials.server}: {error or 'timed out'}") from error
         finally:
             self.close()
+
+    def _begin_lines(self, path: str, idle: float) -> tuple["_Reader", int, dict[str, str]]:
+        self.close()
+        request = self._head(_Request("GET", path, b"", JSON, JSON))
+        reader = _Reader(self._connect(self._clock() + self._timeout), lambda: idle)
+        reader.send(request)
+        return reader, *_receive_head(reader)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -225,12 +238,14 @@ class Client:
             reader = _Reader(connection, lambda: self._left(deadline))
             reader.send(request)
             response, reusable = _receive(reader, self._max_body)
-        except (_ClosedError, UnreachableError):
-            self.close()
-            raise
         except (OSError, ValueError) as error:
             self.close()
             raise UnreachableError(f"{self._credentials.server}: {error or 'timed out'}") from error
+        except (
+            BaseException
+        ):  # Ctrl-C, too: the rest of this answer must not be taken for that of the next request
+            self.close()
+            raise
         if not reusable:
             self.close()
         return response

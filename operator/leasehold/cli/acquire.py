@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
+from leasehold.adapters.lean_http import UnreachableError
 from leasehold.cli.cluster import LEASES, Cluster, Refused, connect, namespace_of
 from leasehold.cli.options import FAILED, REFUSED, TOO_LATE, CliError
 from leasehold.cli.output import write_document
@@ -15,7 +17,7 @@ from leasehold.cli.words import in_the_way, is_over, is_refused, is_true, standi
 
 Json = dict[str, Any]
 
-_LOOK_SECONDS: Final = 10
+LOOK_SECONDS: Final = 10
 """How long the operator may take to look, where nobody wants to wait for room."""
 
 
@@ -30,18 +32,27 @@ def run(options: argparse.Namespace) -> int:
     try:
         namespace = namespace_of(options, cluster)
         lease = lease_of(options, namespace, liveness=options.liveness)
-        try:
-            made = cluster.create(LEASES.path(namespace), lease)
-        except Refused as refusal:
-            raise CliError(
-                _why_not_made(refusal), REFUSED if refusal.status in (400, 422) else FAILED
-            ) from None
+        made = _made(cluster, lease, ours=not options.name)
         if waits:
             made = _granted(cluster, made, options.timeout, quiet=options.quiet)
         _write(made, options.output)
         return 0
     finally:
         cluster.close()
+
+
+def _made(cluster: Cluster, lease: Json, *, ours: bool) -> Json:
+    """Create the lease. Where that is interrupted it is withdrawn, if nobody else can have its name."""
+    path, name = LEASES.path(lease["metadata"]["namespace"]), lease["metadata"]["name"]
+    try:
+        return cluster.create(path, lease)
+    except Refused as refusal:
+        raise CliError(_why_not_made(refusal), REFUSED if refusal.status in (400, 422) else FAILED) from None
+    except BaseException:  # whether it is there is not known
+        if ours:
+            with suppress(CliError, UnreachableError):
+                cluster.delete(f"{path}/{name}")
+        raise
 
 
 def _granted(cluster: Cluster, made: Json, timeout: float | None, *, quiet: bool) -> Json:
@@ -60,7 +71,7 @@ def _granted(cluster: Cluster, made: Json, timeout: float | None, *, quiet: bool
         return is_true(lease, "Allocated") or is_over(lease) or is_refused(lease) or waiting
 
     try:
-        limit = _LOOK_SECONDS if timeout == 0 else timeout
+        limit = LOOK_SECONDS if timeout == 0 else timeout
         found = cluster.until(LEASES, namespace, name, settled, timeout=limit, look=look)
     except BaseException:
         cluster.delete(LEASES.path(namespace, name), uid)

@@ -33,7 +33,7 @@ _PAGE: Final = 500
 _WATCH_SECONDS: Final = 300
 _SPARE_SECONDS: Final = 15.0
 """After so long beyond its end a silent stream is a dead connection."""
-_AGAIN_SECONDS: Final = 1.0
+AGAIN_SECONDS: Final = 1.0
 _EDITS: Final = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 
 
@@ -44,6 +44,11 @@ class Refused(CliError):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+    @property
+    def passing(self) -> bool:
+        """Whether it may be over in a while: the server is busy or not well."""
+        return self.status == 429 or self.status >= 500
 
 
 class Kind:
@@ -148,7 +153,13 @@ class Cluster:
             "timeoutSeconds": whole,
         }
         for line in self._client.lines(f"{path}?{urlencode(asked)}", whole + _SPARE_SECONDS):
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                server = self.access.credentials.server
+                raise UnreachableError(
+                    f"{server}: what came is no watch; is a gateway in between?"
+                ) from error
             if event.get("kind") == "Status":
                 raise self._refused("GET", path, event, event.get("code", 0))
             if event["type"] == "ERROR":
@@ -219,11 +230,11 @@ class Cluster:
             except UnreachableError:
                 if time.monotonic() >= ends:
                     raise
-                time.sleep(_AGAIN_SECONDS)
+                time.sleep(AGAIN_SECONDS)
             except Refused as refusal:
-                if refusal.status != 410 and refusal.status < 500:
+                if refusal.status != 410 and not refusal.passing:
                     raise
-                time.sleep(_AGAIN_SECONDS)
+                time.sleep(AGAIN_SECONDS)
 
     def _states(self, kind: Kind, namespace: str, name: str, ends: float) -> Iterator[Json]:
         """Yield an object as it is, then as it changes, until it is gone or the server ends the stream."""

@@ -40,7 +40,8 @@ _VERSION_LABEL: Final = "app.kubernetes.io/version"
 _OLDEST_MINOR: Final = 32
 _SKEW_SECONDS: Final = 5.0
 _SILENCE_SECONDS: Final = 330.0
-"""A reporter whose figures stand still writes every 5 minutes, unless set otherwise."""
+"""A reporter whose figures stand still writes when it looks after 5 minutes, unless set otherwise."""
+_PERIOD_SECONDS: Final = 5
 _EVER_SECONDS: Final = 1e9
 _SHOWN: Final = 5
 _NARROWEST: Final = 40
@@ -53,8 +54,9 @@ _RIGHTS: Final = (
     ("patch", POOLS.plural, False, "drain pools", "leasehold-admin"),
 )
 _ADMISSION: Final = "/apis/admissionregistration.k8s.io/v1"
+_MUTATING: Final = "release-finalizer.leasehold.dev"
 _POLICIES: Final = {
-    "release-finalizer.leasehold.dev": "the finalizer of new leases is added late, by the operator",
+    _MUTATING: "the finalizer of new leases is added late, by the operator",
     "leasehold-statuses": "whoever may write an object may write its status",
     "leasehold-reports": "a reporter may write the report of any node",
     "leasehold-marks": "whoever may write a lease may lift its finalizer",
@@ -244,16 +246,17 @@ class _Checks:
             )
 
     def _policies(self) -> Iterator[Finding]:
-        bound = set()
+        bound, wanted = set(), dict(_POLICIES)
         for kind in ("validatingadmissionpolicy", "mutatingadmissionpolicy"):
             try:
                 bindings = self._cluster.list(f"{_ADMISSION}/{kind}bindings")
             except Refused as refusal:
-                if refusal.status != 404:  # an older server has no mutating ones
+                if refusal.status != 404:  # an older server has no mutating ones, and the operator does it
                     raise
+                wanted.pop(_MUTATING, None)
                 continue
             bound |= {str((row.get("spec") or {}).get("policyName")) for row in bindings}
-        missing = [name for name in _POLICIES if not any(name in policy for policy in bound)]
+        missing = [name for name in wanted if not any(name in policy for policy in bound)]
         for name in missing:
             yield Finding(
                 "policies",
@@ -262,7 +265,7 @@ class _Checks:
                 "install it with the chart, or from manifests/policies.yaml and crds/finalizer-policy.yaml",
             )
         if not missing:
-            yield Finding("policies", OK, f"all {len(_POLICIES)} are in force")
+            yield Finding("policies", OK, f"all {len(wanted)} are in force")
 
     def _operator(self) -> Iterator[Finding]:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self._system}/leases"
@@ -353,19 +356,26 @@ class _Checks:
     def _reports(self) -> Iterator[Finding]:
         reports = self._cluster.list(REPORTS.path())
         if not reports:
-            yield Finding(
-                "reports",
-                WARNING,
-                "no node reports what it has",
-                "are the reporters running? Pools with source Allocatable or Fixed lend without them",
-            )
+            if any(map(_measures, self._cluster.list(POOLS.path()))):
+                yield Finding(
+                    "reports",
+                    WARNING,
+                    "no node reports what it has",
+                    "are the reporters running? Pools with source Allocatable or Fixed lend without them",
+                )
+            else:
+                yield Finding("reports", OK, "there are none, and no pool needs any")
             return
         late = {
             row["metadata"]["name"]: self._cluster.now()
             - (moment((row.get("status") or {}).get("reportTime")) or 0)
             for row in reports
         }
-        stale = {name: silent for name, silent in late.items() if silent > _SILENCE_SECONDS}
+        periods = {
+            row["metadata"]["name"]: (row.get("spec") or {}).get("reportPeriodSeconds", _PERIOD_SECONDS)
+            for row in reports
+        }
+        stale = {name: silent for name, silent in late.items() if silent > _SILENCE_SECONDS + periods[name]}
         if stale:
             shown = ", ".join(
                 f"{name} ({span(silent) if silent < 10**8 else 'never'})"
@@ -424,6 +434,12 @@ class _Checks:
     def _old(self, lease: Json) -> bool:
         made = moment(lease["metadata"].get("creationTimestamp"))
         return made is not None and self._cluster.now() - made > 30
+
+
+def _measures(pool: Json) -> bool:
+    """Tell whether a pool lends by what reporters measure."""
+    rows = (pool.get("spec") or {}).get("resources") or ({},)
+    return any(row.get("source", "Measured") == "Measured" for row in rows)
 
 
 def _of_pool(pool: Json) -> str:

@@ -93,7 +93,7 @@ class _Explanation:
         if not why:
             return
         heading("why")
-        say(f"  {why.get('type')}={why.get('status')}, {why.get('reason')}")
+        say(plain(f"  {why.get('type')}={why.get('status')}, {why.get('reason')}"))
         meaning, message = _meaning(why.get("reason"), self._lease), str(why.get("message") or "")
         if message or meaning:
             say(f"  {plain(message or meaning)}")
@@ -101,8 +101,8 @@ class _Explanation:
             found = condition(self._pool, type_)
             bad = "True" if type_ == "Degraded" else "False"
             if found.get("status") == bad:
-                said = plain(str(found.get("message") or _pool_meaning(found.get("reason"))))
-                say(f"  Its pool: {type_}={bad}, {found.get('reason')}: {said}")
+                said = str(found.get("message") or _pool_meaning(found.get("reason")))
+                say(plain(f"  Its pool: {type_}={bad}, {found.get('reason')}: {said}"))
 
     def _until(self, now: float) -> None:
         deadlines = (self._lease.get("status") or {}).get("deadlines") or {}

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
-from leasehold.cli.cluster import KINDS, LEASES, Cluster, Kind, Refused, connect, namespace_of
-from leasehold.cli.options import CliError
+from leasehold.adapters.lean_http import UnreachableError
+from leasehold.cli.cluster import (
+    AGAIN_SECONDS,
+    KINDS,
+    LEASES,
+    Cluster,
+    Kind,
+    Refused,
+    connect,
+    namespace_of,
+)
+from leasehold.cli.options import CliError, complain
+from leasehold.cli.output import plain
 from leasehold.cli.printing import Printer
 
 Json = dict[str, Any]
@@ -71,7 +84,7 @@ def _print(
             except Refused as refusal:
                 if refusal.status != 404 or len(names) == 1:
                     raise
-                sys.stderr.write(f"{refusal}\n")
+                complain("get", refusal)
                 code = 1
         printer.write(found, one=len(names) == 1)
         return code
@@ -84,7 +97,7 @@ def _print(
     printer.end()
     if not some and printer.for_people:
         where = f" in {namespace} namespace" if namespace else ""
-        sys.stderr.write(f"No resources found{where}.\n")
+        sys.stderr.write(f"{plain(f'No resources found{where}.')}\n")
     return 0
 
 
@@ -94,27 +107,68 @@ def _follow(
     """Print what there is, then what changes, for as long as nobody objects."""
     if names:
         query = {"fieldSelector": f"metadata.name={names[0]}"}
-    path = kind.path(namespace)
-    seen: dict[str, str] = {}
+    following = _Following(cluster, kind.path(namespace), query, printer)
+    if not following.list() and names:
+        cluster.get(kind.path(namespace, names[0]))  # says that it is not there
+    told = False
     while True:
-        pages = list(cluster.pages(path, **query))
-        items = [item for page, _ in pages for item in page]
-        version = pages[-1][1]
-        changed = [item for item in items if seen.get(_key(item)) != _version(item)]
-        if names and not items and not seen:
-            cluster.get(kind.path(namespace, names[0]))  # says that it is not there
-        seen = {_key(item): _version(item) for item in items}
-        printer.write(changed)
         try:
-            while True:
-                for type_, item in cluster.watch(path, version, query=query):
-                    version = _version(item)
-                    if type_ != "BOOKMARK":
-                        seen[_key(item)] = version
-                        printer.write([item])
+            for _ in following.changes():
+                told = False
         except Refused as refusal:
-            if refusal.status != 410:
+            if refusal.status == 410:
+                following.version = ""
+            elif refusal.passing:
+                told = _again(refusal, told)
+            else:
                 raise
+        except UnreachableError as error:
+            told = _again(error, told)
+
+
+def _again(error: Exception, told: bool) -> bool:
+    """Say once that the server is away, and wait a moment before it is asked again."""
+    if not told:
+        said, _, _ = str(error).partition("\n")
+        complain("get", f"{said}; trying again")
+    time.sleep(AGAIN_SECONDS)
+    return True
+
+
+class _Following:
+    """A list and its changes, each printed once. Without a version it is listed anew."""
+
+    def __init__(self, cluster: Cluster, path: str, query: dict[str, str], printer: Printer) -> None:
+        self.version = ""
+        self._cluster = cluster
+        self._path = path
+        self._query = query
+        self._printer = printer
+        self._seen: dict[str, str] = {}
+
+    def list(self) -> bool:
+        """Print what is not printed yet; tell whether there is anything."""
+        pages = list(self._cluster.pages(self._path, **self._query))
+        items = [item for page, _ in pages for item in page]
+        changed = [item for item in items if self._seen.get(_key(item)) != _version(item)]
+        self._seen = {_key(item): _version(item) for item in items}
+        self.version = pages[-1][1]
+        self._printer.write(changed)
+        return bool(items)
+
+    def changes(self) -> Iterator[None]:
+        """Print what changes, until the server ends the stream; yield each time that it was heard of."""
+        if not self.version:
+            self.list()
+        for type_, item in self._cluster.watch(self._path, self.version, query=self._query):
+            self.version = _version(item)
+            if type_ == "DELETED":
+                self._seen.pop(_key(item), None)
+            elif type_ != "BOOKMARK":
+                self._seen[_key(item)] = self.version
+            if type_ != "BOOKMARK":
+                self._printer.write([item])
+            yield
 
 
 def _key(item: Json) -> str:

@@ -57,7 +57,7 @@ class Top(App[None]):
                 yield DataTable(id="pools", zebra_stripes=True, cursor_type="none")
             if what != "pools":
                 yield DataTable(id="nodes", zebra_stripes=True, cursor_type="none")
-            yield Static(id="said")
+            yield Static(id="said", markup=False)  # an error may hold brackets
         yield Footer()
 
     def on_mount(self) -> None:

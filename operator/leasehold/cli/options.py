@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from leasehold.reporter.arguments import Parser
@@ -132,24 +136,62 @@ def guarded(command: str, module: str, options: argparse.Namespace) -> int:
     """Run a command; say what went wrong in words, and return the exit code."""
     from importlib import import_module
 
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # what it has no letters for is written as standard error does
+        sys.stdout.reconfigure(errors="backslashreplace")
+    failure = FAILED if command == "acquire" else FAILURE  # 1 is for the command that it runs
     try:
         from leasehold.adapters.credentials import CredentialsError
         from leasehold.adapters.lean_http import UnreachableError
 
         try:
-            code = int(import_module(module).run(options))
+            with _ended_like_ctrl_c():
+                code = int(import_module(module).run(options))
             sys.stdout.flush()
             return code
         except (CliError, CredentialsError) as error:
             complain(command, error)
-            return getattr(error, "code", FAILURE)
+            code = getattr(error, "code", FAILURE)
+            return failure if code == FAILURE else code
         except UnreachableError as error:
             complain(
                 command, f"{error}\nIs this the cluster that you mean? See `kubectl config current-context`."
             )
-            return FAILURE
+            return failure
+    except _Ended as ended:
+        return 128 + ended.number
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end a command as Ctrl-C does: what it began is withdrawn. CI systems send them."""
+
+    def end(number: int, _: object) -> None:
+        raise _Ended(number)
+
+    numbers = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Python allows it nowhere else
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

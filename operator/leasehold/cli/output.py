@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +16,9 @@ NONE: Final = "<none>"
 _WIDTH: Final = 100
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+_NO_TEXT: Final = re.compile(r"[yYnN]|[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+|[-+]?0[oO][0-7]+")
+"""To kubectl these are booleans and numbers, where they stand without quotes."""
+
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
 STYLES: Final = {"bold": _BOLD, "dim": _DIM, "bad": _RED, "good": _GREEN, "warn": _YELLOW}
 
@@ -24,6 +28,17 @@ def plain(text: str, *, lines: bool = False) -> str:
     return "".join(
         letter if letter.isprintable() or (lines and letter == "\n") else f"\\x{ord(letter):02x}"
         for letter in text
+    )
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal a plain text takes: some letters take two, some none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(
+        0 if combining(letter) else 2 if east_asian_width(letter) in ("W", "F") else 1 for letter in text
     )
 
 
@@ -58,13 +73,15 @@ class Table:
         """Print rows, after the headings if they are the first."""
         cells = [[plain(str(cell)) for cell in row] for row in rows]
         for row in cells:
-            self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+            self._widths = [max(width, columns(cell)) for width, cell in zip(self._widths, row, strict=True)]
         if not self._begun:
             cells.insert(0, list(self._headings))
             self._begun = True
         stream = self._stream or sys.stdout
         for row in cells:
-            padded = (cell.ljust(width) for cell, width in zip(row, self._widths, strict=True))
+            padded = (
+                cell + " " * (width - columns(cell)) for cell, width in zip(row, self._widths, strict=True)
+            )
             stream.write(indent + GAP.join(padded).rstrip() + "\n")
         stream.flush()
 
@@ -78,8 +95,17 @@ def yaml_text(document: object) -> str:
     """Return a document as YAML."""
     import yaml  # only who asks for it pays for it
 
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(document, Dumper=dumper, sort_keys=True))
+    base: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+    class Dumper(base):  # type: ignore[misc]
+        """Quotes what PyYAML reads as text and kubectl as something else."""
+
+    def text(dumper: Any, value: str) -> Any:
+        style = "'" if _NO_TEXT.fullmatch(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=True))
 
 
 def write_document(document: object, form: str) -> None:

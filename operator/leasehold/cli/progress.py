@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from leasehold.cli.options import interactive
-from leasehold.cli.output import plain, terminal_width
+from leasehold.cli.output import columns, plain, terminal_width
 
 
 class Progress:
@@ -22,8 +22,10 @@ class Progress:
         self._said = text
         width = terminal_width(sys.stderr)
         shown = plain(text)
-        if len(shown) >= width:
-            shown = shown[: max(width - 2, 1)] + "…"
+        if columns(shown) >= width:
+            while columns(shown) > max(width - 2, 1):
+                shown = shown[:-1]
+            shown += "…"
         sys.stderr.write(f"\r\x1b[K{shown}")
         sys.stderr.flush()
 

@@ -29,14 +29,15 @@ def run(options: argparse.Namespace) -> int:
         ]
         if not names:
             sys.stderr.write(f"No leases to release in {namespace} namespace.\n")
-        code = 0
+        code, released = 0, []
         for name in names:
             try:
                 _release(cluster, namespace, name, delete=options.delete)
+                released.append(name)
             except Refused as refusal:
                 complain("release", refusal)
                 code = 1
-        return max(code, _wait(cluster, namespace, names, options.timeout) if options.wait else 0)
+        return max(code, _wait(cluster, namespace, released, options.timeout) if options.wait else 0)
     finally:
         cluster.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import re
 import socket
 from typing import Any, Final
@@ -72,7 +73,8 @@ def lease_of(options: argparse.Namespace, namespace: str, **spec: Any) -> Json:
     return {
         "apiVersion": API,
         "kind": LEASES.kind,
-        "metadata": {"namespace": namespace, **({"name": name} if name else {"generateName": "cli-"})},
+        # A name of ours, not of the server's: by it a request is withdrawn whose answer was lost.
+        "metadata": {"namespace": namespace, "name": name or f"cli-{os.urandom(4).hex()}"},
         "spec": asked,
     }
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from leasehold.cli.acquire import LOOK_SECONDS
 from leasehold.cli.options import FAILED, LOST, REFUSED, TOO_LATE, CliError, complain
 from leasehold.cli.progress import Progress
 from leasehold.cli.request import amounts, identity, lease_of
@@ -174,7 +175,9 @@ async def _take(client: Client, options: argparse.Namespace, ending: asyncio.Eve
             options.placement or "Any", options.topology_key or None, options.node_selector or None
         )
     try:
-        return await client.lease(timeout=options.timeout or None, on_progress=tell, on_ending=ends, **wish)
+        # Who does not want to wait for room still waits for the operator to say that there is none.
+        limit = LOOK_SECONDS if options.timeout == 0 else options.timeout
+        return await client.lease(timeout=limit, on_progress=tell, on_ending=ends, **wish)
     finally:
         progress.done()
 

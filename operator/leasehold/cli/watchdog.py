@@ -37,6 +37,9 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         reader, self._pipe = os.pipe()
+        os.set_blocking(
+            self._pipe, False
+        )  # should it be stopped: whoever renews the lease must not wait for it
         self._pid = os.fork()
         if not self._pid:
             os.close(self._pipe)
@@ -46,7 +49,7 @@ class Watchdog:
 
     def watch(self, group: int, until: float | None) -> None:
         """Say which process group to end, and when by `now` unless told otherwise; group 0 is none."""
-        with contextlib.suppress(OSError):  # it was killed: then there is only us
+        with contextlib.suppress(OSError):  # it was killed, or listens no more: then there is only us
             os.write(self._pipe, _MESSAGE.pack(group, _NEVER if until is None else until))
 
     def __exit__(

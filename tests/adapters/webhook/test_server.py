@@ -283,6 +283,30 @@ async def test_a_question_that_never_ends_is_given_up(
     await served.still_serves()
 
 
+async def test_large_questions_wait_for_each_other_and_keep_no_small_one_out(served: Served) -> None:
+    """A thousand of four megabytes at once would be more memory than the operator has."""
+    length = module._SMALL + 1
+    slow = []
+    for _ in range(module._LARGE_ONES + 1):
+        if len(slow) == module._LARGE_ONES:
+            async with asyncio.timeout(PATIENCE):
+                while not served.server._large.locked():
+                    await asyncio.sleep(0.01)
+        one = await asyncio.open_connection("127.0.0.1", served.server.port, ssl=served.trust())
+        one[1].write(b"POST /gate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{" % length)
+        slow.append(one)
+    await served.still_serves()
+    reader, writer = slow.pop()
+    writer.write(b" " * (length - 1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readline(), 0.2)  # all of it is sent, and it waits for its turn
+    slow[0][1].write(b" " * (length - 1))
+    for answered in (slow[0][0], reader):
+        assert b" 400 " in await asyncio.wait_for(answered.readline(), PATIENCE)
+    for _, open_ in (*slow, (reader, writer)):
+        open_.close()
+
+
 # --- the beginning and the end ---
 
 

@@ -85,6 +85,8 @@ class Webhook:
         self._serving: Pair | None = None
         self._context: ssl.SSLContext | None = None
         self._complaint = ""
+        self._present_look: asyncio.Task[bool | str] | None = None
+        self._next_look: asyncio.Task[bool | str] | None = None
 
     # --- every replica ---
 
@@ -133,9 +135,29 @@ class Webhook:
             return True
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
+                found = await self._look_after_now()
+        except TimeoutError:
+            found = "no answer"
+        if isinstance(found, str):
+            raise CannotSay(f"pools cannot be read: {found}")
+        return found
+
+    async def _look_after_now(self) -> bool | str:
+        """Look at the pools as they are from now on. Who asks meanwhile shares a look: nobody here is known."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look(self._present_look), name="webhook look")
+        return await asyncio.shield(self._next_look)
+
+    async def _look(self, before: asyncio.Task[bool | str] | None) -> bool | str:
+        """Tell whether the API server knows a pool that holds pods, or why that is not known."""
+        if before is not None:
+            await asyncio.wait({before})
+        self._present_look, self._next_look = self._next_look, None
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
                 pools, _ = await self.client.list(paths.POOLS)
         except (ApiError, TimeoutError) as error:
-            raise CannotSay(f"pools cannot be read: {str(error) or 'no answer'}") from error
+            return str(error) or "no answer"
         return any(map(holds_pods, pools))
 
     # --- whoever leads ---

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 from aiohttp import web
@@ -23,6 +24,12 @@ PATH: Final = "/gate"
 
 _LARGEST: Final = 4 * 1024 * 1024
 """Bytes of a question: an API server takes 3 MiB for an object, and etcd half of that."""
+
+_SMALL: Final = 64 * 1024
+"""Bytes of a question that is read at once: nearly every pod is smaller."""
+
+_LARGE_ONES: Final = 8
+"""How many larger ones are read at once; the others wait. All together must fit into the operator's memory."""
 
 _CONNECTIONS: Final = 1024
 """Open at once. An API server opens one for each request that it has under way, some hundreds."""
@@ -70,6 +77,7 @@ class WebhookServer:
         self._accepting: asyncio.Task[None] | None = None
         self._greeting: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_HANDSHAKES)
+        self._large = asyncio.Semaphore(_LARGE_ONES)
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -154,7 +162,10 @@ class WebhookServer:
     async def _answer(self, request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(_QUESTION_SECONDS):
-                text = await request.read()
+                length = request.content_length  # none where it comes in pieces, as from no API server
+                small = length is not None and length <= _SMALL
+                async with nullcontext() if small else self._large:
+                    text = await request.read()
         except TimeoutError:
             return web.Response(status=408, text="the question did not arrive in time\n")
         try:
