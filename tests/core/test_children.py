@@ -21,8 +21,11 @@ from tests.builders import (
 from tests.rehearsal import Rehearsal
 
 from leasehold.api.names import LeaseReason
+from leasehold.core import children
+from leasehold.core.audit import audit
 from leasehold.core.booking import Entry
 from leasehold.core.children import MOST_SLICES, serve_children
+from leasehold.core.course import Step
 from leasehold.core.lease import Lease, lease_of
 from leasehold.core.planning import plan
 from leasehold.core.pool_status import Facts, figures_of, status_of
@@ -193,6 +196,31 @@ def test_a_pool_that_is_held_lets_parents_share_and_one_with_wrong_books_does_no
     assert len(serve_children(state, world, play.now, 9, 9, frozenset(), braked).grants) == 1
 
 
+def test_who_waited_because_the_books_were_wrong_is_served_when_they_are_right_again() -> None:
+    play = house()
+    child(play, "job")
+    wrong = Wait(LeaseReason.LEDGER_INCONSISTENT, "wrong")
+    served = serve_children(play.state, play.world(), play.now, 9, 9, frozenset(), wrong)
+    for lease, patch, notices in served.words:
+        play.put(lease, Step(patch, notices=notices))
+    assert serve_children(play.state, play.world(), play.now, 9, 9, frozenset(), wrong).words == []
+    play.look()
+    assert held(play, "job"), "nobody tells of that but the books themselves"
+
+
+def test_a_large_family_keeps_no_other_waiting() -> None:
+    play = house(cpu="8")
+    play.ask("small", cpu="8", memory=None)
+    play.look()
+    for i in range(6):
+        child(play, f"job-{i}", "1")
+    child(play, "one", "1", parent="small")
+    for _ in range(2):
+        for entry in play.commit(plan(play.state, play.world(), play.now, (), None, batch=4)):
+            play.write(entry)
+    assert held(play, "one"), "the others were served before it once, and not again"
+
+
 def test_bounds_leave_the_rest_for_the_next_pass() -> None:
     play = house(cpu="16")
     for i in range(4):
@@ -216,10 +244,47 @@ def test_children_and_handovers_leave_the_queue_its_half_of_a_commit() -> None:
     for i in range(6):
         child(play, f"job-{i}", "1")
     for i in range(6):
-        play.ask(f"other-{i}", cpu="1", memory=None)
+        play.ask(f"other-{i}", cpu="100m", memory=None)
     decided = plan(play.state, play.world(), play.now, (), None, batch=4)
     assert len(decided.grants) == 4
     assert sum(1 for grant in decided.grants if grant.parent) == 2
+    for i in range(4):
+        play.ask(f"mine-{i}", cpu="100m", memory=None, holder={"identity": "one"})
+    play.until("1s")
+    for i in range(4):
+        play.change(edited(play.lease(f"mine-{i}"), holder={"identity": "two"}))
+    for i in range(4):
+        child(play, f"more-{i}", "100m")
+        play.ask(f"others-{i}", cpu="100m", memory=None)
+    decided = plan(play.state, play.world(), play.now, (), None, batch=4)
+    kinds = [(grant.hands_over, bool(grant.parent)) for grant in decided.grants]
+    assert kinds == [(True, False), (False, True), (False, False), (False, False)]
+
+
+def test_what_nobody_may_be_told_now_is_not_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = house(cpu="4")
+    for i in range(40):
+        child(play, f"job-{i}", "3" if i % 2 else "9")
+    drafts: list[str] = []
+
+    def counted(name: str) -> Any:
+        draft = getattr(children, name)
+        return lambda lease, *more: drafts.append(lease.name) or draft(lease, *more)
+
+    for name in ("keep_waiting", "refuse"):
+        monkeypatch.setattr(children, name, counted(name))
+    served = serve_children(play.state, play.world(), play.now, 9, 4, frozenset())
+    assert len(served.words) == len(drafts) == 4
+
+
+def test_words_to_children_leave_the_queue_its_half() -> None:
+    play = house(cpu="4")
+    for i in range(6):
+        child(play, f"job-{i}", "9")
+        play.ask(f"other-{i}", cpu="99", memory=None)
+    decided = plan(play.state, play.world(), play.now, (), None, words=4)
+    told = [change.lease.parent for change in decided.changes if change.word]
+    assert (told.count("all"), told.count("")) == (2, 2)
 
 
 # --- terms ---
@@ -261,6 +326,30 @@ def test_a_session_renews_a_child_only_as_far_as_its_parent_and_comes_to_rest() 
     play.change(edited(renewed(play.lease("all")), durationSeconds=600))
     play.look()
     assert play.lease("job").deadline("expirationTime") == at("1m59s")
+
+
+@pytest.mark.parametrize("liveness", ["None", "Renew", "Session"])
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_both_renewals_that_were_there_when_the_operator_came_back_count(name: str, liveness: str) -> None:
+    policy = make_pool(heartbeatTimeoutSeconds=86400, claimTimeoutSeconds=86400, gracePeriodSeconds=5)
+    how = {"durationSeconds": 60, "liveness": liveness}
+    if liveness == "Session":
+        how["holder"] = {"sessionRef": {"name": "s"}}
+    play = Rehearsal(policy)
+    play.sessions = {("team-a", "s"): make_session(name="s")}
+    play.ask("all", cpu="8", memory=None, **how)
+    play.look()
+    child(play, name, **how)
+    child(play, f"{name}-quiet", durationSeconds=60)
+    play.look()
+    if liveness != "Session":
+        for one in (name, "all"):
+            play.change(renewed(play.lease(one)))
+    play.now = at("10m")
+    play.look()
+    assert (play.says("all", "Ready"), play.says(name, "Ready")) == ("True/Held", "True/Held")
+    assert play.lease(name).deadline("expirationTime") == at("11m")
+    assert play.says(f"{name}-quiet", "Finished") == "True/Expired"
 
 
 def test_a_renewal_never_shortens_a_parent_below_its_children() -> None:
@@ -372,6 +461,23 @@ def test_a_parent_whose_children_are_at_work_is_not_idle() -> None:
     assert {"uid-all", "uid-job"} <= play.state.idle_since().keys()
 
 
+def test_a_parent_of_which_only_children_run_pods_is_not_lost_for_that() -> None:
+    policy = make_pool(enforcement={"mode": "Gate"}, claimTimeoutSeconds=60, gracePeriodSeconds=0)
+    play = house(policy=policy)
+    assert play.says("all", "Claimed") == "False/WaitingForPods"
+    play.until("30s")
+    child(play, "job", liveness="Renew")
+    play.look()
+    assert (play.says("all", "Claimed"), play.says("job", "Claimed")) == (
+        "True/SubLeaseGranted",
+        "False/WaitingForHolder",
+    )
+    play.until("89s")
+    assert (play.says("all"), play.says("job")) == ("True/Granted", "True/Granted")
+    play.until("5m")
+    assert (play.says("all", "Finished"), play.says("job", "Finished")) == ("", "True/Expired")
+
+
 # --- restarts ---
 
 
@@ -399,6 +505,16 @@ def test_what_an_operator_without_sub_leases_granted_is_the_pools() -> None:
     play.look()
     assert play.state.ledger.get(old.uid) is not None
     assert entry.takes_room
+
+
+def test_one_that_waited_and_was_granted_by_such_an_operator_is_its_parents_no_more() -> None:
+    play = house()
+    waiting = child(play, "job", "9")
+    play.look()
+    play.change(granted(play.lease("job"), token=99))
+    assert audit(play.state) == []
+    assert play.state.families.members == {}
+    assert play.state.ledger.get(waiting.uid) is not None
 
 
 def test_a_family_has_no_more_places_than_the_pools_queue() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from tests.builders import edited, granted, make_lease
 
 from leasehold.core.families import Families, Part
@@ -54,6 +56,8 @@ def test_a_parent_is_left_what_its_children_do_not_hold_slice_by_slice() -> None
     rest = families.rest(parent)
     assert [(row.node, row.amounts["cpu"]) for row in rest.slices] == [("n1", 0), ("n1", 1000), ("n2", 2000)]
     assert families.rest(parent) is rest, "it is the same as long as nothing changes"
+    heard = replace(parent, status={**parent.status})
+    assert families.rest(heard) is rest, "an answer and the watch may bring the same twice"
     newer = edited(parent, priority=1)
     assert families.rest(newer).version == newer.version
     families.give_back("a")

@@ -248,6 +248,14 @@ def test_renewals_end_at_the_maximum() -> None:
     assert story.ended == "Expired/MaximumReached"
 
 
+def test_asking_again_and_again_moves_the_maximum_by_nothing() -> None:
+    story = held(make_pool(maxTotalSeconds=900), durationSeconds=900)
+    story.renew().at("15m10s")
+    assert story.ended == "", "grace is for whoever packs up"
+    story.renew().at("15m30s")
+    assert story.ended == "Expired/MaximumReached"
+
+
 def test_a_renewal_in_grace_saves_the_lease() -> None:
     story = held(durationSeconds=60)
     story.at("80s")

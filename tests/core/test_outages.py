@@ -7,12 +7,24 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import at, granted, make_lease, make_pool, make_session, make_world, renewed, written
+from tests.builders import (
+    at,
+    edited,
+    granted,
+    make_lease,
+    make_pool,
+    make_session,
+    make_world,
+    renewed,
+    written,
+)
 
 from leasehold.core.lease import Lease
 from leasehold.core.lifecycle import advance
 from leasehold.core.outages import KEPT, Outage, joined, moved
+from leasehold.core.planning import Grant, entry_of, handover_step
 from leasehold.core.policy import PoolPolicy
+from leasehold.core.times import format_time
 
 POOL = make_pool(heartbeatTimeoutSeconds=60, claimTimeoutSeconds=120, gracePeriodSeconds=30)
 
@@ -122,6 +134,21 @@ def test_a_heartbeat_ends_the_matter() -> None:
     assert lease.deadline("heartbeatTime") == at("6m2s")
     assert lease.deadline("amnestyTime") is None
     assert look(lease, "6m32s", outages=away).finished
+
+
+def test_an_outage_before_a_handover_is_none_of_the_next_holders() -> None:
+    away = [outage("30s", "5m")]
+    next_ = edited(alive(holder={"identity": "one"}), holder={"identity": "two"})
+    entry = entry_of(Grant(next_, (), hands_over=True), 9)
+    next_ = written(next_, handover_step(next_, entry, POOL, make_world(outages=away), at("5m10s")))
+    timeout = next_.deadline("claimTime")
+    assert timeout == at("5m10s") + POOL.claim_timeout
+    later = [*away, outage("5m20s", "5m25s")]
+    assert look(next_, "5m10s", outages=later).deadline("claimTime") == timeout
+    waited = advance(next_, POOL, make_world(outages=away), timeout)
+    assert waited.patch["release"]["cause"] == "ClaimTimeout"
+    waited = advance(next_, POOL, make_world(outages=later), timeout)
+    assert waited.patch["deadlines"]["claimTime"] == format_time(timeout + 5000)
 
 
 def test_a_claim_is_waited_for_as_long_as_the_outage_was() -> None:

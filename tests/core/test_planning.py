@@ -1218,7 +1218,7 @@ def test_nobody_is_taken_for_silent_while_a_lease_changes_hands() -> None:
     world = play.world()
     decided = plan(play.state, world, at("10m"), {"uid-a"}, None, batch=0)
     assert decided.changes == ()
-    assert play.state.handovers == {"uid-a"}, "it is done as soon as there is a commit"
+    assert list(play.state.handovers) == ["uid-a"], "it is done as soon as there is a commit"
 
 
 def test_a_renewal_that_came_with_the_change_counts_for_the_term_and_is_no_sign_of_the_next_holder() -> None:
@@ -1261,6 +1261,43 @@ def test_a_lease_granted_before_holders_were_written_down() -> None:
         "nobody can tell what changed"
     )
     assert play.says("a", "Claimed") == "True/HolderRenewed"
+
+
+def test_nobody_is_named_beside_the_token_of_another_when_the_end_has_begun() -> None:
+    play = handing(policy=make_pool(cooldownSeconds=60))
+    old = play.lease("a")
+    old = edited(old, status={key: v for key, v in old.status.items() if key != "holder"})
+    play.change(edited(old, holder={"identity": "two"}, desiredState="Released"))
+    play.look()
+    assert play.lease("a").releasing
+    play.until("2m")
+    assert play.lease("a").finished
+    assert "holder" not in play.lease("a").status
+
+
+def test_who_asked_first_is_handed_over_first_however_often_others_ask_again() -> None:
+    play = Rehearsal()
+    for name in ("a", "b", "c"):
+        play.ask(name, cpu="1", memory=None, holder={"identity": "one"})
+    play.look()
+
+    def ask(name: str, identity: str) -> None:
+        play.change(edited(play.lease(name), holder={"identity": identity}))
+
+    for name in ("c", "b", "a"):
+        ask(name, "two")
+    for i in range(3):
+        (entry,) = play.commit(plan(play.state, play.world(), play.now, (), None, batch=1))
+        assert entry.name == "cba"[i]
+        play.write(entry)
+        ask(entry.name, f"more-{i}")
+
+
+def test_a_handover_is_a_short_entry_whatever_the_lease_holds() -> None:
+    play = handing(count=8, cpu="1", memory=None)
+    give(play)
+    (grant,) = play.decide().grants
+    assert (grant.hands_over, grant.nodes) == (True, ()), "the pool object is bounded for grants alone"
 
 
 def test_a_handover_that_was_committed_counts_for_nothing_but_itself() -> None:

@@ -514,6 +514,7 @@ class LeaseReason(Named):
     WAITING_FOR_HOLDER = "WaitingForHolder", "Granted; renew before status.deadlines.claimTime or lose it."
     CLAIM_TIMEOUT = "ClaimTimeout", "The holder did not show up in time."
     POD_BOUND = "PodBound", "A pod of the lease was bound to one of its nodes."
+    CHILD_GRANTED = "SubLeaseGranted", "A sub-lease was granted out of the lease."
     WAITING_FOR_PODS = (
         "WaitingForPods",
         "Granted; start a pod with the label leasehold.dev/lease before status.deadlines.claimTime or lose it.",
@@ -857,7 +858,7 @@ LEASE_REASONS: Final[Mapping[LeaseCondition, Mapping[ConditionStatus, tuple[Leas
                 ),
             },
             LeaseCondition.CLAIMED: {
-                _TRUE: (_L.HOLDER_RENEWED, _L.SESSION_LIVE, _L.POD_BOUND),
+                _TRUE: (_L.HOLDER_RENEWED, _L.SESSION_LIVE, _L.POD_BOUND, _L.CHILD_GRANTED),
                 _FALSE: (_L.WAITING_FOR_HOLDER, _L.WAITING_FOR_PODS, _L.CLAIM_TIMEOUT),
                 _UNKNOWN: (_L.NOT_REQUIRED,),
             },

@@ -45,14 +45,19 @@ def serve_children(
 ) -> Served:
     """Look at the families that are due: at most `batch` children are granted, and `words` told.
 
-    Those that cannot be served yet, because of writes under way or these bounds, stay due. A `hold` of the pool's
-    grants keeps nobody from giving what it has to its children, unless the pool cannot trust its books or its reach.
+    Those that cannot be served yet, because of writes under way, a hold or these bounds, stay due; who was served
+    comes after the others then. A `hold` of the pool's grants keeps nobody from giving what it has to its children,
+    unless the pool cannot trust its books or its reach.
     """
     served = Served([], [])
     for key in list(state.families.due):
         family = _Family(state, world, now, key, leaving, served)
-        if family.serve(batch, words, hold):
+        before = len(served.grants) + len(served.words)
+        done = family.serve(batch, words, hold)
+        if done or len(served.grants) + len(served.words) > before:
             state.families.due.pop(key, None)
+        if not done:
+            state.families.due[key] = None
     return served
 
 
@@ -92,7 +97,7 @@ class _Family:
         if wait is not None:
             for child in self.waiting:
                 self._wait(child, wait, words)
-            return not self.left_out
+            return not self.left_out and wait is not hold  # nobody tells a family that a hold is over
         if self._is_busy(self.parent.uid):
             return False
         room = self._room(self.parent)
@@ -225,17 +230,25 @@ class _Family:
     # --- words ---
 
     def _refuse(self, child: Lease, refusal: Refusal, words: int) -> None:
-        self._say(child, refusal, refuse(child, refusal, self.now), words)
+        if self._may_tell(words):
+            self._say(child, refusal, refuse(child, refusal, self.now))
 
     def _wait(self, child: Lease, wait: Wait, words: int) -> None:
-        self._say(child, wait, keep_waiting(child, wait, self.now), words)
+        if self._may_tell(words):
+            self._say(child, wait, keep_waiting(child, wait, self.now))
 
-    def _say(self, child: Lease, why: Refusal | Wait, patch: Patch, words: int) -> None:
+    def _may_tell(self, words: int) -> bool:
+        """Tell whether one more may be told something. If not it is not drafted either: thousands may wait."""
+        if len(self.served.words) < words:
+            return True
+        self.left_out = True
+        return False
+
+    def _say(self, child: Lease, why: Refusal | Wait, patch: Patch) -> None:
         if not patch:
             return
-        if self._is_busy(child.uid) or len(self.served.words) >= words:
-            self.left_out = True
-            return
         self.left_out = True  # until it is known to have read that
+        if self._is_busy(child.uid):
+            return
         notices = () if child.status else (Notice(why.reason, why.message, warning=True),)
         self.served.words.append((child, patch, notices))

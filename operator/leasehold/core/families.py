@@ -108,7 +108,7 @@ class Families:
         if parent.uid not in self._held:
             return parent
         known = self._rests.get(parent.uid)
-        if known is None or known.version != parent.version or known.status is not parent.status:
+        if known is None or known.version != parent.version or known.status != parent.status:
             known = self._rests[parent.uid] = replace(parent, slices=self._left(parent))
         return known
 

@@ -15,7 +15,7 @@ from leasehold.core.lease import Lease
 from leasehold.core.outages import moved
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.status import Draft
-from leasehold.core.times import SECOND, format_time
+from leasehold.core.times import SECOND, format_time, parse_time
 
 
 def expect_holder(draft: Draft, lease: Lease, policy: PoolPolicy, world: World, now: int) -> None:
@@ -61,14 +61,14 @@ def follow_liveness(course: Course) -> None:
 
 
 def claim(course: Course) -> None:
-    """Note that the holder showed up: by renewing, by its session, or by a pod that was bound."""
+    """Note that the holder showed up: by renewing, by its session, by a pod that was bound, or by a sub-lease."""
     lease, draft = course.lease, course.draft
     if draft.holds(C.CLAIMED):
         return
     if lease.liveness == Liveness.RENEW and renewal_asked(lease):
         draft.say(C.CLAIMED, True, R.HOLDER_RENEWED)
-    elif lease.liveness != Liveness.SESSION and course.policy.enforces and course.world.pods(lease).claimed:
-        draft.say(C.CLAIMED, True, R.POD_BOUND)
+    elif lease.liveness != Liveness.SESSION and course.policy.enforces and (sign := _sign_of_use(course)):
+        draft.say(C.CLAIMED, True, sign)
         if lease.liveness == Liveness.RENEW:
             draft.set_time("deadlines", heartbeatTime=course.now + course.policy.heartbeat_timeout)
     elif lease.liveness == Liveness.SESSION and session_is_live(
@@ -80,15 +80,23 @@ def claim(course: Course) -> None:
     draft.set_time("deadlines", claimTime=None)
 
 
+def _sign_of_use(course: Course) -> R | None:
+    """Return what shows that a lease is used where pods are to: one of its own, or a sub-lease, which has its pods."""
+    if course.world.pods(course.lease).claimed:
+        return R.POD_BOUND
+    return R.CHILD_GRANTED if course.has_children else None
+
+
 def unclaimed(course: Course) -> R | None:
     """End a lease nobody claimed. Its claim deadline was its holder's grace, so there is no other."""
     if course.lease.changes_hands:
         return None  # the deadlines of the holder before mean nothing any more, and the new one gets its own
     claim(course)
-    granted = course.lease.instant("allocation", "allocationTime")
+    awaited = course.draft.conditions.get(C.CLAIMED)  # since the grant, or since the handover to this holder
     deadline = course.draft.deadline("claimTime")
-    if deadline is not None and granted is not None:
-        deadline = _forgive(course, "claimTime", deadline, granted, deadline)
+    if deadline is not None and awaited is not None:
+        since = parse_time(awaited["lastTransitionTime"])
+        deadline = _forgive(course, "claimTime", deadline, since, deadline)
     if deadline is None:
         return None
     if course.now >= deadline and _may_judge(course):
@@ -199,17 +207,33 @@ def session_renews(course: Course, end: int) -> bool:
     """A live session renews the term by itself once two thirds of it are over: one write per term, however many
     heartbeats there are.
     """
+    if not _session_asks(course):
+        return False
     lease = course.lease
-    if lease.liveness != Liveness.SESSION or lease.changes_hands or not course.draft.holds(C.CLAIMED):
-        return False
-    if not session_is_live(lease, course.policy, course.world, course.now):
-        return False
     most = _at_most(course)
     if most is not None and end >= most:
         return False
     due = end - course.policy.term_of(lease.duration) // 3
     course.wake(due)
     return course.now >= due
+
+
+def _session_asks(course: Course) -> bool:
+    lease = course.lease
+    if lease.liveness != Liveness.SESSION or lease.changes_hands or not course.draft.holds(C.CLAIMED):
+        return False
+    return session_is_live(lease, course.policy, course.world, course.now)
+
+
+def awaits_parent(course: Course) -> bool:
+    """Tell whether a sub-lease is to be renewed whose parent's term is over, too: that one is decided about before.
+
+    Until then its renewal would come to nothing. What is written to its parent has it looked at again.
+    """
+    end = None if course.parent is None else course.parent.deadline("expirationTime")
+    if end is None or not course.policy.ends_leases or course.now < end + course.policy.grace:
+        return False
+    return renewal_asked(course.lease) or _session_asks(course)
 
 
 def renewal_of(course: Course) -> int | None:

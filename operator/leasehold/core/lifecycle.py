@@ -18,6 +18,7 @@ from leasehold.core import release
 from leasehold.core.course import Concern, Course, Notice, Step, World
 from leasehold.core.families import by_node
 from leasehold.core.heartbeat import (
+    awaits_parent,
     follow_liveness,
     heartbeat_lost,
     renew,
@@ -55,7 +56,7 @@ def advance(lease: Lease, policy: PoolPolicy, world: World, now: int) -> Step:
     if course.draft.holds(C.RELEASED) and (bill := world.bill(lease, now)):
         course.draft.status["accounting"] = bill
     step = course.step()
-    if step.patch and "holder" not in lease.status and not lease.changes_hands:
+    if step.patch and "holder" not in lease.status and not (lease.changes_hands or lease.releasing):
         step.patch["holder"] = holder_document(lease.holder)  # granted before it was written down
     return step
 
@@ -210,7 +211,10 @@ def _term_over(course: Course) -> R | None:
     end = course.lease.deadline("expirationTime")
     if end is None or not course.policy.ends_leases or course.now < end + course.policy.grace:
         return None
-    if renewal_of(course) is not None:
+    if awaits_parent(course):
+        return None
+    renewed = renewal_of(course)
+    if renewed is not None and renewed > end:  # at the maximum one may ask again and again
         return None
     course.due = end + course.policy.grace
     return R.MAXIMUM_REACHED if end == course.lease.deadline("maxExpirationTime") else R.TERM_ENDED
@@ -323,7 +327,8 @@ def _within_parents_time(course: Course, notice: R, at: int) -> int:
 
 def _keep(course: Course) -> None:
     _shrink(course)
-    renew(course)
+    if not awaits_parent(course):
+        renew(course)
     _degraded(course)
     _warn(course)
     say_live(course)

@@ -67,7 +67,7 @@ class Grant(NamedTuple):
 
     `until` is when its room is free again (ms), unless it is renewed, which it cannot be beyond `not_after`. One with
     a `start` is a promise: its room is kept from then on. One with a `parent` (a uid) is a sub-lease's, and one that
-    `hands_over` a lease that is held gives it a new token, and nothing else.
+    `hands_over` a lease that is held gives it a new token, and nothing else; it names no nodes.
     """
 
     lease: Lease
@@ -120,10 +120,11 @@ def plan(
     """Decide about the leases that changed or are due, then about the queue.
 
     At most `batch` leases are granted; 0 leaves the queue alone. At most `words` waiting leases are told how they
-    stand. `hold` is why the pool grants nothing now (None when it does). `quotes` are what was found out for dry runs:
-    by this pool, and the best of the others. Leases with a write under way, or put aside, are left alone, and those
-    whose end is long overdue end in turn. A lease whose status cannot be read keeps what it holds and is named in
-    `unreadable`; it does not stop the others.
+    stand. Of both the queue has half, whatever sub-leases and handovers there are. `hold` is why the pool grants
+    nothing now (None when it does). `quotes` are what was found out for dry runs: by this pool, and the best of the
+    others. Leases with a write under way, or put aside, are left alone, and those whose end is long overdue end in
+    turn. A lease whose status cannot be read keeps what it holds and is named in `unreadable`; it does not stop the
+    others.
     """
     changes: list[Change] = []
     wakes: list[tuple[str, int | None]] = []
@@ -150,8 +151,9 @@ def plan(
     changes += _answers(state, now, hold, quotes or {}, leaving)
     grants: list[Grant] = []
     if batch and (state.handovers or state.families.due):
-        grants = _handovers(state, leaving, max(1, batch // 2))
-        served = serve_children(state, world, now, max(1, batch // 2), words, leaving, hold)
+        grants = _handovers(state, leaving, max(1, batch // 4))
+        share = max(1, batch // 2 - len(grants))
+        served = serve_children(state, world, now, share, (words + 1) // 2, leaving, hold)
         grants += [Grant(lease, nodes, parent=parent) for lease, nodes, parent in served.grants]
         changes += [
             Change(lease, Step(patch, notices=notices), word=True) for lease, patch, notices in served.words
@@ -165,11 +167,15 @@ def plan(
 
 def _handovers(state: PoolState, leaving: set[str], most: int) -> list[Grant]:
     """Return the leases that go to another holder. Whatever else is to be written to one of them goes first."""
-    found = []
-    for uid in sorted(state.handovers - state.busy - state.aside - state.entries.keys() - leaving)[:most]:
+    found: list[Grant] = []
+    for uid in state.handovers:
+        if len(found) == most:
+            break
+        if uid in state.busy or uid in state.aside or uid in state.entries or uid in leaving:
+            continue
         lease = state.leases[uid]
         if not lease.deleting and not lease.wants_release:
-            found.append(Grant(lease, tuple(part.node for part in lease.slices), hands_over=True))
+            found.append(Grant(lease, (), hands_over=True))
     return found
 
 

@@ -73,7 +73,7 @@ class PoolState:
     refused. `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
     `namespaces` are the labels of the cluster's namespaces, kept up to date by whoever hears of them. `changes` counts
     what was taken in, and `seen_at` is the instant up to which it was. `families` are the sub-leases, which are in no
-    other book, and `handovers` the leases whose holder has changed.
+    other book, and `handovers` the leases whose holder has changed, the first one first.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class PoolState:
         self.aside: set[str] = set()
         self.entries: dict[str, Entry] = {}
         self.families = Families()
-        self.handovers: set[str] = set()
+        self.handovers: dict[str, None] = {}
         self.idle: dict[str, dict[str, int | None]] = {}
         self.sessions: dict[tuple[str, str], set[str]] = {}
         self.arrivals: dict[str, int] = {}
@@ -143,14 +143,17 @@ class PoolState:
         if lease.parent:
             self._take_child(lease)
         else:
+            if known is not None and known.parent:  # an operator that knows no sub-leases granted it
+                self.families.leave(known)
+                self._back_to_parent(known.uid)
             self._line_up(lease)
             self._book(lease)
         if self.families:
             self._tell_children(lease)
         if lease.changes_hands:
-            self.handovers.add(lease.uid)
+            self.handovers[lease.uid] = None
         elif self.handovers:
-            self.handovers.discard(lease.uid)
+            self.handovers.pop(lease.uid, None)
         self._meter(lease)
         self.attention.add(lease.uid)
         self.changes += 1
@@ -169,7 +172,7 @@ class PoolState:
         self.idle.pop(uid, None)
         self.meters.pop(uid, None)
         self.backlog.forget(uid)
-        self.handovers.discard(uid)
+        self.handovers.pop(uid, None)
         self.changes += 1
         if known.parent:
             self.families.leave(known)
@@ -197,6 +200,7 @@ class PoolState:
             return
         if entry.parent:
             self.families.take(entry.uid, part_of(entry))
+            self.attention.add(entry.parent)
         elif entry.start is None:
             self._take(committed_holding(entry, self.policy), self._held_of(entry))
         else:
