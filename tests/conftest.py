@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScheduling
 
 _NOT_RUN = "NOT RUN"
+
+# How long an example takes says something of the machine, and nothing of a law.
+hypothesis.settings.register_profile("leasehold", deadline=None)
+hypothesis.settings.load_profile("leasehold")
 
 
 def pytest_configure(config: pytest.Config) -> None:

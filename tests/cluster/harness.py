@@ -181,7 +181,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
 
 
 def condition(obj: Mapping[str, Any], type_: str) -> Object:
-    for found in (obj.get("status") or {}).get("conditions", ()):
+    for found in (obj.get("status") or {}).get("conditions") or ():
         if found["type"] == type_:
             return dict(found)
     return {"status": "", "reason": "", "message": ""}

@@ -138,7 +138,6 @@ def test_what_was_granted_cannot_be_changed(stage: Stage) -> None:
     stage.until(lease, granted)
     changes: list[dict[str, Any]] = [
         {"count": 2},
-        {"holder": {"identity": "you"}},
         {"placement": {"mode": "SameNode"}},
         {"poolRef": {"name": "other"}},
     ]

@@ -115,7 +115,7 @@ def test_the_probes_and_the_metrics_page(stage: Stage, operator: ThreadOperator)
     assert mine("process_cpu_seconds_total")[()] > 0
     assert mine("leasehold_lease_hold_seconds_count") == {(): 1}
     assert mine("leasehold_lease_reclaim_delay_seconds_count") == {(): 1}
-    assert mine("leasehold_lease_reclaim_delay_seconds_sum")[()] < 1
+    assert 0 <= mine("leasehold_lease_reclaim_delay_seconds_sum")[()] < 20
     until(
         lambda: mine("leasehold_pool_capacity").get(("allocated", "cpu", "core")) == 1,
         "the gauges follow the status",
