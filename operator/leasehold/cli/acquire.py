@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from leasehold.adapters.lean_http import UnreachableError
 from leasehold.cli.cluster import LEASES, Cluster, Refused, connect, namespace_of
 from leasehold.cli.options import FAILED, REFUSED, TOO_LATE, CliError
 from leasehold.cli.output import write_document
 from leasehold.cli.progress import Progress
-from leasehold.cli.request import lease_of
+from leasehold.cli.request import LOOK_SECONDS, lease_of
 from leasehold.cli.words import in_the_way, is_over, is_refused, is_true, standing
 
 Json = dict[str, Any]
-
-LOOK_SECONDS: Final = 10
-"""How long the operator may take to look, where nobody wants to wait for room."""
 
 
 def run(options: argparse.Namespace) -> int:

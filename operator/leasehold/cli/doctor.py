@@ -438,7 +438,7 @@ class _Checks:
 
 def _measures(pool: Json) -> bool:
     """Tell whether a pool lends by what reporters measure."""
-    rows = (pool.get("spec") or {}).get("resources") or ({},)
+    rows: list[Json] = (pool.get("spec") or {}).get("resources") or [{}]
     return any(row.get("source", "Measured") == "Measured" for row in rows)
 
 

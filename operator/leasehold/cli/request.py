@@ -14,6 +14,9 @@ from leasehold.cli.options import CliError
 
 Json = dict[str, Any]
 
+LOOK_SECONDS: Final = 10
+"""How long the operator may take to look, where nobody wants to wait for room."""
+
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 

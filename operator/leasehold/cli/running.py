@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from leasehold.cli.acquire import LOOK_SECONDS
 from leasehold.cli.options import FAILED, LOST, REFUSED, TOO_LATE, CliError, complain
 from leasehold.cli.progress import Progress
-from leasehold.cli.request import amounts, identity, lease_of
+from leasehold.cli.request import LOOK_SECONDS, amounts, identity, lease_of
 from leasehold.cli.watchdog import Watchdog, now
 from leasehold.cli.words import standing
 from leasehold.sdk import errors
