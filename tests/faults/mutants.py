@@ -307,7 +307,8 @@ MUTANTS: Final = (
         "renewal-overlooked",
         "a renewal that was there when the term ended is not heard",
         LIFECYCLE,
-        "    if renewal_of(course) is not None:\n        return None\n",
+        "    if renewed is not None and renewed > end:  # at the maximum one may ask again and again\n"
+        "        return None\n",
         "",
         f"{_LIFE}a_renewal_that_was_there_when_the_operator_came_back_still_counts",
         f"{_LIFE}a_renewal_in_grace_saves_the_lease",
