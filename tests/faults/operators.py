@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,9 @@ from typing import Any, Final
 
 from tests.cluster.harness import fetch, free_port, until
 
+from leasehold.testing import packages
 from leasehold.testing.processes import Child
+from leasehold.testing.toolchain import print_progress
 
 FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 """The library that falsifies clocks (Debian's package libfaketime)."""
@@ -206,13 +209,24 @@ def await_one_leader(*operators: Operator) -> None:
     until(lambda: one_leads(*operators), "exactly one leads")
 
 
+def _have_faketime() -> None:
+    """Have the library that falsifies clocks, on a new machine too."""
+    if not FAKETIME.exists() and shutil.which("apt-get") is not None and os.geteuid() == 0:
+        packages.install(_faketime_wanted, "for clocks that are wrong", print_progress, 300)
+    assert FAKETIME.exists(), f"{FAKETIME} is missing: install Debian's package libfaketime"
+
+
+def _faketime_wanted() -> list[str]:
+    return [] if FAKETIME.exists() else ["libfaketime"]
+
+
 def clock(offset: str, *, monotonic: bool = False, file: Path | None = None) -> dict[str, str]:
     """Return the environment in which a process has a false clock: an offset such as `+90s`, or `+0 x2` for a rate.
 
     Its monotonic clock stays true unless told otherwise. With a `file`, the offset is read from there again at every
     look, so that it can be changed while the process runs.
     """
-    assert FAKETIME.exists(), f"{FAKETIME} is missing: install Debian's package libfaketime"
+    _have_faketime()
     environment = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "0" if monotonic else "1"}
     if file is None:
         return {**environment, "FAKETIME": offset}
