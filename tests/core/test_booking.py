@@ -44,3 +44,19 @@ def test_when_room_is_free_again_follows_from_the_deadlines(
 def test_what_a_node_does_not_confirm_is_free_at_no_known_time() -> None:
     lease = ending(granted(), "Quarantined")
     assert free_at(lease, make_pool()) == NEVER
+
+
+@pytest.mark.parametrize(
+    ("policy", "later"),
+    [
+        ({}, 0),
+        ({"cooldownSeconds": 60}, 60_000),
+        ({"verification": "NodeReport", "verificationTimeoutSeconds": 90}, 90_000),
+    ],
+)
+def test_what_waits_for_its_sub_leases_is_free_when_they_are_gone(policy: dict[str, Any], later: int) -> None:
+    rules = make_pool(**policy)
+    lease = ending(granted(policy=rules), "ChildrenLeaving")
+    began = lease.instant("release", "startTime")
+    assert began is not None
+    assert free_at(lease, rules) == began + later

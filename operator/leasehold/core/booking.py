@@ -85,6 +85,8 @@ def free_at(lease: Lease, policy: PoolPolicy) -> int:
     if lease.releasing:
         if lease.reason(C.RELEASED) == R.QUARANTINED:
             return NEVER
+        if lease.reason(C.RELEASED) == R.CHILDREN_LEAVING:
+            return _free_after_children(lease, policy)
         due = lease.deadline("cooldownTime") or lease.deadline("verificationTime")
         return NEVER if due is None else due
     ends = []
@@ -95,6 +97,14 @@ def free_at(lease: Lease, policy: PoolPolicy) -> int:
     if revocation is not None and lease.is_true(C.DISRUPTION_TARGET):
         ends.append(revocation)
     return min(ends) + policy.cooldown if ends else NEVER
+
+
+def _free_after_children(lease: Lease, policy: PoolPolicy) -> int:
+    """Sub-leases end as soon as their parent does; nodes may have to confirm it (ms)."""
+    began = lease.instant("release", "startTime")
+    if began is None:
+        return NEVER
+    return began + (policy.verification_timeout if policy.verifies_release else 0) + policy.cooldown
 
 
 def promise_of(lease: Lease, shape: Shape, policy: PoolPolicy, nodes: Mapping[str, Row]) -> Promise | None:
