@@ -414,7 +414,7 @@ def test_on_a_server_without_the_policy_the_webhook_is_installed_and_an_upgrade_
                 "upgrade", "leasehold", CHART, *held, "--set", "enforcement.admission=Policy", check=False
             ).stderr
         )
-        here.run("upgrade", "leasehold", CHART)
+        here.run("upgrade", "leasehold", CHART, "--set", "enforcement.enabled=false")
         assert here.kube.find(WEBHOOKS, WEBHOOK) is None
     finally:
         here.run("uninstall", "leasehold", "--ignore-not-found", check=False)
