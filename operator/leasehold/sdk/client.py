@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, Unpack
 
 from leasehold import __version__
 from leasehold.adapters.access import Access, find
@@ -29,8 +29,8 @@ from leasehold.sdk.keeper import Keeper
 from leasehold.sdk.lastwill import LastWill
 from leasehold.sdk.lease import Lease, OnEnding, OnLost
 from leasehold.sdk.observing import Observer, Observers
-from leasehold.sdk.request import Placement, Request, name_of, request_of
-from leasehold.sdk.values import Duration, Quantity, checked_name, seconds_of, whole_seconds
+from leasehold.sdk.request import Request, TaskWish, name_of, request_of
+from leasehold.sdk.values import Duration, checked_name, seconds_of, whole_seconds
 from leasehold.sdk.views import Explanation, LeaseView, PoolView, Quote
 from leasehold.sdk.watching import LeaseEvent, LeaseWatch
 
@@ -43,7 +43,7 @@ _SHORTEST_SESSION: Final = 5
 log = logging.getLogger(__name__)
 
 
-class Wish(TypedDict, total=False):
+class Wish(TaskWish, total=False):
     """What may be asked for: one of `pool`, `pool_selector` and `parent` (the name of a lease to be a part of), and at
     least one of `cpu`, `memory`, `disk` and `resources`.
 
@@ -53,25 +53,10 @@ class Wish(TypedDict, total=False):
     pool: str
     pool_selector: Mapping[str, str]
     parent: str
-    cpu: Quantity
-    memory: Quantity
-    disk: Quantity
-    resources: Mapping[str, Quantity]
-    count: int
-    placement: str | Placement
-    duration: Duration
     start: datetime
     start_within: Duration
-    priority: int
-    tenant: str
     key: str
     name: str
-    liveness: str
-    identity: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    defer: Duration
-    keep: Duration
 
 
 class Client:

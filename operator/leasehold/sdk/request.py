@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from leasehold.api.names import (
     API_VERSION,
@@ -51,6 +51,26 @@ class Placement:
         if self.node_selector:
             found["nodeSelector"] = dict(self.node_selector)
         return found
+
+
+class TaskWish(TypedDict, total=False):
+    """What a task may ask for: that of `Client.lease`, but for the pool, which is the router's to choose."""
+
+    cpu: Quantity
+    memory: Quantity
+    disk: Quantity
+    resources: Mapping[str, Quantity]
+    count: int
+    placement: str | Placement
+    duration: Duration
+    priority: int
+    tenant: str
+    liveness: str
+    identity: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    defer: Duration
+    keep: Duration
 
 
 @dataclass(frozen=True, slots=True)

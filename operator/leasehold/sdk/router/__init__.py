@@ -13,9 +13,10 @@ leaves alone what fails, `planning` puts these together, all pure; `verdicts` sa
 keeps what is known, `jobs` what is asked for, `dispatch` does what was decided, and `router` is what its users see.
 """
 
+from leasehold.sdk.request import TaskWish
 from leasehold.sdk.router.choosing import Mode
 from leasehold.sdk.router.circuit import CircuitRule, CircuitState
-from leasehold.sdk.router.jobs import Offer, Outcome, TaskWish
+from leasehold.sdk.router.jobs import Offer, Outcome
 from leasehold.sdk.router.line import TaskClass
 from leasehold.sdk.router.router import Router
 from leasehold.sdk.router.targets import Health, Target, TargetState

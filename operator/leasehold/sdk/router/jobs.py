@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from leasehold.sdk.errors import LeaseholdError, LeaseLost
-from leasehold.sdk.request import Placement
 from leasehold.sdk.router.facts import Task
 from leasehold.sdk.router.targets import Post
-from leasehold.sdk.values import Duration, Quantity
 
 if TYPE_CHECKING:
     from leasehold.sdk.asking import OnProgress
     from leasehold.sdk.lease import Lease
-
-
-class TaskWish(TypedDict, total=False):
-    """What a task may ask for: that of `Client.lease`, but for the pool, which is the router's to choose."""
-
-    cpu: Quantity
-    memory: Quantity
-    disk: Quantity
-    resources: Mapping[str, Quantity]
-    count: int
-    placement: str | Placement
-    duration: Duration
-    priority: int
-    tenant: str
-    liveness: str
-    identity: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    defer: Duration
-    keep: Duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

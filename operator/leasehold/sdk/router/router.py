@@ -16,12 +16,12 @@ from leasehold.api.quantity import amount
 from leasehold.core.times import SECOND
 from leasehold.sdk import clock
 from leasehold.sdk.errors import LeaseLost, Misuse
-from leasehold.sdk.request import request_of
+from leasehold.sdk.request import TaskWish, request_of
 from leasehold.sdk.router.choosing import Mode, load, starts_now
 from leasehold.sdk.router.circuit import CircuitRule, Step
 from leasehold.sdk.router.dispatch import Dispatch
 from leasehold.sdk.router.facts import Need, Task
-from leasehold.sdk.router.jobs import Hook, Job, Offer, Outcome, TaskWish
+from leasehold.sdk.router.jobs import Hook, Job, Offer, Outcome
 from leasehold.sdk.router.line import Line, TaskClass
 from leasehold.sdk.router.targets import Post, Target, TargetState
 from leasehold.sdk.router.verdicts import Fault, of_loss, worth_another_try
