@@ -183,15 +183,13 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise _Ended(number)
 
-    numbers = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL
-    ]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # Python allows it nowhere else
-    for number in numbers:
-        signal.signal(number, end)
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and its like are obeyed
+                before[number] = signal.signal(number, end)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
