@@ -71,6 +71,7 @@ def open_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane
         with Client(server.connection) as kube:
             for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
                 kube.delete_all(f"{kind}.admissionregistration.k8s.io")
+        _await_policies(server, 0)
         yield server
 
 
@@ -81,8 +82,8 @@ def watched(guarded: ControlPlane) -> Iterator[Stage]:
         made.kube.delete_all(SESSIONS, SYSTEM)
 
 
-def _await_policies(server: ControlPlane) -> None:
-    """Wait until each policy acts: the API server takes them up a moment after they are made."""
+def _await_policies(server: ControlPlane, status: int = 403) -> None:
+    """Wait until each policy acts, or with a status of 0 none: the API server learns of them a moment later."""
     with stage_on(server) as stage:
         lease = stage.lease("none")
         stray = _lease("default", "probe", {"finalizers": ["leasehold.dev/stray"]})
@@ -100,7 +101,7 @@ def _await_policies(server: ControlPlane) -> None:
             partial(stage.kube.request, "POST", paths[LEASES], stray, dryRun="All"),
             partial(_would_be, stage.kube, forged),
         ):
-            until(lambda what=what: refusal(what) == 403, "the policies act")  # type: ignore[misc]
+            until(lambda what=what: refusal(what) == status, "the policies are in force, or gone")  # type: ignore[misc]
 
 
 def refusal(act: Try) -> int:
