@@ -73,6 +73,24 @@ def test_what_runs_within_sees_a_network_and_processes_of_its_own_and_ends_with_
 
 
 @pytest.mark.real_node
+def test_the_keeper_clears_up_after_an_owner_that_fell_silent() -> None:
+    """A dying process closes its pipes before it is seen dead, and what it started may still be writing."""
+    spaces = Namespaces().start()
+    assert spaces._keeper is not None
+    assert spaces._keeper.stdin is not None
+    writer = (
+        "i=0; while [ $i -lt 2000 ]; do mkdir -p d$i && touch d$i/f 2>/dev/null || exit; i=$((i+1)); done"
+    )
+    with subprocess.Popen(["sh", "-c", writer], cwd=spaces.directory, stderr=subprocess.DEVNULL):
+        spaces._keeper.stdin.close()
+        spaces._keeper.stdin = None
+        assert spaces._keeper.wait(20) == 0
+    assert not spaces.directory.exists()
+    assert Traces(spaces.name, frozenset(), frozenset()).left() == []
+    spaces.stop()
+
+
+@pytest.mark.real_node
 def test_a_keeper_that_was_killed_leaves_its_work_to_stop() -> None:
     spaces = Namespaces().start()
     traces = Traces.of(spaces.name, spaces.pid, [])

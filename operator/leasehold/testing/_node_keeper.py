@@ -5,8 +5,9 @@ of its cgroups. It makes the cgroups and starts the first process of new mount, 
 namespaces, `_node_init.py`, of which it prints the process id once all is set up. When its standard input
 closes or the process that started it dies, it kills that first process, and with it the kernel ends every
 process within, takes away every mount and the network. What the kernel leaves is removed here: the cgroups,
-and the directory where the owner is dead and cannot do it. When this process is killed itself, the kernel
-still does its part; the rest falls to `remove_abandoned_cgroups`, which the next node calls.
+and the directory, which an owner that is not done with the node keeps, to read what went wrong. When this
+process is killed itself, the kernel still does its part; the rest falls to `remove_abandoned`, which the next
+node calls.
 """
 
 from __future__ import annotations
@@ -100,14 +101,27 @@ def keep(directory: Path) -> int:
     if owner is None:
         shutil.rmtree(directory, ignore_errors=True)
         return 0
+    done = False
     try:
         make_cgroups(directory.name)
-        _hold(directory, owner)
+        done = _hold(directory, owner)
     finally:
         removed = remove_cgroups(directory.name)
-        if _readable(owner):
-            shutil.rmtree(directory, ignore_errors=True)
+        # A dying process closes its pipes before it is seen dead: its silence says nothing of the owner.
+        if done or _readable(owner):
+            removed = _remove(directory) and removed
     return 0 if removed else 1
+
+
+def _remove(directory: Path) -> bool:
+    """Remove a directory in which a child of the dead owner may still be writing; return whether it is gone."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        if time.monotonic() >= deadline:
+            return not directory.exists()
+        time.sleep(0.05)
+    return True
 
 
 def _owner(name: str) -> int | None:
@@ -121,7 +135,8 @@ def _owner(name: str) -> int | None:
     return owner if named and os.getppid() == named[0] else None
 
 
-def _hold(directory: Path, owner: int) -> None:
+def _hold(directory: Path, owner: int) -> bool:
+    """Hold the namespaces; return whether their owner is done with them, and not they at their end."""
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
     maker = subprocess.Popen(
         [
@@ -136,7 +151,7 @@ def _hold(directory: Path, owner: int) -> None:
     said = maker.stdout.readline()  # "ready", or nothing where the first process gave up
     try:
         if not said:
-            return
+            return False
         first = _child_of(maker.pid)
         within = os.pidfd_open(first)
         print(first, flush=True)
@@ -146,6 +161,7 @@ def _hold(directory: Path, owner: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(within, signal.SIGKILL)
         _readable(within, wait=True)
+        return _readable(sys.stdin.fileno(), owner)
     finally:
         maker.kill()
         maker.wait()
