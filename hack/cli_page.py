@@ -34,7 +34,7 @@ def page() -> str:
     """Return the page as Markdown."""
     parsers = {name: made() for name, made in {**LINES, **OTHERS}.items()}
     rows = [f"| [`{name}`](#{name}) | {command.help} |" for name, command in COMMANDS.items()]
-    parts = [HEADER + INTRODUCTION, "| Command | |\n| --- | --- |\n" + "\n".join(rows) + "\n"]
+    parts = [HEADER + INTRODUCTION, "| Command | Meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n"]
     parts += [_command(name, parsers[name]) for name in COMMANDS]
     return "\n".join(parts)
 
@@ -47,7 +47,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
         f"## {name}\n",
         f"{parser.description}\n",
         f"```text\n{parser.prog}{taken} [OPTIONS]{after}\n```\n",
-        "| | |\n| --- | --- |\n" + "".join(_rows(parser)),
+        "| Argument or option | Meaning |\n| --- | --- |\n" + "".join(_rows(parser)),
     ]
     if parser.epilog:
         parts.append(f"```text\n{parser.epilog}\n```\n")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
-
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 
 from leasehold.sdk.metrics import opentelemetry, prometheus
@@ -25,33 +25,46 @@ def test_histograms_for_prometheus() -> None:
     assert 'leasehold_client_renew_lag_seconds_sum{liveness="Session"} 20.0' in text
 
 
-class Meter:
-    """As much of OpenTelemetry's API as is used; the library itself is no dependency, and the meter is given."""
-
-    def __init__(self) -> None:
-        self.recorded: list[Any] = []
-
-    def create_histogram(self, name: str, unit: str = "", description: str = "") -> Any:
-        meter = self
-
-        class Histogram:
-            def record(self, amount: float, attributes: Any = None) -> None:
-                meter.recorded.append((name, unit, amount, attributes))
-
-        assert description
-        return Histogram()
-
-
 def test_histograms_for_opentelemetry() -> None:
-    meter = Meter()
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
     observers = Observers()
-    observers.add(opentelemetry(meter))
+    observers.add(opentelemetry(provider.get_meter("tests")))
     tell(observers)
-    assert meter.recorded == [
-        ("leasehold_client_wait_seconds", "s", 1.5, {"pool": "ci", "outcome": "Granted"}),
-        ("leasehold_client_hold_seconds", "s", 60.0, {"pool": "ci", "outcome": "Released"}),
-        ("leasehold_client_renew_lag_seconds", "s", 20.0, {"liveness": "Session"}),
-    ]
+    data = reader.get_metrics_data()
+    assert data is not None
+    recorded = {}
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        assert metric.unit == "s"
+        assert metric.description
+        [point] = metric.data.data_points
+        assert isinstance(point, HistogramDataPoint)
+        recorded[metric.name] = (point.sum, point.count, dict(point.attributes or {}))
+    assert recorded == {
+        "leasehold_client_wait_seconds": (1.5, 1, {"pool": "ci", "outcome": "Granted"}),
+        "leasehold_client_hold_seconds": (60.0, 1, {"pool": "ci", "outcome": "Released"}),
+        "leasehold_client_renew_lag_seconds": (20.0, 1, {"liveness": "Session"}),
+    }
+    provider.shutdown()
+
+
+def test_opentelemetry_counts_in_the_same_steps_as_prometheus() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    registry = CollectorRegistry()
+    observers = Observers()
+    observers.add(opentelemetry(provider.get_meter("tests")))
+    observers.add(prometheus(registry))
+    tell(observers)
+    data = reader.get_metrics_data()
+    assert data is not None
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        [point] = metric.data.data_points
+        assert isinstance(point, HistogramDataPoint)
+        [family] = [one for one in registry.collect() if one.name == metric.name]
+        steps = [float(sample.labels["le"]) for sample in family.samples if sample.name.endswith("_bucket")]
+        assert list(point.explicit_bounds) == steps[:-1], metric.name
+    provider.shutdown()
 
 
 def test_an_observer_that_fails_harms_nobody() -> None:

@@ -50,12 +50,18 @@ def prometheus(registry: Any = None) -> Observer:
 
 
 def opentelemetry(meter: Any) -> Observer:
-    """Return an observer that records into histograms of a meter (`opentelemetry.metrics.get_meter`)."""
+    """Return an observer that records into histograms of a meter (`opentelemetry.metrics.get_meter`, since 1.30).
+
+    It advises the boundaries that `prometheus` has: OpenTelemetry's own are meant for milliseconds.
+    """
 
     class OpenTelemetry:
         def __init__(self) -> None:
             self.wait, self.hold, self.lag = (
-                meter.create_histogram(name, unit="s", description=text) for name, text in (WAIT, HOLD, LAG)
+                meter.create_histogram(
+                    name, unit="s", description=text, explicit_bucket_boundaries_advisory=boundaries
+                )
+                for (name, text), boundaries in ((WAIT, _MINUTES), (HOLD, _MINUTES), (LAG, _SECONDS))
             )
 
         def waited(self, pool: str, outcome: str, seconds: float) -> None:
