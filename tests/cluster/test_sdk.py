@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import yaml
 from tests.cluster.harness import LEASES, SESSIONS, SMALL, Stage, condition, finished, granted, is_
 
 from leasehold.sdk import Client, LeaseLost, LostCause, Progress, WaitTimeout
@@ -120,3 +122,66 @@ async def test_a_deleted_lease_is_lost_at_once(stage: Stage) -> None:
                 stage.kube.delete(LEASES, lease.name, stage.namespace)
                 await asyncio.sleep(30)
         assert caught.value.cause is LostCause.DELETED
+
+
+class Tunnel:
+    """A proxy that speaks CONNECT, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            yield f"http://{host}:{port}"
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.asked.append(head)
+        host, _, port = head.split()[1].rpartition(":")
+        beyond, to = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass_on(reader, to))
+                both.create_task(self._pass_on(beyond, writer))
+        finally:
+            to.close()
+            writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+async def test_the_cluster_behind_a_proxy_is_reached_through_it_and_it_sees_no_secret(stage: Stage) -> None:
+    """`proxy-url` of a kubeconfig, as kubectl has it."""
+    stage.nodes.create(1, SMALL)
+    pool = stage.pool(policy=LIVELY)
+    plane = stage.control_plane
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    token = config["users"][0]["user"]["token"]
+    tunnel = Tunnel()
+    async with tunnel.running() as url:
+        config["clusters"][0]["cluster"]["proxy-url"] = url
+        path = plane.kubeconfig.with_name(f"{stage.namespace}.proxied")
+        path.write_text(yaml.safe_dump(config))
+        async with (
+            Client(kubeconfig=path, namespace=stage.namespace) as sdk,
+            sdk.lease(pool=pool, cpu=1) as lease,
+        ):
+            assert lease.held
+    server = config["clusters"][0]["cluster"]["server"].removeprefix("https://")
+    assert {asked.splitlines()[0] for asked in tunnel.asked} == {f"CONNECT {server} HTTP/1.1"}
+    assert not [asked for asked in tunnel.asked if "authorization" in asked.lower() or token in asked]
