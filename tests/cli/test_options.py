@@ -27,7 +27,7 @@ def test_times(text, found):
     assert seconds(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5h", "10 m", "1m1h", "366d", "9" * 40])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1.5h", "10 m", "1m1h", "1h30", "366d", "9" * 40])
 def test_what_is_no_time_is_refused_with_an_example(text):
     with pytest.raises(argparse.ArgumentTypeError, match="such as 90s, 10m or 1h30m"):
         seconds(text)

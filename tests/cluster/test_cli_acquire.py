@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.faults.proxy import BlackHole, FaultProxy
 from leasehold.core.times import parse_time
 from leasehold.testing.processes import Child
 
+PR_SET_CHILD_SUBREAPER = 36
 LIVELY = {"heartbeatTimeoutSeconds": 6, "gracePeriodSeconds": 2}
 WAIT = 40.0
 """Seconds for what happens within a few, on a machine that is busy."""
@@ -239,6 +242,27 @@ class TestCommands:
         )
         assert found.code == 0
         assert not alive(tmp_path / "rest")
+
+    def test_as_the_first_process_of_a_container_it_waits_for_orphans_and_ends(
+        self, run: Commands, stage: Stage, pool: str, tmp_path: Path
+    ) -> None:
+        """Else they would be in the command's group for ever."""
+        line = run.line(
+            "acquire", "--pool", pool, "--cpu", "1", "--", "sh", "-c", "sleep 0.1 & sleep 0.3 & exit 4"
+        )
+        adopting = (
+            f"import ctypes, os, sys; ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1, 0, 0, 0); "
+            "os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", adopting, *line],
+            env=run.env,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert (found.returncode, found.stderr) == (4, "")
 
     def test_a_stopped_command_goes_on(self, run: Commands, stage: Stage, pool: str, tmp_path: Path) -> None:
         script = f"echo $$ > {tmp_path}/pid; kill -STOP $$; exit 3"

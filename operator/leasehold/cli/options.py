@@ -28,7 +28,7 @@ FAILED: Final = 125
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 
-_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _UNITS: Final = (86_400, 3_600, 60, 1)
 _LONGEST: Final = 31_536_000
 _LABEL: Final = re.compile(r"[-A-Za-z0-9_./]+")
@@ -100,7 +100,7 @@ def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
 
 def seconds(text: str) -> int:
     """Read a time such as 90, 90s, 10m or 1h30m; return whole seconds."""
-    found = _DURATION.fullmatch(text)
+    found = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
     total = 0
     if found is not None:
         total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), _UNITS, strict=True))

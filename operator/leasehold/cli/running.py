@@ -41,6 +41,7 @@ _FORWARDED: Final = (
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _TICK_SECONDS: Final = 0.5
 _SOONEST_SECONDS: Final = 0.02
+_UNENDING_SECONDS: Final = 5.0
 
 
 def run_under(options: argparse.Namespace) -> int:
@@ -297,7 +298,11 @@ class _Command:
         deadline = asyncio.get_running_loop().time() + min(self._kill_after, max(self._lease.remaining(), 0))
         self._signal(signal.SIGTERM)
         while _is_there(self._group):
-            if asyncio.get_running_loop().time() >= deadline:
+            late = asyncio.get_running_loop().time() - deadline
+            if late >= _UNENDING_SECONDS:
+                complain("acquire", "what the command left running cannot be ended; the lease is given back")
+                return
+            if late >= 0:
                 self._signal(signal.SIGKILL)
             await asyncio.sleep(_SOONEST_SECONDS)
 
@@ -332,6 +337,9 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _is_there(group: int) -> bool:
+    # As the first process of a container we are the one who has to wait for orphans.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-group, os.WNOHANG)
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
