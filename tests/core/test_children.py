@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.builders import (
+    add_node,
     at,
     condition,
     edited,
@@ -206,6 +207,58 @@ def test_who_waited_because_the_books_were_wrong_is_served_when_they_are_right_a
     assert serve_children(play.state, play.world(), play.now, 9, 9, frozenset(), wrong).words == []
     play.look()
     assert held(play, "job"), "nobody tells of that but the books themselves"
+
+
+def test_who_waits_for_a_parent_that_waits_reads_that_whether_the_pool_is_held_or_not() -> None:
+    play = Rehearsal()
+    play.ask("all", resources={"vendor.example/gpu": 1})
+    child(play, "early")
+    play.look()
+    play.nodes = {}
+    play.state.remove_node("node-1")
+    play.look()
+    child(play, "late")
+    play.look()
+    assert (play.says("all", "Ready"), play.says("all")) == ("False/ResourceNotOffered", "")
+    assert (play.says("early"), play.says("late")) == ("False/ParentNotReady", "False/ParentNotReady")
+    assert not play.state.families.due, "the hold is not why they wait, so its end is no news to them"
+
+
+def test_who_waits_gets_what_was_committed_to_one_that_is_gone() -> None:
+    play = house(cpu="4")
+    child(play, "gone", "3", age="3m")
+    (entry,) = play.commit(play.decide())
+    child(play, "job", "3")
+    play.look()
+    play.state.forget(entry.uid)
+    play.look()
+    assert play.says("job") == "False/ParentFull", "the commitment stands until it is undone"
+    play.write(entry)
+    play.look()
+    assert held(play, "job")
+
+
+def test_who_waits_for_a_label_is_served_when_a_node_of_the_parent_gets_it() -> None:
+    play = house(cpu="4")
+    child(play, "job", placement={"nodeSelector": {"zone": "a"}})
+    play.look()
+    assert play.says("job", "Accepted") == "False/ExceedsParent"
+    play.nodes["node-1"] = make_node(labels={"zone": "a"})
+    add_node(play.state, play.nodes["node-1"], now=play.now)
+    play.look()
+    assert held(play, "job") == [("node-1", 2000)]
+
+
+def test_labels_of_a_node_that_left_the_pool_count_for_children_of_who_stays_there() -> None:
+    play = house(cpu="4")
+    child(play, "job", placement={"nodeSelector": {"zone": "a"}})
+    play.nodes["node-2"] = make_node("node-2")
+    add_node(play.state, play.nodes["node-2"], now=play.now)
+    play.look()
+    play.nodes["node-1"] = make_node(labels={"zone": "a"})
+    play.state.remove_node("node-1")
+    play.look()
+    assert held(play, "job") == [("node-1", 2000)]
 
 
 def test_a_large_family_keeps_no_other_waiting() -> None:

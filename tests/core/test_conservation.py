@@ -211,7 +211,7 @@ class Worker:
             self.state.touch_node(name)
             node = world.nodes.get(name)
             if node is None:
-                self.state.table.remove(name)
+                self.state.remove_node(name)
                 self.node_deadlines.put(name, None)
                 continue
             verdict = judge(
@@ -266,12 +266,15 @@ class Worker:
         due = self.state.deadlines.pop_due(now)
         hold = self.hold()
         again = replace(world, limits=self.sees(world, now).limits)
+        held = dict(self.state.calendar.held)
         decided = plan(self.state, world, now, due, hold)
+        for uid, before in held.items():  # the renewals it noted are news to the second
+            self.state.calendar.hold(uid, before)
         same = plan(self.state, again, now, due, hold)
         assert decided.grants == same.grants, "planning twice grants the same"
         assert decided.preemptions == same.preemptions
-        # Which of many shapes is explained anew takes turns, so the second plan may tell more.
-        assert [change for change in decided.changes if change not in same.changes] == []
+        # What is told rests on what was looked at before, so the second plan may tell more, and other reasons.
+        assert [one for one in decided.changes if not one.word and one not in same.changes] == []
         assert decided.again is None or decided.again > now, "a wake that has passed would spin"
         self.state.attention &= self.state.busy | self.state.entries.keys()
         for uid, wake_at in decided.wakes:
@@ -280,6 +283,7 @@ class Worker:
         for change in decided.changes:
             assert change.lease.uid not in self.state.busy, "one write at a time for a lease"
             self.nodes_gave_their_word(change.lease, change.step, world)
+            self.renewals_count(change.lease, change.step, world)
             self.state.busy.add(change.lease.uid)
             renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
             if renewed:
@@ -306,6 +310,12 @@ class Worker:
                 report = world.reports[part.node]
                 assert report.leases[lease.uid].gone
                 assert report.time > began
+
+    def renewals_count(self, lease: Lease, step: Step, world: World) -> None:
+        """A term ends in spite of a renewal only where none is to be had, as at the maximum: for a promised start."""
+        if (step.patch.get("release") or {}).get("cause") == "TermEnded" and asks_renewal(lease):
+            assert world.limits is not None
+            assert world.limits.latest(lease.uid) is not None
 
     def hold(self) -> Any:
         return hold_of(self.policy, deleting=False, consistent=True, nodes=len(self.state.table.rows))
@@ -392,6 +402,11 @@ def is_written(lease: Lease, entry: Entry) -> bool:
     kept = lease.reservation
     promised = entry.start is not None and kept is not None and kept.sequence >= entry.sequence
     return not lease.pending or promised
+
+
+def asks_renewal(lease: Lease) -> bool:
+    observed = lease.status.get("renewal", {}).get("observedRenewTime")
+    return bool(lease.renew_time) and lease.renew_time != observed
 
 
 def inherited(entry: Entry) -> Entry:
@@ -592,6 +607,13 @@ class Pool(RuleBasedStateMachine):
         if "deletionTimestamp" not in document["metadata"]:
             document["metadata"]["deletionTimestamp"] = format_time(self.now)
             self.server.touch(document, generation=True)
+
+    @rule(pick=PICK)
+    def one_that_waits_vanishes(self, pick: int) -> None:
+        """A lease has no finalizer until its grant is written: deleting it is its end, whatever is committed to it."""
+        uid = self.someone(pick)
+        if uid is not None and lease_of(self.server.documents[uid]).pending:
+            del self.server.documents[uid]
 
     @rule(
         pick=PICK,
@@ -932,21 +954,17 @@ class Pool(RuleBasedStateMachine):
         cause = after.status["release"]["cause"]
         began = after.instant("release", "startTime")
         assert began is not None
-        asks_renewal = was.renew_time and was.renew_time != was.status.get("renewal", {}).get(
-            "observedRenewTime"
-        )
         end, grace = was.deadline("expirationTime"), policy.grace
         if cause in ("TermEnded", "MaximumReached"):
             assert end is not None
             assert began >= end + grace
             assert policy.ends_leases
-            assert not asks_renewal
             assert (cause == "MaximumReached") == (end == was.deadline("maxExpirationTime"))
         elif cause == "HeartbeatLost":
             assert was.liveness != "None"
             missed = was.deadline("heartbeatTime")
             assert began >= (missed or was.created) + grace
-            assert not (was.liveness == "Renew" and asks_renewal)
+            assert not (was.liveness == "Renew" and asks_renewal(was))
         elif cause == "ClaimTimeout":
             assert was.liveness != "None"
             assert began >= (was.deadline("claimTime") or began + 1)

@@ -7,6 +7,7 @@ The simulation of `test_conservation`, with sub-leases beside the leases it has,
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -32,6 +33,7 @@ CHILDREN = st.fixed_dictionaries(
         "priority": st.sampled_from([0, 0, 5]),
         "liveness": st.sampled_from(["None", "Renew", "Session"]),
         "duration": st.sampled_from([None, 60, 300, 600]),
+        "zone": st.sampled_from([None, None, "a", "b"]),
     }
 )
 
@@ -65,7 +67,7 @@ class Families(Pool):
         self.the_worker_hears_the_news()
 
     def ask_for_some(
-        self, pick: int, duration: int | None, mode: str, cpu: int, memory: int, **spec: Any
+        self, pick: int, duration: int | None, mode: str, cpu: int, memory: int, zone: str | None, **spec: Any
     ) -> None:
         uid = self.someone(pick)
         if uid is None:
@@ -78,7 +80,7 @@ class Families(Pool):
             memory=f"{memory}Gi",
             namespace=parent.namespace,
             parentRef={"name": parent.name},
-            placement={"mode": mode},
+            placement={"mode": mode, **({} if zone is None else {"nodeSelector": {"zone": zone}})},
             holder={"sessionRef": {"name": "worker"}},
             ttlSecondsAfterFinished=600,
             **({} if duration is None else {"durationSeconds": duration}),
@@ -93,6 +95,13 @@ class Families(Pool):
         if uid is not None:
             named = {} if identity is None else {"identity": identity}
             self.server.edit(uid, holder={**named, "sessionRef": {"name": "worker"}})
+
+    @rule(name=st.sampled_from(["n1", "n2"]), zone=st.sampled_from(["a", "b"]))
+    def a_node_gets_another_label(self, name: str, zone: str) -> None:
+        node = self.nodes.get(name)
+        if node is not None:
+            self.nodes = {**self.nodes, name: replace(node, labels={**node.labels, "zone": zone})}
+            self.worker.dirty.add(name)
 
     # --- what a write must never do ---
 

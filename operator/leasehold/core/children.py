@@ -122,8 +122,6 @@ class _Family:
         return None
 
     def _wait_of_all(self, parent: Lease, hold: Wait | None) -> Wait | None:
-        if hold is not None and hold.reason in (R.LEDGER_INCONSISTENT, R.POOL_NOT_READY):
-            return hold
         if not parent.allocated:
             return Wait(R.PARENT_NOT_READY, f"Lease {parent.name} is not granted yet.")
         if parent.releasing or parent.deleting or parent.wants_release or parent.is_true(C.DISRUPTION_TARGET):
@@ -131,6 +129,8 @@ class _Family:
         end = parent.deadline("expirationTime")
         if end is not None and self.now >= end:
             return Wait(R.PARENT_NOT_READY, f"The term of lease {parent.name} is over. Renew it.")
+        if hold is not None and hold.reason in (R.LEDGER_INCONSISTENT, R.POOL_NOT_READY):
+            return hold
         return None
 
     def _is_busy(self, uid: str) -> bool:

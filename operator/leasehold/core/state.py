@@ -264,6 +264,13 @@ class PoolState:
         parent = self.families.give_back(uid)
         if parent:
             self.attention.add(parent)
+            self._share_again(parent)
+
+    def _share_again(self, uid: str) -> None:
+        """Have the children that wait for some of a lease looked at."""
+        lease = self.leases.get(uid)
+        if lease is not None and self.families.of(lease):
+            self.families.due[lease.namespace, lease.name] = None
 
     def _tell_children(self, parent: Lease) -> None:
         """Look again at those whose fate depends on a lease that changed, or whose write came to an end."""
@@ -440,6 +447,19 @@ class PoolState:
         row = Row(labels, verdict, self.ledger.on_node(name))
         if row != before:
             self.table.put(name, row)
+        if before is None or before.labels != labels:
+            self._share_again_on(name)
+
+    def remove_node(self, name: str) -> None:
+        """Take in that a node is gone, or not of the pool; what leases hold there they keep."""
+        self.table.remove(name)
+        self._share_again_on(name)  # nobody knows here whether its labels changed
+
+    def _share_again_on(self, node: str) -> None:
+        """Look again at who waits for some of the leases on a node, whose labels say who may be there."""
+        if self.families:
+            for uid in self.ledger.holders(node):
+                self._share_again(uid)
 
     def place_of(self, uid: str) -> int:
         """Return where a waiting lease stands, about: 1 is next."""

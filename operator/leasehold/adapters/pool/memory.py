@@ -168,7 +168,7 @@ class Memory:
         membership = cluster.membership.get(name, Membership(()))
         self.state.touch_node(name)
         if node is None or pool not in membership.pools:
-            self.state.table.remove(name)
+            self.state.remove_node(name)
             self._pressured.pop(name, None)
             self._node_deadlines.put(name, None)
             return
