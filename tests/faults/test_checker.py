@@ -546,9 +546,8 @@ def settled(tale: Tale) -> Tale:
     view = final_view(tale.revisions)
     now = int((NOON + tale.seconds) * 1000)
     state: PoolState = rebuilt(view, "ci", now)
-    tale.change(
-        POOL, "ci", {"status": status_of(state, Facts(1, False, []), view.pools["ci"]["status"], now)}
-    )
+    facts = Facts(1, False, [], unenforced=state.policy.enforces)
+    tale.change(POOL, "ci", {"status": status_of(state, facts, view.pools["ci"]["status"], now)})
     return tale
 
 
@@ -581,6 +580,19 @@ def test_a_lease_whose_term_is_over_and_that_is_held_is_found() -> None:
     tale = settled(Tale().granted())
     tale.seconds = 120
     assert any("are to be written" in text for text in at_rest(tale))
+
+
+def test_a_pool_that_wants_pods_held_to_leases_lends_nothing_and_is_at_rest() -> None:
+    tale = Tale()
+    tale.change(POOL, "ci", {"spec": {"enforcement": {"mode": "Gate"}}})
+    tale.lease("waits")
+    tale.change(LEASE, "waits", {"status": {"conditions": conditions(Allocated="False")}})
+    tale.ledger(1, 0)
+    assert at_rest(settled(tale)) == []
+    tale.change(POOL, "ci", {"spec": {"enforcement": {"mode": "Advisory"}}})
+    found = at_rest(tale)
+    assert any("its conditions are" in text and "EnforcementOff" in text for text in found)
+    assert any("lease team/waits waits and there is room" in text for text in found)
 
 
 def test_a_pool_that_nobody_leads_is_found() -> None:
