@@ -21,6 +21,7 @@ from tests.cluster.harness import (
     granted,
     is_,
     micro_now,
+    until,
 )
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 
@@ -32,6 +33,8 @@ BOUND_SECONDS: Final = 5.0
 """How long a lease of a tenant with room may wait while another tenant floods the pool."""
 
 _VAST: Final = NodeShape(cpu="100k", memory="100Ti", ephemeral_storage="100Ti")
+_QUOTA: Final = "limit-leases"
+_COUNT: Final = "count/capacityleases.leasehold.dev"
 
 
 def _namespace(stage: Stage, suffix: str, **labels: str) -> str:
@@ -205,15 +208,36 @@ def _state_latency(trial: Trial, when: str, seconds: list[float]) -> None:
     )
 
 
-def _quota(stage: Stage, namespace: str, what: str, hard: int, used: int) -> None:
-    """Make a quota, and play the kube-controller-manager that would say what is used."""
-    name = f"limit-{what.partition('.')[0].rpartition('/')[2]}"
-    meta = {"name": name, "namespace": namespace}
+def _quota(stage: Stage, namespace: str, hard: int, used: int) -> None:
+    """Make a quota on the number of leases, which stands when this returns."""
+    meta = {"name": _QUOTA, "namespace": namespace}
     stage.kube.create(
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {what: str(hard)}}}
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {_COUNT: str(hard)}}}
     )
-    status = {"status": {"hard": {what: str(hard)}, "used": {what: str(used)}}}
-    stage.kube.patch("resourcequotas", name, status, namespace, subresource="status")
+    # A quota of which admission knows no status yet lets everything in, uncounted. One that is full shows that it does.
+    for count in (hard, used):
+        _state_used(stage, namespace, hard, count)
+
+
+def _state_used(stage: Stage, namespace: str, hard: int, used: int) -> None:
+    """Say what is used, as the kube-controller-manager would, and wait until admission goes by it."""
+    status = {"status": {"hard": {_COUNT: str(hard)}, "used": {_COUNT: str(used)}}}
+    stage.kube.patch("resourcequotas", _QUOTA, status, namespace, subresource="status")
+    until(
+        lambda: _lets_in(stage, namespace) == (used < hard), f"admission knows {used} of {hard} leases used"
+    )
+
+
+def _lets_in(stage: Stage, namespace: str) -> bool:
+    """Tell whether one more lease would be let in."""
+    path = f"/apis/leasehold.dev/v1alpha1/namespaces/{namespace}/capacityleases"
+    try:
+        stage.kube.request("POST", path, _lease(namespace, "probe", "none"), dryRun="All")
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return False
+    return True
 
 
 def _until_refused(ask: Callable[[int], Any], most: int = 200) -> int:
@@ -231,7 +255,7 @@ def _until_refused(ask: Callable[[int], Any], most: int = 200) -> int:
 
 def _quota_stops(trial: Trial, namespace: str, pool: str, made: int) -> None:
     stage = trial.stage
-    _quota(stage, namespace, "count/capacityleases.leasehold.dev", made + 10, made)
+    _quota(stage, namespace, made + 10, made)
     granted_more = _until_refused(lambda i: stage.kube.create(_lease(namespace, f"more-{i}", pool)))
     trial.tell(f"the quota let {granted_more} more in")
     if granted_more < 0:
@@ -511,7 +535,7 @@ def exhausted_quotas(arena: Arena, scale: Scale, dice: random.Random) -> None:
         tight = _namespace(stage, "tight")
         try:
             refusal = _no_events(trial, tight)
-            _quota(stage, tight, "count/capacityleases.leasehold.dev", 6, 0)
+            _quota(stage, tight, 6, 0)
             got = _until_refused(lambda i: stage.kube.create(_lease(tight, f"l{i}", pool)))
             trial.tell(f"the quota let {got} leases in")
             if got != 6:
@@ -538,12 +562,8 @@ def exhausted_quotas(arena: Arena, scale: Scale, dice: random.Random) -> None:
             for i in range(scale.pick(3, 20)):
                 stage.kube.delete(LEASES, f"l{i % 6}", tight, missing_ok=True)
                 stage.kube.wait_gone(LEASES, f"l{i % 6}", tight)
-                try:
-                    stage.kube.create(_lease(tight, f"l{i % 6}", pool, resources={"cpu": "4"}))
-                except ApiError as error:
-                    if error.status != 403:
-                        raise
-                    continue
+                _state_used(stage, tight, 6, 5)
+                stage.kube.create(_lease(tight, f"l{i % 6}", pool, resources={"cpu": "4"}))
                 stage.kube.wait(LEASES, f"l{i % 6}", tight, until=granted)
                 stage.kube.patch(LEASES, f"l{i % 6}", {"spec": {"desiredState": "Released"}}, tight)
                 stage.kube.wait(LEASES, f"l{i % 6}", tight, until=finished)
