@@ -32,6 +32,12 @@ from leasehold.testing.nodes import NodeShape
 BOUND_SECONDS: Final = 5.0
 """How long a lease of a tenant with room may wait while another tenant floods the pool."""
 
+BOUND_WRITES: Final = 20
+"""The same in writes, for an API server that has so little of its machine that each takes long by itself.
+
+Four lie in a lease's way one after the other: it is made, an earlier commit ends, it is committed, it is granted.
+"""
+
 _VAST: Final = NodeShape(cpu="100k", memory="100Ti", ephemeral_storage="100Ti")
 _QUOTA: Final = "limit-leases"
 _COUNT: Final = "count/capacityleases.leasehold.dev"
@@ -70,6 +76,12 @@ def _served_in(trial: Trial, namespace: str, pool: str, name: str) -> float:
     return time.monotonic() - began
 
 
+def _bound(trial: Trial, since: float) -> float:
+    """Return how long a lease with room may have waited since an instant (s)."""
+    took = sorted(w.done - w.time for w in trial.history.writes() if w.changes and w.time >= since)
+    return max(BOUND_SECONDS, BOUND_WRITES * took[len(took) // 2])
+
+
 # --- 17 ---
 
 
@@ -105,7 +117,7 @@ def large_objects(arena: Arena, scale: Scale, dice: random.Random) -> None:
             stage.until(name, granted)
         slower = [_served_in(trial, stage.namespace, pool, f"after-{i}") for i in range(5)]
         trial.tell(f"a small lease took at most {max(usual):.2f} s before and {max(slower):.2f} s after")
-        if max(slower) > BOUND_SECONDS:
+        if max(slower) > _bound(trial, since):
             trial.violate(f"a small lease took {max(slower):.1f} s beside large ones")
         time.sleep(scale.pick(2, 60))
         for name in taken:
@@ -172,7 +184,7 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
         operator.await_ready()
         try:
             usual = [_served_in(trial, quiet, pool, f"usual-{i}") for i in range(5)]
-            began = time.monotonic()
+            began, since = time.monotonic(), time.time()
             with ThreadPoolExecutor(16) as threads:
                 flooding = [
                     threads.submit(stage.kube.create, _lease(loud, f"f{i}", pool, durationSeconds=3600))
@@ -191,8 +203,11 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
             _state_latency(trial, "before", usual)
             _state_latency(trial, "while the flood comes", waited)
             _state_latency(trial, f"beside {made} leases", after)
-            if max([*waited, *after]) > BOUND_SECONDS:
-                trial.violate(f"a lease of the quiet tenant took {max([*waited, *after]):.1f} s")
+            longest, bound = max([*waited, *after]), _bound(trial, since)
+            if longest > bound:
+                trial.violate(
+                    f"a lease of the quiet tenant took {longest:.1f} s, which is more than {bound:.1f} s"
+                )
             _quota_stops(trial, loud, pool, made)
         finally:
             trial.finish()
