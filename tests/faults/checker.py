@@ -769,7 +769,10 @@ _WORDS: Final = {"conditions"}
 
 
 def noise(writes: Iterable[Write], since: float) -> list[Write]:
-    """Return what operators wrote to our objects since an instant (s). In a steady state that is nothing."""
+    """Return what operators wrote to our objects since an instant (s). In a steady state that is nothing.
+
+    A write counts when it is answered, which is when the record has it: a slow API server may take seconds for one.
+    """
     return [
-        write for write in writes if write.by_operator and write.ours and write.changes and write.time > since
+        write for write in writes if write.by_operator and write.ours and write.changes and write.done > since
     ]
