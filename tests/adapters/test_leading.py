@@ -313,11 +313,14 @@ async def test_a_leader_tells_nothing_before_all_its_pools_are_taken_over(stage:
 
 
 async def test_an_outage_reaches_every_pool_that_is_led(stage: Stage) -> None:
-    stage.add_pool(pool_of("x"))
-    stage.add_pool(pool_of("y"))
     replica = stage.replica()
+    for name in "xy":
+        stage.node(f"n-{name}", role=name)
+        stage.add_pool(pool_of(name, role=name))
+        stage.ask(f"l-{name}", name)
     await replica.pools.shard_won(right(0), None)
-    await stage.until(lambda: not replica.pools.not_ready())
+    for name in "xy":
+        await stage.granted(f"l-{name}")
     now = replica.clock.now()
     await replica.pools.touched(boot_clock(), (now - 9000, now))
     for name in "xy":

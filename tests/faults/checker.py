@@ -37,6 +37,7 @@ from leasehold.core.outages import Outage, moved
 from leasehold.core.planning import hold_of, plan
 from leasehold.core.policy import PoolPolicy, policy_of
 from leasehold.core.pool_status import Facts, status_of
+from leasehold.core.queueing import Wait
 from leasehold.core.request import NEVER
 from leasehold.core.state import PoolState
 from leasehold.core.times import SECOND, parse_time
@@ -709,7 +710,9 @@ def _pool_unrest(view: View, name: str, pool: Object, now: int) -> Iterator[str]
         yield f"{len(ledger['inFlight'])} entries are in flight"
     state = rebuilt(view, name, now)
     deleting = "deletionTimestamp" in pool["metadata"]
-    facts = Facts(pool["metadata"].get("generation", 1), deleting, [])
+    generation = pool["metadata"].get("generation", 1)
+    # No operator of the campaign may touch pods: a pool that wants them held to their leases lends nothing.
+    facts = Facts(generation, deleting, [], unenforced=state.policy.enforces)
     wanted = status_of(state, facts, status, now)
     for part in ("observedGeneration", "capacity", "nodes", "leases"):
         if wanted[part] != status.get(part):
@@ -736,7 +739,10 @@ def _undecided(view: View, name: str, state: PoolState, *, deleting: bool, now: 
         named=lambda key: named(view, key),
         outages=outages_of(view.pools.get(name)),
     )
-    hold = hold_of(state.policy, deleting=deleting, consistent=True, nodes=len(state.table.rows))
+    if state.policy.enforces:
+        hold: Wait | None = Wait(R.POOL_NOT_READY, R.POOL_NOT_READY.meaning)
+    else:
+        hold = hold_of(state.policy, deleting=deleting, consistent=True, nodes=len(state.table.rows))
     decided = plan(state, world, now, (), hold)
     for grant in decided.grants:
         if grant.hands_over:
@@ -763,7 +769,10 @@ _WORDS: Final = {"conditions"}
 
 
 def noise(writes: Iterable[Write], since: float) -> list[Write]:
-    """Return what operators wrote to our objects since an instant (s). In a steady state that is nothing."""
+    """Return what operators wrote to our objects since an instant (s). In a steady state that is nothing.
+
+    A write counts when it is answered, which is when the record has it: a slow API server may take seconds for one.
+    """
     return [
-        write for write in writes if write.by_operator and write.ours and write.changes and write.time > since
+        write for write in writes if write.by_operator and write.ours and write.changes and write.done > since
     ]

@@ -63,7 +63,7 @@ AUDIT_POLICY: Final[Object] = {
 }
 """What the API server writes down: of our objects also what each write said and made."""
 
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
 _PAUSE_SECONDS: Final = 0.1
 _SILENCE_SECONDS: Final = 90.0
 

@@ -546,9 +546,8 @@ def settled(tale: Tale) -> Tale:
     view = final_view(tale.revisions)
     now = int((NOON + tale.seconds) * 1000)
     state: PoolState = rebuilt(view, "ci", now)
-    tale.change(
-        POOL, "ci", {"status": status_of(state, Facts(1, False, []), view.pools["ci"]["status"], now)}
-    )
+    facts = Facts(1, False, [], unenforced=state.policy.enforces)
+    tale.change(POOL, "ci", {"status": status_of(state, facts, view.pools["ci"]["status"], now)})
     return tale
 
 
@@ -583,6 +582,19 @@ def test_a_lease_whose_term_is_over_and_that_is_held_is_found() -> None:
     assert any("are to be written" in text for text in at_rest(tale))
 
 
+def test_a_pool_that_wants_pods_held_to_leases_lends_nothing_and_is_at_rest() -> None:
+    tale = Tale()
+    tale.change(POOL, "ci", {"spec": {"enforcement": {"mode": "Gate"}}})
+    tale.lease("waits")
+    tale.change(LEASE, "waits", {"status": {"conditions": conditions(Allocated="False")}})
+    tale.ledger(1, 0)
+    assert at_rest(settled(tale)) == []
+    tale.change(POOL, "ci", {"spec": {"enforcement": {"mode": "Advisory"}}})
+    found = at_rest(tale)
+    assert any("its conditions are" in text and "EnforcementOff" in text for text in found)
+    assert any("lease team/waits waits and there is room" in text for text in found)
+
+
 def test_a_pool_that_nobody_leads_is_found() -> None:
     assert at_rest(Tale()) == ["pool ci: nobody leads it"]
 
@@ -605,8 +617,9 @@ def test_only_writes_of_operators_to_our_objects_are_noise() -> None:
         }
         return Write(**{**fields, **other})
 
-    quiet = [write("kubectl"), write(verb="get"), write(group="coordination.k8s.io"), write(time=4.0)]
-    assert noise([*quiet, loud := write()], 5.0) == [loud]
+    quiet = [write("kubectl"), write(verb="get"), write(group="coordination.k8s.io"), write(done=4.0)]
+    loud = [write(), write(time=4.0)]
+    assert noise([*quiet, *loud], 5.0) == loud
 
 
 def test_a_trace_is_the_same_after_it_was_saved(tmp_path: Any) -> None:

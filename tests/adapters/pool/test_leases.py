@@ -110,4 +110,5 @@ async def test_where_much_is_new_all_is_listed_in_full(monkeypatch: pytest.Monke
         scene.kube.requests.clear()
         found, _ = await scene.worker.leases.list_leases()
         assert sorted(lease.name for lease in found) == ["a", "b", "c"]
-        assert [method for method, _, _ in scene.kube.requests] == ["LIST", "LIST"]
+        # The worker may still say what its pool is like.
+        assert [method for method, _, _ in scene.kube.requests if method != "PATCH"] == ["LIST", "LIST"]

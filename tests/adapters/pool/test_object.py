@@ -160,12 +160,32 @@ async def test_an_absence_is_remembered_in_the_pool_with_the_take_over() -> None
         assert len(first["status"]["ledger"]["outages"]) == 1
         (row,) = scene.pool()["status"]["ledger"]["outages"]
         assert row["endTime"] == format_time(now)
+        scene.ask("a")
+        await scene.granted("a")
         scene.worker.pool.outage_over(Outage(now + 1000, now + 5000))
         await scene.until(lambda: len(scene.pool()["status"]["ledger"]["outages"]) == 2)
     scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
     async with scene:
         await scene.until(lambda: scene.worker.ready)
         assert len(scene.worker.pool.outages) == 2, "the next leader reads them"
+
+
+async def test_an_outage_of_a_pool_that_nobody_holds_anything_of_is_written_with_the_next_grant() -> None:
+    async with Scene() as scene:
+        await scene.until(lambda: status(scene.pool(), "LedgerConsistent") == "True")
+        await scene.until(lambda: not scene.worker.pool.due)
+        now = scene.clock.now()
+        scene.kube.requests.clear()
+        scene.worker.pool.outage_over(Outage(now - 5000, now))
+        await scene.until(lambda: not scene.worker.pool.due)
+        assert scene.kube.writes(POOL_STATUS) == []
+        scene.ask("a")
+        await scene.granted("a")
+        commit = scene.kube.writes(POOL_STATUS)[0]["status"]["ledger"]
+        assert [row["name"] for row in commit["inFlight"]] == ["a"]
+        assert [row["endTime"] for row in commit["outages"]] == [format_time(now)]
+        scene.worker.pool.outage_over(Outage(now + 1000, now + 5000))
+        await scene.until(lambda: len(scene.pool()["status"]["ledger"]["outages"]) == 2)
 
 
 async def test_a_foreign_writer_of_the_pools_status_is_corrected_less_and_less_often() -> None:

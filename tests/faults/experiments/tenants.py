@@ -21,6 +21,7 @@ from tests.cluster.harness import (
     granted,
     is_,
     micro_now,
+    until,
 )
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 
@@ -31,7 +32,15 @@ from leasehold.testing.nodes import NodeShape
 BOUND_SECONDS: Final = 5.0
 """How long a lease of a tenant with room may wait while another tenant floods the pool."""
 
+BOUND_WRITES: Final = 20
+"""The same in writes, for an API server that has so little of its machine that each takes long by itself.
+
+Four lie in a lease's way one after the other: it is made, an earlier commit ends, it is committed, it is granted.
+"""
+
 _VAST: Final = NodeShape(cpu="100k", memory="100Ti", ephemeral_storage="100Ti")
+_QUOTA: Final = "limit-leases"
+_COUNT: Final = "count/capacityleases.leasehold.dev"
 
 
 def _namespace(stage: Stage, suffix: str, **labels: str) -> str:
@@ -65,6 +74,12 @@ def _served_in(trial: Trial, namespace: str, pool: str, name: str) -> float:
     trial.stage.kube.create(_lease(namespace, name, pool))
     trial.stage.kube.wait(LEASES, name, namespace, until=granted, timeout_seconds=60)
     return time.monotonic() - began
+
+
+def _bound(trial: Trial, since: float) -> float:
+    """Return how long a lease with room may have waited since an instant (s)."""
+    took = sorted(w.done - w.time for w in trial.history.writes() if w.changes and w.time >= since)
+    return max(BOUND_SECONDS, BOUND_WRITES * took[len(took) // 2])
 
 
 # --- 17 ---
@@ -102,7 +117,7 @@ def large_objects(arena: Arena, scale: Scale, dice: random.Random) -> None:
             stage.until(name, granted)
         slower = [_served_in(trial, stage.namespace, pool, f"after-{i}") for i in range(5)]
         trial.tell(f"a small lease took at most {max(usual):.2f} s before and {max(slower):.2f} s after")
-        if max(slower) > BOUND_SECONDS:
+        if max(slower) > _bound(trial, since):
             trial.violate(f"a small lease took {max(slower):.1f} s beside large ones")
         time.sleep(scale.pick(2, 60))
         for name in taken:
@@ -169,7 +184,7 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
         operator.await_ready()
         try:
             usual = [_served_in(trial, quiet, pool, f"usual-{i}") for i in range(5)]
-            began = time.monotonic()
+            began, since = time.monotonic(), time.time()
             with ThreadPoolExecutor(16) as threads:
                 flooding = [
                     threads.submit(stage.kube.create, _lease(loud, f"f{i}", pool, durationSeconds=3600))
@@ -188,8 +203,11 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
             _state_latency(trial, "before", usual)
             _state_latency(trial, "while the flood comes", waited)
             _state_latency(trial, f"beside {made} leases", after)
-            if max([*waited, *after]) > BOUND_SECONDS:
-                trial.violate(f"a lease of the quiet tenant took {max([*waited, *after]):.1f} s")
+            longest, bound = max([*waited, *after]), _bound(trial, since)
+            if longest > bound:
+                trial.violate(
+                    f"a lease of the quiet tenant took {longest:.1f} s, which is more than {bound:.1f} s"
+                )
             _quota_stops(trial, loud, pool, made)
         finally:
             trial.finish()
@@ -205,15 +223,36 @@ def _state_latency(trial: Trial, when: str, seconds: list[float]) -> None:
     )
 
 
-def _quota(stage: Stage, namespace: str, what: str, hard: int, used: int) -> None:
-    """Make a quota, and play the kube-controller-manager that would say what is used."""
-    name = f"limit-{what.partition('.')[0].rpartition('/')[2]}"
-    meta = {"name": name, "namespace": namespace}
+def _quota(stage: Stage, namespace: str, hard: int, used: int) -> None:
+    """Make a quota on the number of leases, which stands when this returns."""
+    meta = {"name": _QUOTA, "namespace": namespace}
     stage.kube.create(
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {what: str(hard)}}}
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {_COUNT: str(hard)}}}
     )
-    status = {"status": {"hard": {what: str(hard)}, "used": {what: str(used)}}}
-    stage.kube.patch("resourcequotas", name, status, namespace, subresource="status")
+    # A quota of which admission knows no status yet lets everything in, uncounted. One that is full shows that it does.
+    for count in (hard, used):
+        _state_used(stage, namespace, hard, count)
+
+
+def _state_used(stage: Stage, namespace: str, hard: int, used: int) -> None:
+    """Say what is used, as the kube-controller-manager would, and wait until admission goes by it."""
+    status = {"status": {"hard": {_COUNT: str(hard)}, "used": {_COUNT: str(used)}}}
+    stage.kube.patch("resourcequotas", _QUOTA, status, namespace, subresource="status")
+    until(
+        lambda: _lets_in(stage, namespace) == (used < hard), f"admission knows {used} of {hard} leases used"
+    )
+
+
+def _lets_in(stage: Stage, namespace: str) -> bool:
+    """Tell whether one more lease would be let in."""
+    path = f"/apis/leasehold.dev/v1alpha1/namespaces/{namespace}/capacityleases"
+    try:
+        stage.kube.request("POST", path, _lease(namespace, "probe", "none"), dryRun="All")
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return False
+    return True
 
 
 def _until_refused(ask: Callable[[int], Any], most: int = 200) -> int:
@@ -231,7 +270,7 @@ def _until_refused(ask: Callable[[int], Any], most: int = 200) -> int:
 
 def _quota_stops(trial: Trial, namespace: str, pool: str, made: int) -> None:
     stage = trial.stage
-    _quota(stage, namespace, "count/capacityleases.leasehold.dev", made + 10, made)
+    _quota(stage, namespace, made + 10, made)
     granted_more = _until_refused(lambda i: stage.kube.create(_lease(namespace, f"more-{i}", pool)))
     trial.tell(f"the quota let {granted_more} more in")
     if granted_more < 0:
@@ -511,7 +550,7 @@ def exhausted_quotas(arena: Arena, scale: Scale, dice: random.Random) -> None:
         tight = _namespace(stage, "tight")
         try:
             refusal = _no_events(trial, tight)
-            _quota(stage, tight, "count/capacityleases.leasehold.dev", 6, 0)
+            _quota(stage, tight, 6, 0)
             got = _until_refused(lambda i: stage.kube.create(_lease(tight, f"l{i}", pool)))
             trial.tell(f"the quota let {got} leases in")
             if got != 6:
@@ -538,12 +577,8 @@ def exhausted_quotas(arena: Arena, scale: Scale, dice: random.Random) -> None:
             for i in range(scale.pick(3, 20)):
                 stage.kube.delete(LEASES, f"l{i % 6}", tight, missing_ok=True)
                 stage.kube.wait_gone(LEASES, f"l{i % 6}", tight)
-                try:
-                    stage.kube.create(_lease(tight, f"l{i % 6}", pool, resources={"cpu": "4"}))
-                except ApiError as error:
-                    if error.status != 403:
-                        raise
-                    continue
+                _state_used(stage, tight, 6, 5)
+                stage.kube.create(_lease(tight, f"l{i % 6}", pool, resources={"cpu": "4"}))
                 stage.kube.wait(LEASES, f"l{i % 6}", tight, until=granted)
                 stage.kube.patch(LEASES, f"l{i % 6}", {"spec": {"desiredState": "Released"}}, tight)
                 stage.kube.wait(LEASES, f"l{i % 6}", tight, until=finished)

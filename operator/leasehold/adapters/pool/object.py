@@ -51,9 +51,9 @@ class PoolObject:
     """The pool's object as last seen, and the writes of its status.
 
     `epoch` is ours, 0 before the take-over. `settled` are the commitments that are finished and still stand in the
-    ledger. `due` says that something may have changed that the status tells; until `held_off_until` (ms) it is left
-    alone, because somebody else writes it too. `failure` is why nothing more may be written. `dirty` is set when the
-    worker must look.
+    ledger, and `outages_due` says that it does not name all `outages` yet. `due` says that something may have changed
+    that the status tells; until `held_off_until` (ms) it is left alone, because somebody else writes it too. `failure`
+    is why nothing more may be written. `dirty` is set when the worker must look.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PoolObject:
         self.due = True
         self.held_off_until = 0
         self.failure: BaseException | None = None
-        self._outages_due = bool(self.outages)
+        self.outages_due = bool(self.outages)
         self._swapping = False
         self._tools = tools
         self._complaints = complaints
@@ -128,11 +128,6 @@ class PoolObject:
         """Writes of it failed; it is left alone for a while."""
         return self.name in self._pauses
 
-    @property
-    def bound_to_write(self) -> bool:
-        """The ledger itself is behind: commitments are finished, or outages were heard of."""
-        return bool(self.settled) or self._outages_due
-
     def pool_seen(self, document: Json) -> None:
         """Take in the pool's object, from a watch or an answer to our own write."""
         if int(document["metadata"]["resourceVersion"]) <= self._version():
@@ -171,7 +166,7 @@ class PoolObject:
     def outage_over(self, outage: Outage) -> None:
         """Take in that the API server answers again: silence meanwhile counts against nobody."""
         self.outages = joined((*self.outages, outage))
-        self._outages_due = self.due = True
+        self.outages_due = self.due = True
         self._dirty.set()
 
     # --- the right to write it ---
@@ -208,7 +203,7 @@ class PoolObject:
         ledger = self.ledger
         patch: dict[str, Any] = {"epoch": ledger.get("epoch", 0) + 1, "sequence": ledger.get("sequence", 0)}
         told = self._join_outages(ledger)
-        if self._outages_due:
+        if self.outages_due:
             patch["outages"] = outages_document(told)
         try:
             self.document = await self._patch_pool({"ledger": patch})
@@ -216,7 +211,7 @@ class PoolObject:
             self.document = await self._get()
             raise
         self.epoch, self.sequence = patch["epoch"], patch["sequence"]
-        self._outages_due = told != self.outages
+        self.outages_due = told != self.outages
 
     def _join_outages(self, ledger: Json) -> tuple[Outage, ...]:
         """Join the outages that the pool remembers with those this replica knows of."""
@@ -267,7 +262,7 @@ class PoolObject:
         sequence = self.sequence + len(entries)
         ledger = ledger_document(self.epoch, sequence, [*kept, *entries])
         told = self.outages
-        if self._outages_due:
+        if self.outages_due:
             ledger["outages"] = outages_document(told)
         self._swapping = True
         try:
@@ -281,7 +276,7 @@ class PoolObject:
         finally:
             self._swapping = False
         self.sequence = max(self.sequence, sequence)
-        self._outages_due = self._outages_due and told != self.outages
+        self.outages_due = self.outages_due and told != self.outages
         self._pauses.worked(self.name)
         self.settled -= settled
         return True

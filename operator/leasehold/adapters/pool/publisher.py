@@ -55,7 +55,7 @@ class Publisher:
         drifting = patch.keys() <= {"capacity"} and _same_holdings(before, draft)
         pool.due = False
         self._drift_at = None
-        bound = pool.bound_to_write
+        bound = self._behind()
         if not bound and not patch:
             return
         if not bound and drifting and now < self._published_at + _LAZY:
@@ -65,6 +65,15 @@ class Publisher:
         for notice in _notices(before, draft):
             self._tools.recorder.note(pool.subject, notice)
         await pool.swap_ledger([], state.entries.values(), **patch)
+
+    def _behind(self) -> bool:
+        """Tell whether the ledger itself is: commitments are finished, or an outage was heard of that may count.
+
+        Where nobody holds anything an outage waits for the next write, a grant's at the latest. The API server that
+        was slow to answer would be the slower for a write to each of many pools, and that be the next outage.
+        """
+        state = self._memory.state
+        return bool(self._pool.settled or (self._pool.outages_due and (state.ledger or state.entries)))
 
 
 def _same_holdings(before: Json, after: Json) -> bool:
