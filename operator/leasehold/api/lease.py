@@ -13,7 +13,6 @@ from leasehold.api.meta import (
     MAX_SLICES,
     NAME_LENGTH,
     ORDERED,
-    UID_LENGTH,
     Amount,
     Column,
     Conditions,
@@ -31,6 +30,7 @@ from leasehold.api.meta import (
     keyed_by,
     nested,
     rules,
+    uid_of_other,
 )
 from leasehold.api.names import (
     CounterOfferKind,
@@ -329,13 +329,8 @@ class Allocation(Model):
         default=None,
         description="The epoch in which a later leader made sure that no earlier one still writes to the lease.",
     )
-    parent_uid: str | None = Field(
-        default=None,
-        validation_alias="parentUID",
-        serialization_alias="parentUID",
-        min_length=1,
-        max_length=UID_LENGTH,
-        description="The metadata.uid of the lease that the slices are taken out of, for a sub-lease.",
+    parent_uid: str | None = uid_of_other(
+        "parentUID", "The metadata.uid of the lease that the slices are taken out of, for a sub-lease."
     )
     allocation_time: Timestamp = Field(description="When the grant was made, by the operator's clock.")
     slices: list[Slice] = Field(
@@ -488,13 +483,8 @@ class Quote(Model):
 class Revocation(Model):
     """The notice to a holder whose lease is taken back before its term ends."""
 
-    preemptor_uid: str | None = Field(
-        default=None,
-        validation_alias="preemptorUID",
-        serialization_alias="preemptorUID",
-        min_length=1,
-        max_length=UID_LENGTH,
-        description="The metadata.uid of the lease that needs the room.",
+    preemptor_uid: str | None = uid_of_other(
+        "preemptorUID", "The metadata.uid of the lease that needs the room."
     )
     notice_time: Timestamp = Field(description="When the holder was told.")
     defer_seconds: int | None = Field(

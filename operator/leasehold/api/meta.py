@@ -33,6 +33,18 @@ LARGEST_QUANTITY: Final = "1P"
 _LARGEST: Final = parse(LARGEST_QUANTITY)
 
 
+def uid_of_other(alias: str, description: str) -> Any:
+    """Return the field for the metadata.uid of another object. UID is spelled in capitals on the wire."""
+    return Field(
+        default=None,
+        validation_alias=alias,
+        serialization_alias=alias,
+        min_length=1,
+        max_length=UID_LENGTH,
+        description=description,
+    )
+
+
 # --- What a CRD says beside its schema ---
 
 

@@ -31,6 +31,7 @@ from leasehold.api.meta import (
     keyed_by,
     nested,
     rules,
+    uid_of_other,
 )
 from leasehold.api.names import (
     AccountingPolicy,
@@ -639,13 +640,8 @@ class InFlightEntry(Model):
         description="The lease jumped the queue and may not be renewed beyond this time, at which another needs the"
         " room.",
     )
-    parent_uid: str | None = Field(
-        default=None,
-        validation_alias="parentUID",
-        serialization_alias="parentUID",
-        min_length=1,
-        max_length=UID_LENGTH,
-        description="The metadata.uid of the lease that the room is taken out of; nothing of the pool's is.",
+    parent_uid: str | None = uid_of_other(
+        "parentUID", "The metadata.uid of the lease that the room is taken out of; nothing of the pool's is."
     )
     holder: Holder | None = Field(
         default=None,
