@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -19,6 +21,12 @@ hypothesis.settings.load_profile("leasehold")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Tests in the background of a script ignore Ctrl-C, and what they start would inherit that; a terminal does not.
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "real_node: needs root on Linux and what `make node` prepares; see RealNode.unavailable"
     )

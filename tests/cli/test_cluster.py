@@ -18,6 +18,12 @@ from leasehold.cli import doctor, get
 from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused
 from leasehold.cli.main import main
 
+HEARS_ALL = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or nohup, by which the tests may run, would be obeyed
+from leasehold.cli.main import main
+sys.exit(main())
+"""
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -357,7 +363,7 @@ class TestCommands:
         }
         path.write_text(json.dumps(config))
         return subprocess.Popen(
-            [sys.executable, "-m", "leasehold.cli.main", *arguments, "--kubeconfig", str(path)],
+            [sys.executable, "-c", HEARS_ALL, *arguments, "--kubeconfig", str(path)],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -151,18 +151,13 @@ def test_up_keeps_it_running_and_down_ends_just_that(tmp_path: Path) -> None:
 
 
 def test_control_c_ends_everything(tmp_path: Path) -> None:
-    # A test run in the background of a script ignores Ctrl-C, and what it starts inherits that; a terminal does not.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        demo = subprocess.Popen(
-            [*DEMO, "--dir", str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    demo = subprocess.Popen(
+        [*DEMO, "--dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     assert demo.stdout is not None
     try:
         for line in demo.stdout:
