@@ -224,9 +224,7 @@ class Rehearsal:
         leases = list(self.state.leases.values())
         self.state = PoolState("ci", self.policy, self.namespaces)
         self.state.replace(leases, max((lease.version for lease in leases), default=1))
-        adopted = [
-            entry._replace(generation=0, until=Entry("", "", "", 0, {}, ()).until) for entry in entries
-        ]
+        adopted = [entry._replace(generation=0) for entry in entries]
         for entry in adopted:
             self.state.assume(entry)
         for node in self.nodes.values():

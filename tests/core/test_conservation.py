@@ -366,13 +366,21 @@ class Worker:
         tenant = self.state.tenant_of(lease)
         if entry.start is not None:
             return lease, promise_step(lease, entry, now, tenant)
+        needed = None if parent else self.needed(entry.uid, now)
+        if needed is not None and 2 * (needed - now) < self.policy.span_of(lease.duration):
+            return lease, cancel_step(lease, now)
         step = grant_step(
             *(lease, entry, self.policy, world, now),
             adopted=write.adopted,
             tenant="" if parent else tenant,
+            needed=needed,
             parent=parent,
         )
         return lease, step
+
+    def needed(self, uid: str, now: int) -> int | None:
+        """When a commitment's room is promised to others: what is written late must be gone by then."""
+        return RenewalLimits(Outlook(self.state.table.scratch(), self.state.calendar, now)).latest(uid)
 
     def finish_grant(self, write: Write) -> None:
         self.writes.remove(write)
@@ -412,7 +420,7 @@ def asks_renewal(lease: Lease) -> bool:
 def inherited(entry: Entry) -> Entry:
     """What the pool's ledger keeps of an entry."""
     plain = Entry(entry.uid, entry.namespace, entry.name, entry.sequence, entry.amounts, entry.nodes)
-    plain = plain._replace(parent=entry.parent, holder=entry.holder)
+    plain = plain._replace(parent=entry.parent, holder=entry.holder, until=entry.until)
     return plain._replace(not_after=entry.not_after, start=entry.start, end=entry.end)
 
 

@@ -301,6 +301,24 @@ async def test_a_grant_that_is_written_late_ends_in_time_for_those_who_were_prom
         assert scene.pool()["status"]["ledger"]["sequence"] == 2
 
 
+async def test_a_grant_that_a_dead_operator_left_ends_in_time_for_those_who_were_promised_its_room() -> None:
+    scene = Scene()
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="4", startTime=soon(scene, 400), durationSeconds=60)
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        scene.kube.faults.append(failing(Unknown("away"), path=lease_path("now")))
+        scene.ask("now", cpu="4", durationSeconds=360)
+        await scene.until(lambda: scene.worker.state.entries)
+    scene.kube.faults.clear()
+    scene.clock.follow(scene.clock.now() + 60_000)  # a minute passes
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        await scene.granted("now")
+        start = scene.lease("later")["status"]["reservation"]["startTime"]
+        assert scene.lease("now")["status"]["deadlines"]["expirationTime"] == start
+
+
 async def test_a_grant_that_is_written_too_late_is_undone() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
