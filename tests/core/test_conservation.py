@@ -850,7 +850,11 @@ class Pool(RuleBasedStateMachine):
                 assert reason == hold.reason
             elif reason in WAITS_FOR_OTHERS:
                 assert self.has_cause(reason), f"{lease.name} waits for nothing: {reason}"
-            elif self.policy.queue_strategy == "BestEffortFIFO" or not waiting:
+            elif (
+                self.policy.queue_strategy == "BestEffortFIFO"
+                or not waiting
+                or reason in ("WaitingForCapacity", "Fragmented")
+            ):
                 need = self.policy.vector(lease.request)
                 found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
                 assert found is None, f"{lease.name} fits and waits: {reason}"

@@ -104,6 +104,34 @@ def test_strict_fifo_lets_nobody_past_the_head() -> None:
     assert told(decided) == {"head": "WaitingForCapacity", "small": "BlockedByHead"}
 
 
+def test_whom_the_head_of_another_tenant_holds_back_is_told_so_whatever_its_priority() -> None:
+    pool = Rehearsal(
+        make_pool(queue="StrictFIFO", tenants=[{"name": "red"}, {"name": "blue"}]),
+        teams={"team-r": "red", "team-b": "blue"},
+    )
+    pool.ask("held", cpu="8", namespace="team-b")
+    pool.look()
+    pool.ask("head", cpu="12", namespace="team-r")
+    pool.ask("small", cpu="2", namespace="team-b", priority=5)
+    pool.look()
+    assert pool.says("head") == "False/WaitingForCapacity"
+    assert pool.says("small") == "False/BlockedByHead", "it would fit"
+
+
+def test_who_was_short_of_room_hears_that_it_is_held_back_now() -> None:
+    pool = Rehearsal(make_pool(queue="StrictFIFO"))
+    pool.ask("held", cpu="8")
+    later = pool.ask("later", cpu="8", startTime=clock("1h"))
+    pool.ask("long", cpu="8", durationSeconds=7200)
+    pool.look()
+    assert pool.says("long") == "False/RoomPromised"
+    pool.ask("head", cpu="12", priority=5)
+    pool.change(edited(pool.lease(later.name), desiredState="Released"))
+    pool.look()
+    assert pool.says("head") == "False/WaitingForCapacity"
+    assert pool.says("long") == "False/BlockedByHead", "nothing is promised any more"
+
+
 def test_a_head_that_is_being_written_still_stands_at_the_head() -> None:
     state = make_state(
         make_pool(queue="StrictFIFO"),

@@ -58,8 +58,8 @@ class Pass:
 
     `starts` have taken their room from the outlook. `kept_back` would start, but a write of theirs is under way.
     `promises` are new starts in the future; `preemptions` name whom to ask to go. `head` is who is first in line
-    and, where ends are known, the start that is kept for it. `more` says that the pass stopped at its bounds, before it
-    knew of the `undecided` whether they start.
+    and, where ends are known, the start that is kept for it; of the `blocked` none was looked at because of it. `more`
+    says that the pass stopped at its bounds, before it knew of the `undecided` whether they start.
     """
 
     starts: list[Start] = field(default_factory=list)
@@ -69,6 +69,7 @@ class Pass:
     whys: dict[Shape, Why] = field(default_factory=dict)
     otherwise: Why = Why.ROOM
     head: tuple[str, Slot | None] | None = None
+    blocked: set[Shape] = field(default_factory=set)
     more: bool = False
     undecided: set[Shape] = field(default_factory=set)
 
@@ -247,8 +248,9 @@ class _Run:
             self._next(lane, entitled=entitled)
             if lane.heap:
                 heappush(lanes, (self.shares.rank(tenant), lane.heap[0][0], tenant, lane))
-        if self.result.more:
-            self.result.undecided |= {
+        if self.stopped:
+            left = self.result.undecided if self.result.more else self.result.blocked
+            left |= {
                 group.shape for *_, lane in lanes for *_, group in lane.heap if group is not lane.in_line
             }
 
