@@ -189,6 +189,7 @@ class Rehearsal:
             else:
                 world = World(sessions=self.sessions)
                 parent = self.state.leases[entry.parent] if entry.parent else None
+                outlook = Outlook(self.state.table.scratch(), self.state.calendar, self.now)
                 step = grant_step(
                     lease,
                     entry,
@@ -197,6 +198,7 @@ class Rehearsal:
                     self.now,
                     adopted=adopted,
                     tenant="" if parent else tenant,
+                    needed=RenewalLimits(outlook).latest(entry.uid),
                     parent=parent,
                 )
                 self.granted[lease.uid] = self.now

@@ -367,7 +367,7 @@ class Worker:
         if entry.start is not None:
             return lease, promise_step(lease, entry, now, tenant)
         needed = None if parent else self.needed(entry.uid, now)
-        if needed is not None and 2 * (needed - now) < self.policy.span_of(lease.duration):
+        if needed is not None and not self.policy.is_worth(needed - now, self.policy.span_of(lease.duration)):
             return lease, cancel_step(lease, now)
         step = grant_step(
             *(lease, entry, self.policy, world, now),
@@ -833,6 +833,7 @@ class Pool(RuleBasedStateMachine):
                 assert session is None or since <= session.renewed_at + 60_000
 
     def everyone_waits_for_a_reason(self) -> None:
+        self.nobody_waits_for_what_was_promised_in_vain()
         state = self.worker.state
         for uid, refusal in state.refused.items():
             assert state.leases[uid].reason("Ready") == refusal.reason
@@ -858,6 +859,21 @@ class Pool(RuleBasedStateMachine):
                 need = self.policy.vector(lease.request)
                 found = place(state.table.scratch(), need, lease.count, lease.mode, None, lease.topology_key)
                 assert found is None, f"{lease.name} fits and waits: {reason}"
+
+    def nobody_waits_for_what_was_promised_in_vain(self) -> None:
+        """Of those whose promised start has come the next one starts, unless there is no room for it."""
+        state = self.worker.state
+        due = [promise for promise in state.calendar.promises.values() if promise.start <= self.now]
+        if not due or self.worker.hold() is not None:
+            return
+        outlook = Outlook(state.table.scratch(), state.calendar, self.now)
+        for promise in due:
+            outlook.give_way(promise.uid)
+        uid = min(due, key=lambda promise: (promise.end <= self.now, promise.start, promise.uid)).uid
+        shape = state.queue.requests[uid].shape
+        until = self.now + shape.span
+        found = place(outlook.scratch, shape.need, shape.slices, shape.mode, None, shape.topology_key, until)
+        assert found is None or state.shares.over_limit(shape.tenant, shape.total), f"{uid} could start"
 
     def has_cause(self, reason: str) -> bool:
         """There must be something for which a lease waits that room alone does not help."""

@@ -662,6 +662,37 @@ def test_a_start_in_the_future_is_promised_kept_and_redeemed() -> None:
     assert pool.state.calendar.promises == {}
 
 
+def test_who_is_looked_at_late_gets_half_of_its_term_at_least_or_waits() -> None:
+    rules = make_pool(gracePeriodSeconds=30, cooldownSeconds=45)
+    for late, starts in ((30, True), (35, False), (65, False)):
+        pool = Rehearsal(rules)
+        pool.ask("first", cpu="12", startTime=clock("1h"), durationSeconds=60)
+        pool.look()
+        pool.ask("second", cpu="12", startTime=clock("1h2m15s"), durationSeconds=60)
+        pool.look()
+        assert pool.state.calendar.promises["uid-second"].start == at("1h2m15s"), "when the first has gone"
+        pool.now = at("1h") + 1000 * late
+        pool.look()
+        assert pool.lease("first").allocated == starts
+        if starts:
+            assert pool.lease("first").deadline("expirationTime") == at("1h1m")
+        pool.until("1h4m30s")
+        first, second = (pool.starts()[f"uid-{name}"] for name in ("first", "second"))
+        assert second == at("1h2m15s"), "it is kept what it was promised"
+        assert starts or first == at("1h4m30s"), "and the other is next"
+
+
+def test_who_was_promised_one_room_one_after_the_other_all_start_after_an_outage() -> None:
+    pool = pool_of(gracePeriodSeconds=0)
+    for i in range(4):
+        pool.ask(f"l{i}", cpu="12", startTime=clock(f"1h{i}m"), durationSeconds=60)
+        pool.look()
+    pool.now = at("1h2m10s")
+    pool.until("1h10m")
+    minutes = {"l0": "1h4m", "l1": "1h5m", "l2": "1h2m10s", "l3": "1h3m"}
+    assert pool.starts() == {f"uid-{name}": at(text) for name, text in minutes.items()}
+
+
 def test_a_promise_outlives_its_operator() -> None:
     pool = pool_of()
     pool.ask("later", cpu="12", startTime=clock("1h"))

@@ -197,9 +197,18 @@ class _Run:
     # --- promises that are due ---
 
     def keep_promises(self, holds: Set[str]) -> None:
-        """Start what was promised for now, and what waits for victims as soon as they are gone."""
-        promises = sorted(self.outlook.kept.values(), key=lambda p: (p.start, p.uid))
+        """Start what was promised for now, and what waits for victims as soon as they are gone.
+
+        Whose promised time is over, because nobody led for so long or its room was lost, waits for those whose time it
+        is: else each of two that were promised the same room, one after the other, would wait for the other for ever.
+        """
+        promises = sorted(self.outlook.kept.values(), key=lambda p: (p.end <= self.now, p.start, p.uid))
+        over = {promise.uid for promise in promises if promise.end <= self.now}
+        for uid in over:
+            self.outlook.give_way(uid)
         for promise in promises:
+            if promise.uid in over:
+                self.outlook.keep(promise)
             if promise.uid in holds or promise.start <= self.now:
                 request = self.queue.requests.get(promise.uid)
                 if request is not None and promise.uid not in self.absent:
@@ -219,7 +228,7 @@ class _Run:
         nodes = [index[node] for node, _ in promise.slices if node in index]
         until = later(self.now, shape.span)
         ends = [until]
-        if self.now < promise.end < until and 2 * (promise.end - self.now) >= shape.span:
+        if promise.end < until and self.policy.is_worth(promise.end - self.now, shape.span):
             ends.append(promise.end)
         end = next((end for end in ends if self._all_fit(shape, nodes, end)), None)
         if len(nodes) == shape.slices and end is not None:

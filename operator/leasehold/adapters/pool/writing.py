@@ -165,7 +165,8 @@ class Writing:
             await self._leases.patch_lease(lease, promise_step(lease, entry, now, tenant))
             return
         needed = self._needed(entry.uid, now)
-        if needed is not None and 2 * (needed - now) < state.policy.span_of(lease.duration):
+        span = state.policy.span_of(lease.duration)
+        if needed is not None and not state.policy.is_worth(needed - now, span):
             # So late that less than half of what was asked for is left before others were promised the room.
             await self._leases.patch_lease(lease, cancel_step(lease, now))
             return
