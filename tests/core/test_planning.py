@@ -693,6 +693,19 @@ def test_who_was_promised_one_room_one_after_the_other_all_start_after_an_outage
     assert pool.starts() == {f"uid-{name}": at(text) for name, text in minutes.items()}
 
 
+def test_what_was_promised_and_no_node_can_hold_any_more_keeps_nobody_out() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    pool.look()
+    pool.nodes["node-1"] = make_node(cpu="8")
+    add_node(pool.state, pool.nodes["node-1"])
+    pool.until("1h")
+    pool.ask("small", cpu="6")
+    pool.look()
+    assert pool.says("later") == "False/StartTimeNotReached"
+    assert pool.says("small") == "True/Granted"
+
+
 def test_a_promise_outlives_its_operator() -> None:
     pool = pool_of()
     pool.ask("later", cpu="12", startTime=clock("1h"))

@@ -217,8 +217,9 @@ class _Run:
     def _redeem(self, request: Request, promise: Promise) -> None:
         """Start a promised request on its nodes, or anywhere else; what is kept for it stays kept otherwise.
 
-        A pass is always a little later than the promised instant. Where the room is promised to another from the very
-        end of this promise on, it ends then: to be late must not cost it the start.
+        What no node could hold any more, even an empty one, keeps no room. A pass is always a little later than the
+        promised instant. Where the room is promised to another from the very end of this promise on, it ends then: to
+        be late must not cost it the start.
         """
         shape, index = request.shape, self.table.index
         self.served.add(request.uid)
@@ -235,7 +236,7 @@ class _Run:
             for i in nodes:
                 self.scratch.take(i, shape.need, end)
             self._start(request, nodes, end)
-        elif not self._place(request, until):
+        elif not self._place(request, until) and self._possible(self.queue.group_of(request.uid)):
             self.outlook.keep(promise)
             self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)
 
