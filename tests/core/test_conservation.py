@@ -37,7 +37,7 @@ from tests.builders import (
 from leasehold.api.names import LeaseReason as R
 from leasehold.core.audit import audit
 from leasehold.core.booking import Entry
-from leasehold.core.calendar import Outlook, RenewalLimits
+from leasehold.core.calendar import Outlook
 from leasehold.core.course import Step, World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
@@ -250,7 +250,7 @@ class Worker:
             ends=self.ends,
             over_nodes=frozenset(state.table.over),
             preemptors=preemptors(state),
-            limits=RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)),
+            limits=state.renewal_limits(now),
             bill=state.bill,
             families=state.families,
             named=self.named,
@@ -380,7 +380,8 @@ class Worker:
 
     def needed(self, uid: str, now: int) -> int | None:
         """When a commitment's room is promised to others: what is written late must be gone by then."""
-        return RenewalLimits(Outlook(self.state.table.scratch(), self.state.calendar, now)).latest(uid)
+        limits = self.state.renewal_limits(now)
+        return None if limits is None else limits.latest(uid)
 
     def finish_grant(self, write: Write) -> None:
         self.writes.remove(write)
