@@ -1111,8 +1111,9 @@ class Promises(Pool):
         for promise in state.calendar.promises.values():
             at = max(promise.start, soonest)
             taken: Counter[tuple[str, int]] = Counter()
-            for held in state.calendar.held.values():
-                if max(held.until, soonest) > at:
+            for uid, held in state.calendar.held.items():
+                # What is promised and committed, but not written yet, counts as the one or the other.
+                if uid not in state.calendar.promises and max(held.until, soonest) > at:
                     self.count(taken, held.slices)
             for other in state.calendar.promises.values():
                 if max(other.start, soonest) <= at < other.end:
