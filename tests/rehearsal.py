@@ -14,7 +14,6 @@ from tests.builders import NOON, add_node, at, make_lease, make_node, make_pool,
 from leasehold.api.names import LeaseReason
 from leasehold.core.audit import audit
 from leasehold.core.booking import Entry
-from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Session, World
 from leasehold.core.holds import displaced, preemptors, recover_holds, settle_holds
 from leasehold.core.lease import Lease
@@ -107,15 +106,12 @@ class Rehearsal:
         if ends != self.ends:
             state.attention |= ends.keys() ^ self.ends.keys()
             self.ends = ends
-        limits = None
-        if state.calendar.promises:
-            limits = RenewalLimits(Outlook(state.table.scratch(), state.calendar, self.now))
         return World(
             nodes=self.nodes,
             sessions=self.sessions,
             ends=ends,
             preemptors=preemptors(state),
-            limits=limits,
+            limits=state.renewal_limits(self.now),
             bill=state.bill,
             families=state.families,
             named=self.named,
@@ -189,6 +185,7 @@ class Rehearsal:
             else:
                 world = World(sessions=self.sessions)
                 parent = self.state.leases[entry.parent] if entry.parent else None
+                limits = self.state.renewal_limits(self.now)
                 step = grant_step(
                     lease,
                     entry,
@@ -197,6 +194,7 @@ class Rehearsal:
                     self.now,
                     adopted=adopted,
                     tenant="" if parent else tenant,
+                    needed=None if limits is None else limits.latest(entry.uid),
                     parent=parent,
                 )
                 self.granted[lease.uid] = self.now
@@ -224,9 +222,7 @@ class Rehearsal:
         leases = list(self.state.leases.values())
         self.state = PoolState("ci", self.policy, self.namespaces)
         self.state.replace(leases, max((lease.version for lease in leases), default=1))
-        adopted = [
-            entry._replace(generation=0, until=Entry("", "", "", 0, {}, ()).until) for entry in entries
-        ]
+        adopted = [entry._replace(generation=0) for entry in entries]
         for entry in adopted:
             self.state.assume(entry)
         for node in self.nodes.values():

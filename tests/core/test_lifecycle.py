@@ -480,6 +480,21 @@ def test_a_holder_that_changes_from_renewals_to_a_session_is_heard_there() -> No
     assert (story.says("HolderLive"), story.lease.deadline("heartbeatTime")) == ("True/Fresh", None)
 
 
+@pytest.mark.parametrize("sessions", [{}, live()])
+def test_a_holder_that_changes_to_a_session_that_is_dead_keeps_the_time_it_was_told(sessions: Any) -> None:
+    story = held(**RENEWING, holder={"sessionRef": {"name": "worker"}})
+    story.renew().at("5m")
+    assert story.lease.deadline("heartbeatTime") == at("6m")
+    story.edit(liveness="Session").at("5m10s", sessions=sessions)
+    assert (story.says("HolderLive"), story.wakes_at) == ("True/Fresh", at("6m"))
+    story.at("6m", sessions=sessions)
+    assert story.says("HolderLive").startswith("False/")
+    story.at("6m29s", sessions=sessions)
+    assert story.ended == ""
+    story.at("6m30s", sessions=sessions)
+    assert story.ended == "Expired/HeartbeatLost"
+
+
 # --- given back, deleted, revoked ---
 
 
@@ -967,6 +982,19 @@ def test_a_holder_that_changes_its_liveness_is_told_what_is_waited_for_now() -> 
     assert (story.says("Claimed"), story.says("HolderLive")) == ("True/SessionLive", "")
     story.at("30m")
     assert story.says("Ready") == "True/Held", "nobody is missed any more"
+
+
+@pytest.mark.parametrize("sessions", [{}, live()])
+def test_who_was_claimed_by_its_pods_and_names_a_session_has_a_time_out_for_it(sessions: Any) -> None:
+    story = held(GATE, **{**SESSION, "liveness": "None"})
+    story.at("1m", pods=of(running()))
+    story.edit(liveness="Session").at("5m", pods=of(running()), sessions=sessions)
+    assert story.says("Claimed") == "True/PodBound"
+    assert story.lease.deadline("heartbeatTime") == at("6m")
+    story.at("6m29s", pods=of(running()), sessions=sessions)
+    assert story.ended == ""
+    story.at("6m30s", pods=of(running()), sessions=sessions)
+    assert story.lease.status["release"]["cause"] == "HeartbeatLost"
 
 
 def test_a_pool_that_begins_to_hold_pods_gives_its_leases_time_for_them_and_takes_it_back() -> None:

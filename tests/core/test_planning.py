@@ -104,6 +104,34 @@ def test_strict_fifo_lets_nobody_past_the_head() -> None:
     assert told(decided) == {"head": "WaitingForCapacity", "small": "BlockedByHead"}
 
 
+def test_whom_the_head_of_another_tenant_holds_back_is_told_so_whatever_its_priority() -> None:
+    pool = Rehearsal(
+        make_pool(queue="StrictFIFO", tenants=[{"name": "red"}, {"name": "blue"}]),
+        teams={"team-r": "red", "team-b": "blue"},
+    )
+    pool.ask("held", cpu="8", namespace="team-b")
+    pool.look()
+    pool.ask("head", cpu="12", namespace="team-r")
+    pool.ask("small", cpu="2", namespace="team-b", priority=5)
+    pool.look()
+    assert pool.says("head") == "False/WaitingForCapacity"
+    assert pool.says("small") == "False/BlockedByHead", "it would fit"
+
+
+def test_who_was_short_of_room_hears_that_it_is_held_back_now() -> None:
+    pool = Rehearsal(make_pool(queue="StrictFIFO"))
+    pool.ask("held", cpu="8")
+    later = pool.ask("later", cpu="8", startTime=clock("1h"))
+    pool.ask("long", cpu="8", durationSeconds=7200)
+    pool.look()
+    assert pool.says("long") == "False/RoomPromised"
+    pool.ask("head", cpu="12", priority=5)
+    pool.change(edited(pool.lease(later.name), desiredState="Released"))
+    pool.look()
+    assert pool.says("head") == "False/WaitingForCapacity"
+    assert pool.says("long") == "False/BlockedByHead", "nothing is promised any more"
+
+
 def test_a_head_that_is_being_written_still_stands_at_the_head() -> None:
     state = make_state(
         make_pool(queue="StrictFIFO"),
@@ -632,6 +660,50 @@ def test_a_start_in_the_future_is_promised_kept_and_redeemed() -> None:
     assert "startTime" not in held.status["deadlines"]
     assert held.deadline("expirationTime") == at("1h30m")
     assert pool.state.calendar.promises == {}
+
+
+def test_who_is_looked_at_late_gets_half_of_its_term_at_least_or_waits() -> None:
+    rules = make_pool(gracePeriodSeconds=30, cooldownSeconds=45)
+    for late, starts in ((30, True), (35, False), (65, False)):
+        pool = Rehearsal(rules)
+        pool.ask("first", cpu="12", startTime=clock("1h"), durationSeconds=60)
+        pool.look()
+        pool.ask("second", cpu="12", startTime=clock("1h2m15s"), durationSeconds=60)
+        pool.look()
+        assert pool.state.calendar.promises["uid-second"].start == at("1h2m15s"), "when the first has gone"
+        pool.now = at("1h") + 1000 * late
+        pool.look()
+        assert pool.lease("first").allocated == starts
+        if starts:
+            assert pool.lease("first").deadline("expirationTime") == at("1h1m")
+        pool.until("1h4m30s")
+        first, second = (pool.starts()[f"uid-{name}"] for name in ("first", "second"))
+        assert second == at("1h2m15s"), "it is kept what it was promised"
+        assert starts or first == at("1h4m30s"), "and the other is next"
+
+
+def test_who_was_promised_one_room_one_after_the_other_all_start_after_an_outage() -> None:
+    pool = pool_of(gracePeriodSeconds=0)
+    for i in range(4):
+        pool.ask(f"l{i}", cpu="12", startTime=clock(f"1h{i}m"), durationSeconds=60)
+        pool.look()
+    pool.now = at("1h2m10s")
+    pool.until("1h10m")
+    minutes = {"l0": "1h4m", "l1": "1h5m", "l2": "1h2m10s", "l3": "1h3m"}
+    assert pool.starts() == {f"uid-{name}": at(text) for name, text in minutes.items()}
+
+
+def test_what_was_promised_and_no_node_can_hold_any_more_keeps_nobody_out() -> None:
+    pool = pool_of()
+    pool.ask("later", cpu="12", startTime=clock("1h"))
+    pool.look()
+    pool.nodes["node-1"] = make_node(cpu="8")
+    add_node(pool.state, pool.nodes["node-1"])
+    pool.until("1h")
+    pool.ask("small", cpu="6")
+    pool.look()
+    assert pool.says("later") == "False/StartTimeNotReached"
+    assert pool.says("small") == "True/Granted"
 
 
 def test_a_promise_outlives_its_operator() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heappop, heappush, merge
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from leasehold.core.amounts import Vector, plus, times
 from leasehold.core.capacity import NodeTable, Point, Scratch, Trail
@@ -416,18 +416,33 @@ class Outlook:
         return iter(sorted(events))
 
 
+class Limits(Protocol):
+    """What else than room a promised start needs: `core.limits`."""
+
+    def latest(self, held: Held) -> int | None:
+        """Return the last instant (ms) at which a lease must have ended, or None."""
+
+    def extend(self, held: Held, until: int) -> None:
+        """Note that a lease stays until an instant."""
+
+
 class RenewalLimits:
     """How long leases may stay without standing in the way of a promised start, as renewals are decided one by one."""
 
-    def __init__(self, outlook: Outlook) -> None:
+    def __init__(self, outlook: Outlook, tenants: Limits | None = None) -> None:
         self._outlook = outlook
+        self._tenants = tenants
 
     def latest(self, uid: str) -> int | None:
-        """Return the last instant (ms) at which a lease's room must be free; None where nobody was promised it."""
+        """Return the last instant (ms) at which a lease's room must be free; None where nobody was promised a start
+        for which it is needed, as room or within the tenant's limit.
+        """
         held = self._outlook.calendar.held.get(uid)
         if held is None:
             return None
-        found = [
+        by_limit = None if self._tenants is None else self._tenants.latest(held)
+        found = [] if by_limit is None else [by_limit]
+        found += [
             point.at
             for i, amounts in self._by_node(held).items()
             for point in self._outlook.scratch.guard.get(i, ())
@@ -444,6 +459,8 @@ class RenewalLimits:
             for point in self._outlook.scratch.guard.get(i, ()):
                 if held.until <= point.at < until:
                     _add(point.room, amounts, -1)
+        if self._tenants is not None:
+            self._tenants.extend(held, until)
 
     def _by_node(self, held: Held) -> dict[int, Vector]:
         index = self._outlook.scratch.table.index

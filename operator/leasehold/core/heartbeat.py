@@ -52,12 +52,16 @@ def follow_liveness(course: Course) -> None:
         expect_holder(draft, lease, course.policy, course.world, now)
     elif draft.holds(C.CLAIMED, "False"):
         _say_awaited(draft, lease)
-    elif (
-        lease.liveness == Liveness.RENEW
-        and draft.holds(C.CLAIMED)
-        and draft.deadline("heartbeatTime") is None
-    ):
+    elif draft.holds(C.CLAIMED) and draft.deadline("heartbeatTime") is None and _turns(course):
         draft.set_time("deadlines", heartbeatTime=now + course.policy.heartbeat_timeout)
+
+
+def _turns(course: Course) -> bool:
+    """Tell whether a holder that was claimed in another way is to be heard from now on, and has yet to begin."""
+    if course.lease.liveness == Liveness.SESSION:
+        live = session_is_live(course.lease, course.policy, course.world, course.now)
+        return not live and C.HOLDER_LIVE not in course.draft.conditions
+    return course.lease.liveness == Liveness.RENEW
 
 
 def claim(course: Course) -> None:
@@ -166,15 +170,18 @@ def _missed_heartbeat(course: Course) -> tuple[R, int] | None:
     session = course.world.sessions.get((lease.namespace, lease.session))
     if stored is not None:
         stored = _forgive(course, "heartbeatTime", stored, stored, stored + grace)
-    if session is None:
-        return R.SESSION_GONE, course.now if stored is None else stored
-    due = _session_deadline(session, course.policy)
-    due += moved(due + grace, session.renewed_at, course.world.outages) - due - grace
-    if course.now >= due:
-        return R.MISSED, due if stored is None else min(stored, due)
-    course.wake(due)
-    course.draft.set_time("deadlines", heartbeatTime=None, amnestyTime=None)
-    return None
+    due = course.now
+    if session is not None:
+        due = _session_deadline(session, course.policy)
+        due += moved(due + grace, session.renewed_at, course.world.outages) - due - grace
+        if course.now < due:
+            course.wake(due)
+            course.draft.set_time("deadlines", heartbeatTime=None, amnestyTime=None)
+            return None
+    if stored is not None and course.now < stored:
+        course.wake(stored)  # so much time it was told to have before it turned to this session
+        return None
+    return R.SESSION_GONE if session is None else R.MISSED, due if stored is None else stored
 
 
 def say_live(course: Course) -> None:

@@ -325,12 +325,15 @@ class _QueuePass:
         return False
 
     def _groups(self) -> list[Group]:
-        """Return whom to tell: the groups with members that were not told, and some of the others in turn."""
+        """Return whom to tell: the groups with members that were not told, and some of the others in turn.
+
+        Room is looked at again only where the nodes changed; who holds a group back may change without them.
+        """
         queue, version = self.state.queue, self.state.table.version
-        stale = [group for group in queue.some(_LOOKED_AT_AGAIN) if group.looked_at != version]
-        self.again = {group.shape for group in stale}
-        self.stale = len(stale) == _LOOKED_AT_AGAIN
-        groups = {group.shape: group for group in (*queue.untold.values(), *stale)}
+        others = queue.some(_LOOKED_AT_AGAIN)
+        self.again = {group.shape for group in others if group.looked_at != version}
+        self.stale = len(self.again) == _LOOKED_AT_AGAIN
+        groups = {group.shape: group for group in (*queue.untold.values(), *others)}
         return sorted(groups.values(), key=lambda group: group.items[0])
 
     def _wait_of(self, group: Group) -> Wait | None:
@@ -356,6 +359,8 @@ class _QueuePass:
         if self.shares.over_limit(group.shape.tenant, group.total):
             return Why.QUOTA
         head = self.found.head
+        if group.shape in self.found.blocked:
+            return Why.BLOCKED
         if self.found.otherwise == Why.BLOCKED and head is not None:
             first = self.state.queue.requests[head[0]].turn
             return Why.ROOM if group.items[0][0] < first else Why.BLOCKED

@@ -141,6 +141,11 @@ class PoolPolicy:
         """Return for how many milliseconds a grant takes room at most, if it is not renewed: term, grace, cool-down."""
         return self.term_of(asked) + self.grace + self.cooldown
 
+    def is_worth(self, left: int, span: int) -> bool:
+        """Tell whether room for so long (ms) leaves half of a term or more, of what takes room for a span."""
+        around = self.grace + self.cooldown
+        return 2 * (left - around) >= span - around
+
     def attributes_usage(self) -> bool:
         """Tell whether reporters must say what each lease uses, or whether it is gone from the node."""
         return (

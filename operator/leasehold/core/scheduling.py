@@ -58,8 +58,8 @@ class Pass:
 
     `starts` have taken their room from the outlook. `kept_back` would start, but a write of theirs is under way.
     `promises` are new starts in the future; `preemptions` name whom to ask to go. `head` is who is first in line
-    and, where ends are known, the start that is kept for it. `more` says that the pass stopped at its bounds, before it
-    knew of the `undecided` whether they start.
+    and, where ends are known, the start that is kept for it; of the `blocked` none was looked at because of it. `more`
+    says that the pass stopped at its bounds, before it knew of the `undecided` whether they start.
     """
 
     starts: list[Start] = field(default_factory=list)
@@ -69,6 +69,7 @@ class Pass:
     whys: dict[Shape, Why] = field(default_factory=dict)
     otherwise: Why = Why.ROOM
     head: tuple[str, Slot | None] | None = None
+    blocked: set[Shape] = field(default_factory=set)
     more: bool = False
     undecided: set[Shape] = field(default_factory=set)
 
@@ -196,9 +197,18 @@ class _Run:
     # --- promises that are due ---
 
     def keep_promises(self, holds: Set[str]) -> None:
-        """Start what was promised for now, and what waits for victims as soon as they are gone."""
-        promises = sorted(self.outlook.kept.values(), key=lambda p: (p.start, p.uid))
+        """Start what was promised for now, and what waits for victims as soon as they are gone.
+
+        Whose promised time is over, because nobody led for so long or its room was lost, waits for those whose time it
+        is: else each of two that were promised the same room, one after the other, would wait for the other for ever.
+        """
+        promises = sorted(self.outlook.kept.values(), key=lambda p: (p.end <= self.now, p.start, p.uid))
+        over = {promise.uid for promise in promises if promise.end <= self.now}
+        for uid in over:
+            self.outlook.give_way(uid)
         for promise in promises:
+            if promise.uid in over:
+                self.outlook.keep(promise)
             if promise.uid in holds or promise.start <= self.now:
                 request = self.queue.requests.get(promise.uid)
                 if request is not None and promise.uid not in self.absent:
@@ -207,8 +217,9 @@ class _Run:
     def _redeem(self, request: Request, promise: Promise) -> None:
         """Start a promised request on its nodes, or anywhere else; what is kept for it stays kept otherwise.
 
-        A pass is always a little later than the promised instant. Where the room is promised to another from the very
-        end of this promise on, it ends then: to be late must not cost it the start.
+        What no node could hold any more, even an empty one, keeps no room. A pass is always a little later than the
+        promised instant. Where the room is promised to another from the very end of this promise on, it ends then: to
+        be late must not cost it the start.
         """
         shape, index = request.shape, self.table.index
         self.served.add(request.uid)
@@ -218,14 +229,14 @@ class _Run:
         nodes = [index[node] for node, _ in promise.slices if node in index]
         until = later(self.now, shape.span)
         ends = [until]
-        if self.now < promise.end < until and 2 * (promise.end - self.now) >= shape.span:
+        if promise.end < until and self.policy.is_worth(promise.end - self.now, shape.span):
             ends.append(promise.end)
         end = next((end for end in ends if self._all_fit(shape, nodes, end)), None)
         if len(nodes) == shape.slices and end is not None:
             for i in nodes:
                 self.scratch.take(i, shape.need, end)
             self._start(request, nodes, end)
-        elif not self._place(request, until):
+        elif not self._place(request, until) and self._possible(self.queue.group_of(request.uid)):
             self.outlook.keep(promise)
             self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)
 
@@ -247,8 +258,9 @@ class _Run:
             self._next(lane, entitled=entitled)
             if lane.heap:
                 heappush(lanes, (self.shares.rank(tenant), lane.heap[0][0], tenant, lane))
-        if self.result.more:
-            self.result.undecided |= {
+        if self.stopped:
+            left = self.result.undecided if self.result.more else self.result.blocked
+            left |= {
                 group.shape for *_, lane in lanes for *_, group in lane.heap if group is not lane.in_line
             }
 

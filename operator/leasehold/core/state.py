@@ -22,7 +22,7 @@ from leasehold.core.booking import (
     part_of,
     promise_of,
 )
-from leasehold.core.calendar import Calendar, Held, total_of
+from leasehold.core.calendar import Calendar, Held, Outlook, RenewalLimits, total_of
 from leasehold.core.capacity import NodeTable, Row
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.errors import InvalidObject
@@ -30,6 +30,7 @@ from leasehold.core.fairness import MILLION, Shares, shares_of
 from leasehold.core.families import Families, Part
 from leasehold.core.lease import Lease
 from leasehold.core.ledger import Holding, Ledger
+from leasehold.core.limits import TenantLimits
 from leasehold.core.nodes import Report, Verdict
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.preemption import Preemption
@@ -233,6 +234,15 @@ class PoolState:
         if held is not None and held.until < NEVER:
             until = expiration + self.policy.grace + self.policy.cooldown
             self.calendar.hold(uid, held._replace(until=max(held.until, until)))
+
+    def renewal_limits(self, now: int) -> RenewalLimits | None:
+        """Return how long leases may stay so that promised starts are kept; None where none is promised."""
+        promises, requests = self.calendar.promises, self.queue.requests
+        if not promises:
+            return None
+        tenants = {uid: requests[uid].shape.tenant for uid in promises if uid in requests}
+        limits = TenantLimits(self.calendar, self.shares, tenants, now)
+        return RenewalLimits(Outlook(self.table.scratch(), self.calendar, now), limits)
 
     def rebook(self, uid: str) -> None:
         """Believe a lease's status again, after a write of it ended one way or another."""

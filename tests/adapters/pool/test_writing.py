@@ -13,6 +13,7 @@ from tests.adapters.fakes import (
     lease_document,
     lease_path,
     lost,
+    pool_document,
     soon,
     status,
     value,
@@ -23,6 +24,7 @@ from leasehold.adapters.kube.errors import Conflict, Refused, Unknown
 from leasehold.adapters.pool.object import Deposed
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.audit import audit
+from leasehold.core.times import parse_time
 
 
 async def test_a_commitment_stays_in_the_ledger_until_its_lease_is_known_to_be_written() -> None:
@@ -299,6 +301,32 @@ async def test_a_grant_that_is_written_late_ends_in_time_for_those_who_were_prom
         start = scene.lease("later")["status"]["reservation"]["startTime"]
         assert scene.lease("now")["status"]["deadlines"]["expirationTime"] == start
         assert scene.pool()["status"]["ledger"]["sequence"] == 2
+
+
+@pytest.mark.parametrize(("late", "granted"), [(25, True), (130, False)])
+async def test_a_grant_that_a_dead_operator_left_ends_in_time_for_those_who_were_promised_its_room(
+    late: int, granted: bool
+) -> None:
+    scene = Scene(pool_document(leasePolicy={"gracePeriodSeconds": 200}))
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="4", startTime=soon(scene, 320), durationSeconds=60)
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        scene.kube.faults.append(failing(Unknown("away"), path=lease_path("now")))
+        scene.ask("now", cpu="4", durationSeconds=100)
+        await scene.until(lambda: scene.worker.state.entries)
+    scene.kube.faults.clear()
+    scene.clock.follow(scene.clock.now() + 1000 * late)  # time passes
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        start = scene.lease("later")["status"]["reservation"]["startTime"]
+        if granted:
+            await scene.granted("now")
+            end = scene.lease("now")["status"]["deadlines"]["expirationTime"]
+            assert parse_time(end) == parse_time(start) - 200_000
+        else:
+            await scene.until(lambda: scene.reason("now", "Allocated") == "RoomPromised")
+            assert "fencingToken" not in scene.lease("now")["status"]
 
 
 async def test_a_grant_that_is_written_too_late_is_undone() -> None:

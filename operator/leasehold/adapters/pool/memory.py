@@ -15,7 +15,6 @@ from leasehold.adapters.tools import Tools
 from leasehold.api.names import LeaseReason, RejectionReason, StopPolicy
 from leasehold.api.pool import PoolSpec
 from leasehold.core.backlog import Backlog
-from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import World
 from leasehold.core.deadlines import Deadlines
 from leasehold.core.fairness import MILLION
@@ -131,11 +130,6 @@ class Memory:
         self.state.shares.age(now)
         self._find_ends()
         cluster, state = self._tools.cluster, self.state
-        limits = (
-            RenewalLimits(Outlook(state.table.scratch(), state.calendar, now))
-            if state.calendar.promises
-            else None
-        )
         return World(
             nodes=cluster.nodes,
             reports=cluster.reports,
@@ -145,7 +139,7 @@ class Memory:
             ends=self._ends,
             over_nodes=frozenset(state.table.over),
             preemptors=preemptors(state),
-            limits=limits,
+            limits=state.renewal_limits(now),
             bill=state.bill,
             in_touch=self._pool.right.in_touch(),
             outages=self._pool.outages,

@@ -21,7 +21,6 @@ from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.object import PoolObject
 from leasehold.adapters.tools import Tools
 from leasehold.core.booking import Entry
-from leasehold.core.calendar import Outlook, RenewalLimits
 from leasehold.core.course import Step, World
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
@@ -165,7 +164,8 @@ class Writing:
             await self._leases.patch_lease(lease, promise_step(lease, entry, now, tenant))
             return
         needed = self._needed(entry.uid, now)
-        if needed is not None and 2 * (needed - now) < state.policy.span_of(lease.duration):
+        span = state.policy.span_of(lease.duration)
+        if needed is not None and not state.policy.is_worth(needed - now, span):
             # So late that less than half of what was asked for is left before others were promised the room.
             await self._leases.patch_lease(lease, cancel_step(lease, now))
             return
@@ -247,11 +247,9 @@ class Writing:
         self._tools.metrics.granted(self._pool.name, waited=waited)
 
     def _needed(self, uid: str, now: int) -> int | None:
-        """Return when a commitment's room is promised to others (ms), or None. A late grant must not reach beyond."""
-        state = self._memory.state
-        if not state.calendar.promises:
-            return None
-        return RenewalLimits(Outlook(state.table.scratch(), state.calendar, now)).latest(uid)
+        """Return when a commitment must have ended for promised starts (ms), or None: late grants reach no further."""
+        limits = self._memory.state.renewal_limits(now)
+        return None if limits is None else limits.latest(uid)
 
     # --- changes ---
 
