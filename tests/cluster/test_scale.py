@@ -47,7 +47,7 @@ def test_a_pool_that_others_keep_writing_to_still_grants(stage: Stage) -> None:
     scribbling.start()
     try:
         for _ in range(10):
-            stage.until(stage.lease(pool), granted, 5)
+            stage.until(stage.lease(pool), granted, 30)
     finally:
         stop.set()
         scribbling.join()
