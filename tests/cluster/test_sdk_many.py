@@ -21,7 +21,7 @@ async def test_one_session_keeps_five_hundred_leases_with_a_few_requests_a_secon
     async with client(stage) as sdk:
         leases = await asyncio.gather(
             *(
-                sdk.acquire(pool=pool, cpu="500m", memory="1Gi", duration="1h", timeout=120)
+                sdk.acquire(pool=pool, cpu="500m", memory="1Gi", duration="1h", timeout=300)
                 for _ in range(MANY)
             )
         )

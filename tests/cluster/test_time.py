@@ -30,7 +30,7 @@ from leasehold.core.times import format_time, parse_time
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.errors import ApiError
 
-TOLERANCE = 2_000
+TOLERANCE = 5_000
 """How much later than foretold a start may be (ms) on a busy machine: the end is written, seen, and planned on."""
 
 
@@ -123,7 +123,7 @@ def test_the_endpoint_tells_exact_places(stage: Stage, operator: ThreadOperator)
 def test_a_start_in_the_future_is_promised_and_kept(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    at = now() + 5_000
+    at = now() + 10_000
     booked = stage.lease(pool, cpu="3", startTime=format_time(at), durationSeconds=5)
     promised = stage.until(booked, lambda lease: "reservation" in (lease.get("status") or {}))
     assert promised["status"]["phase"] == "Scheduled"
