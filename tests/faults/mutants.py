@@ -538,7 +538,7 @@ def run_experiment(place: Path, number: int, seed: int = SEED) -> tuple[Run, lis
 
 def _run(place: Path, module: str, *arguments: str) -> Run:
     environment = {**os.environ, "PYTHONPATH": str(place / "operator"), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("COVERAGE_PROCESS_START", None)
+    environment.pop("COVERAGE_PROCESS_CONFIG", None)
     began = time.monotonic()
     found = _python(place, environment, "-c", "import leasehold; print(leasehold.__file__)")
     if not found.output.startswith(str(place)):

@@ -80,7 +80,7 @@ class Operator:
                 log=log,
                 cwd=Path.cwd(),
                 env={
-                    **os.environ,
+                    **_unmeasured(os.environ),
                     **{f"LEASEHOLD_{key.upper()}": str(value) for key, value in self.settings.items()},
                     **self.environment,
                 },
@@ -232,3 +232,8 @@ def clock(offset: str, *, monotonic: bool = False, file: Path | None = None) -> 
         return {**environment, "FAKETIME": offset}
     file.write_text(offset + "\n")
     return {**environment, "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
+
+
+def _unmeasured(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return it without what has coverage measured: an operator under load would be half as fast."""
+    return {key: value for key, value in environment.items() if not key.startswith("COVERAGE_")}

@@ -67,12 +67,14 @@ def _start_time(pid: int) -> str | None:
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float, step_seconds: float = 0.02) -> bool:
-    """Poll until the condition holds; return whether it did in time."""
+    """Poll until the condition holds, ten times a second where it takes long; return whether it did in time."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() >= deadline:
             return False
         time.sleep(step_seconds)
+        # Many a condition asks an API server, which has other things to do.
+        step_seconds = max(step_seconds, min(1.2 * step_seconds, 0.1))
     return True
 
 
