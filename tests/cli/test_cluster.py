@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from tests.scripted_server import http
@@ -353,8 +354,9 @@ class TestCommands:
         assert "gone" in err
         assert "\x1b" not in err
 
+    @contextmanager
     def started(self, tmp_path, server, *arguments, **environment):
-        """A command in a process of its own, which signals may end."""
+        """A command in a process of its own, which signals may end, and the end of the block does."""
         path = tmp_path / "kubeconfig"
         config = {
             "current-context": "c",
@@ -362,13 +364,18 @@ class TestCommands:
             "clusters": [{"name": "c", "cluster": {"server": server.url}}],
         }
         path.write_text(json.dumps(config))
-        return subprocess.Popen(
+        command = subprocess.Popen(
             [sys.executable, "-c", HEARS_ALL, *arguments, "--kubeconfig", str(path)],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        with command:
+            try:
+                yield command
+            finally:
+                command.kill()
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_request_is_withdrawn_when_a_signal_ends_the_wait(self, script, tmp_path, number):
@@ -381,10 +388,10 @@ class TestCommands:
 
         made = lease("cli-1")
         server = script([answer(made, 201), answer(made)], [silent], [answer({})])
-        command = self.started(tmp_path, server, "acquire", "--pool", "p", "--cpu", "1", "--wait")
-        assert waits.wait(20), command.communicate()
-        command.send_signal(number)
-        out, err = command.communicate(timeout=20)
+        with self.started(tmp_path, server, "acquire", "--pool", "p", "--cpu", "1", "--wait") as command:
+            assert waits.wait(20), "it waits"
+            command.send_signal(number)
+            out, err = command.communicate(timeout=20)
         assert (command.returncode, out, err) == (128 + number, "", "")
         head, _, body = server.requests[-1].partition(b"\r\n\r\n")
         assert head.startswith(b"DELETE /apis/leasehold.dev/v1alpha1/namespaces/n/capacityleases/cli-1 ")
@@ -433,7 +440,7 @@ class TestCommands:
 
     def test_what_the_output_has_no_letters_for_is_shown_as_its_number(self, script, tmp_path):
         page = {"metadata": {}, "items": [{**lease("a"), "spec": {"holder": {"identity": "借"}}}]}
-        command = self.started(tmp_path, script([answer(page)]), "get", PYTHONIOENCODING="ascii")
-        out, err = command.communicate(timeout=20)
+        with self.started(tmp_path, script([answer(page)]), "get", PYTHONIOENCODING="ascii") as command:
+            out, err = command.communicate(timeout=20)
         assert (command.returncode, err) == (0, "")
         assert "\\u501f" in out
