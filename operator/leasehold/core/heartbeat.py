@@ -301,7 +301,7 @@ def renew(course: Course) -> None:
         draft.put("renewal", count=count + 1, lastRenewTime=format_time(now))
         draft.set_time("deadlines", expirationTime=renewed)
         if course.world.limits is not None:
-            course.world.limits.extend(lease.uid, renewed + course.policy.grace + course.policy.cooldown)
+            course.world.limits.extend(lease.uid, renewed + course.policy.wind_down)
     _warn_of_promise(course)
 
 

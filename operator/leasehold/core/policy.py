@@ -137,14 +137,18 @@ class PoolPolicy:
         """Return the term a lease gets, at its grant and at each renewal: never longer than the pool's longest."""
         return min(self.duration_of(asked), self.max_duration)
 
+    @property
+    def wind_down(self) -> int:
+        """For how many milliseconds a lease takes room after its term: grace and cool-down."""
+        return self.grace + self.cooldown
+
     def span_of(self, asked: int | None) -> int:
         """Return for how many milliseconds a grant takes room at most, if it is not renewed: term, grace, cool-down."""
-        return self.term_of(asked) + self.grace + self.cooldown
+        return self.term_of(asked) + self.wind_down
 
     def is_worth(self, left: int, span: int) -> bool:
         """Tell whether room for so long (ms) leaves half of a term or more, of what takes room for a span."""
-        around = self.grace + self.cooldown
-        return 2 * (left - around) >= span - around
+        return 2 * (left - self.wind_down) >= span - self.wind_down
 
     def attributes_usage(self) -> bool:
         """Tell whether reporters must say what each lease uses, or whether it is gone from the node."""

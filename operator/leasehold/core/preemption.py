@@ -48,7 +48,7 @@ def choose_victims(
     request's tenant was promised and does not hold yet; it counts against its guarantee.
     """
     now, shape, table = outlook.now, request.shape, outlook.scratch.table
-    gone_at = now + policy.grace + policy.cooldown
+    gone_at = now + policy.wind_down
     wanted = shape.total if claimed is None else plus(shape.total, claimed)
     reclaims = policy.reclaims and shares.entitled(shape.tenant, wanted)
     allowed = table.selected(shape.node_selector)

@@ -232,7 +232,7 @@ class PoolState:
         """Note a renewal from the moment it is decided: nobody else may be given that room meanwhile."""
         held = self.calendar.held.get(uid)
         if held is not None and held.until < NEVER:
-            until = expiration + self.policy.grace + self.policy.cooldown
+            until = expiration + self.policy.wind_down
             self.calendar.hold(uid, held._replace(until=max(held.until, until)))
 
     def renewal_limits(self, now: int) -> RenewalLimits | None:

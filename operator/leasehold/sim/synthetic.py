@@ -36,7 +36,7 @@ def leases(count: int, pool: Pool, seed: int, load_percent: int) -> Iterator[Job
         clock += chance.expovariate(1 / gap)
         part, term = chance.choice(_SIXTEENTHS), chance.choice(_TERMS)
         need = tuple(amount * part // 16 for amount in largest)
-        shape = Shape("", need, span=term + pool.policy.grace + pool.policy.cooldown)
+        shape = Shape("", need, span=term + pool.policy.wind_down)
         submit = int(clock)
         yield Job(
             request=Request(f"{serial}", (0, submit, serial), shape),
