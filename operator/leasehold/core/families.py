@@ -54,6 +54,11 @@ class Families:
             self.members.pop(child.parent_key, None)
         self.due[child.parent_key] = None
 
+    def look_again(self, key: Key) -> None:
+        """Have the family of a parent looked at, where it has one: there may be more to give."""
+        if key in self.members:
+            self.due[key] = None
+
     def of(self, parent: Lease) -> Set[str]:
         """Return the children of a lease that are not over."""
         return self.members.get((parent.namespace, parent.name), NOBODY)

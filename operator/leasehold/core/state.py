@@ -279,8 +279,8 @@ class PoolState:
     def _share_again(self, uid: str) -> None:
         """Have the children that wait for some of a lease looked at."""
         lease = self.leases.get(uid)
-        if lease is not None and self.families.of(lease):
-            self.families.due[lease.namespace, lease.name] = None
+        if lease is not None:
+            self.families.look_again((lease.namespace, lease.name))
 
     def _tell_children(self, parent: Lease) -> None:
         """Look again at those whose fate depends on a lease that changed, or whose write came to an end."""

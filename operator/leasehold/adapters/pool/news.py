@@ -128,8 +128,7 @@ class News:
         """Take in that pods that name a lease of this pool changed."""
         self._keeper.mark([key])
         state = self._memory.state
-        if key in state.families.members:  # what the pods of a parent use no more, its sub-leases may have
-            state.families.due[key] = None
+        state.families.look_again(key)  # what the pods of a parent use no more, its sub-leases may have
         lease = self._tools.cluster.named(key)
         if lease is not None and state.policy.enforces:
             state.attention.add(lease.uid)
