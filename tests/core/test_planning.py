@@ -702,8 +702,48 @@ def test_what_was_promised_and_no_node_can_hold_any_more_keeps_nobody_out() -> N
     pool.until("1h")
     pool.ask("small", cpu="6")
     pool.look()
-    assert pool.says("later") == "False/StartTimeNotReached"
+    assert pool.says("later") == "False/NoMatchingNodes"
     assert pool.says("small") == "True/Granted"
+
+
+def test_a_promised_start_that_is_late_reads_what_keeps_it() -> None:
+    pool = pool_of()
+    resident = pool.ask("resident", cpu="6", durationSeconds=36_000)
+    pool.ask("later", cpu="8", startTime=clock("1h"))
+    pool.look()
+    pool.nodes["node-1"] = make_node(cpu="12")
+    add_node(pool.state, pool.nodes["node-1"])
+    pool.until("59m")
+    assert pool.says("later") == "False/StartTimeNotReached"
+
+    pool.until("1h")
+    told = pool.lease("later")
+    assert pool.says("later") == "False/WaitingForCapacity"
+    message = told.conditions["Allocated"]["message"]
+    assert message.startswith(f"Promised from {clock('1h')}, and late. ")
+    assert told.status["rejections"] == [
+        {"reason": "Insufficient", "resource": "cpu", "nodes": 1, "shortBy": "2"}
+    ]
+    assert told.status["reservation"]["startTime"] == clock("1h")
+    assert "estimatedStartTime" not in told.status["queue"], "when is not known"
+
+    pool.change(edited(pool.lease(resident.name), desiredState="Released"))
+    pool.until("1h10m")
+    assert pool.says("later") == "True/Granted"
+    assert not {"rejections", "reservation", "queue"} & pool.lease("later").status.keys()
+
+
+def test_a_promised_start_that_is_late_for_its_tenants_limit_says_so() -> None:
+    policy = make_pool(tenants=[{"name": "red", "limit": {"cpu": "8"}}])
+    pool = Rehearsal(policy, teams={"team-a": "red"})
+    pool.ask("resident", cpu="4", durationSeconds=36_000)
+    pool.ask("later", cpu="4", startTime=clock("1h"))
+    pool.look()
+    pool.policy = make_pool(tenants=[{"name": "red", "limit": {"cpu": "6"}}])
+    pool.restart()
+    pool.until("1h")
+    assert pool.says("later") == "False/WaitingForQuota"
+    assert "and late" in pool.lease("later").conditions["Allocated"]["message"]
 
 
 def test_a_promise_outlives_its_operator() -> None:

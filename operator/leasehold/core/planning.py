@@ -32,6 +32,7 @@ from leasehold.core.queueing import (
     explain,
     keep_waiting,
     refuse,
+    wait_beyond_start,
     wait_for,
     wait_for_start,
     wait_for_victims,
@@ -350,9 +351,17 @@ class _QueuePass:
             return None
         self.explained += 1
         group.looked_at = self.state.table.version
-        lease = self.state.leases[group.items[0][1]]
+        uid = group.items[0][1]
+        promise = self.outlook.kept.get(uid)
+        if promise is not None:
+            self.outlook.give_way(uid)  # what is kept for itself is in nobody's way
         allowed = self.state.table.selected(group.shape.node_selector)
-        return explain(self.outlook.scratch, lease, group.shape.need, self.policy.names, allowed)
+        wait = explain(
+            self.outlook.scratch, self.state.leases[uid], group.shape.need, self.policy.names, allowed
+        )
+        if promise is not None:
+            self.outlook.keep(promise)
+        return wait
 
     def _unasked(self, group: Group) -> Why:
         """Return why a group waits that the scheduler had no need to look at: no room, or blocked by who is first."""
@@ -371,14 +380,17 @@ class _QueuePass:
         hold = self.state.holds.get(uid)
         promise = self.state.calendar.promises.get(uid)
         start = self.state.answers.starts.get(uid)
+        late = promise is not None and promise.start <= self.now
         if hold is not None and promise is not None and self.hold is None:
             wait, start = wait_for_victims(len(hold.victims), promise.start), promise.start
+        elif promise is not None and late and self.hold is None:
+            wait = wait_beyond_start(promise.start, wait)
         elif promise is not None and self.hold is None:
             wait, start = wait_for_start(promise.start), promise.start
         elif self.found.head is not None and self.found.head[0] == uid and self.found.head[1] is not None:
             start = self.found.head[1].start
         place = None
-        if lease.reservation is None and (uid in self.state.answers.looked_at or start is not None):
+        if late or (lease.reservation is None and (uid in self.state.answers.looked_at or start is not None)):
             place = Place(self.state.place_of(uid), start)
         patch = keep_waiting(lease, wait, self.now, place, promised=promise is not None)
         if patch:

@@ -80,6 +80,11 @@ def wait_for_start(start: int) -> Wait:
     return Wait(R.START_TIME_NOT_REACHED, f"Promised from {format_time(start)}.")
 
 
+def wait_beyond_start(start: int, wait: Wait) -> Wait:
+    """Say what keeps a promised start that is late."""
+    return wait._replace(message=f"Promised from {format_time(start)}, and late. {wait.message}")
+
+
 def explain(
     scratch: Scratch, lease: Lease, need: Vector, names: tuple[str, ...], allowed: Set[int] | None
 ) -> Wait:

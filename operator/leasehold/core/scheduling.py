@@ -223,7 +223,10 @@ class _Run:
         """
         shape, index = request.shape, self.table.index
         self.served.add(request.uid)
-        if self._full(shape) or self.shares.over_limit(shape.tenant, shape.total):
+        if self._full(shape):
+            return
+        if self.shares.over_limit(shape.tenant, shape.total):
+            self.result.whys[shape] = Why.QUOTA
             return
         self.outlook.give_way(promise.uid)
         nodes = [index[node] for node, _ in promise.slices if node in index]
@@ -236,9 +239,11 @@ class _Run:
             for i in nodes:
                 self.scratch.take(i, shape.need, end)
             self._start(request, nodes, end)
-        elif not self._place(request, until) and self._possible(self.queue.group_of(request.uid)):
-            self.outlook.keep(promise)
-            self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)
+        elif not self._place(request, until):
+            self.result.whys[shape] = Why.ROOM
+            if self._possible(self.queue.group_of(request.uid)):
+                self.outlook.keep(promise)
+                self.entitled_waits = self.entitled_waits or self.shares.entitled(shape.tenant, shape.total)
 
     def _all_fit(self, shape: Shape, nodes: list[int], until: int) -> bool:
         return all(self.scratch.fits_on(i, times(shape.need, nodes.count(i)), until) for i in set(nodes))
