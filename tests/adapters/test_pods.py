@@ -425,14 +425,28 @@ def test_a_pod_is_over_by_this_clock_where_its_nodes_clock_is_behind(registry: R
 def test_a_gate_that_is_being_lifted_counts_until_the_next_word_of_its_pod(registry: Registry) -> None:
     registry.see(version=5)
     (pod,) = registry.pods.named(BUILD)
-    registry.pods.letting[pod.uid] = SliceRef(LEASE.uid, 0), 5
+    registry.pods.let(pod, SliceRef(LEASE.uid, 0))
     registry.see(version=5)
     assert pod.uid in registry.pods.letting
     letting = [ref for ref, _ in registry.pods.letting.values()]
     assert workload_of(LEASE, [pod], letting=letting).left_on == {"node-1"}
     assert workload_of(LEASE, [], letting=letting).left_on == {"node-1"}
+    registry.news()
     registry.see(version=6)
     assert not registry.pods.letting, "it was that write, or makes it fail"
-    registry.pods.letting[pod.uid] = SliceRef(LEASE.uid, 0), 6
+    assert registry.news() == [BUILD], "the end of the lease may wait for it"
+    registry.pods.let(pod, SliceRef(LEASE.uid, 0))
     registry.see(version=7, kind="DELETED")
     assert not registry.pods.letting
+
+
+def test_a_gate_that_was_not_lifted_after_all_is_told_to_whom_waits(registry: Registry) -> None:
+    registry.see(version=5)
+    (pod,) = registry.pods.named(BUILD)
+    registry.pods.let(pod, SliceRef(LEASE.uid, 0))
+    registry.news()
+    registry.pods.not_let(pod.uid)
+    assert not registry.pods.letting
+    assert registry.news() == [BUILD]
+    registry.pods.not_let(pod.uid)
+    assert registry.news() == [], "there was nothing to tell"

@@ -170,6 +170,15 @@ class Pods:
         if uid in self._key_of:
             self._awaited.add(uid)
 
+    def let(self, pod: Pod, given: SliceRef) -> None:
+        """Take in that a pod's gate is being lifted: it counts as there until more is heard of it, or `not_let`."""
+        self.letting[pod.uid] = given, pod.version
+
+    def not_let(self, uid: str) -> None:
+        """Take in that a pod's gate was not lifted after all: the end of its lease may wait for that."""
+        if self.letting.pop(uid, None) is not None and (key := self._key_of.get(uid)) is not None:
+            self._lease_changed(key)
+
     def note(self, document: Json) -> Seen:
         """Read a pod that names a lease."""
         uid = document["metadata"]["uid"]
@@ -193,7 +202,8 @@ class Pods:
             # By this clock: what waits for pods to be over must not be early where a node's clock is behind.
             since = known.since if known is not None and known.over else self._now()
             pod = replace(pod, since=max(pod.since, since))
-        if self.letting.get(pod.uid, (None, pod.version))[1] < pod.version:
+        decided_on = self.letting.get(pod.uid, (None, pod.version))[1]
+        if decided_on < pod.version:
             del self.letting[pod.uid]  # that was it, or makes it fail
         if known is not None and pod.leaving:
             self._remember_done(known)
@@ -203,7 +213,8 @@ class Pods:
         self._key_of[pod.uid] = key
         self._by_lease.setdefault(key, {})[pod.uid] = pod
         self.leased.put(pod.uid, seen.resident)
-        if known != pod or (pod.uid in self._awaited and known is not None and known.version < pod.version):
+        awaited = pod.uid in self._awaited and known is not None and known.version < pod.version
+        if known != pod or awaited or decided_on < pod.version:
             self._awaited.discard(pod.uid)
             self._running = None
             self._lease_changed(key)

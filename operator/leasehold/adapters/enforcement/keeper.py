@@ -85,7 +85,7 @@ class Keeper:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for subject in [subject for touched in self._touched.values() for subject in touched]:
-                self._tools.cluster.pods.letting.pop(subject, None)
+                self._tools.cluster.pods.not_let(subject)
 
     async def _sleep(self) -> None:
         at = earliest(self._wakes.next(), self._pauses.next())
@@ -136,8 +136,7 @@ class Keeper:
         if isinstance(action, Let | Assign) and action.slice is not None:
             self._given[subject] = action.slice
         if isinstance(action, Let) and action.slice is not None:
-            # From here on the pod counts as there: the end of its lease waits until it is known not to be.
-            self._tools.cluster.pods.letting[subject] = action.slice, action.pod.version
+            self._tools.cluster.pods.let(action.pod, action.slice)
         task = asyncio.create_task(self._act(key, action, lease, policy))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -188,7 +187,7 @@ class Keeper:
     ) -> None:
         """Write what was decided, unless the lease it was decided for is another when its turn has come."""
         subject = _subject(action)
-        letting = self._tools.cluster.pods.letting
+        pods = self._tools.cluster.pods
         worked = False
         try:
             async with self._tools.writers.turn(patient=isinstance(action, (Tell, Warn))):
@@ -201,22 +200,22 @@ class Keeper:
                         self._outdated.pop(subject, None)
                 else:
                     self._given.pop(subject, None)
-                    letting.pop(subject, None)
+                    pods.not_let(subject)
                 worked = may_write
         except NotFound:
             self._given.pop(subject, None)
-            self._tools.cluster.pods.gone(subject)
-            self._tools.cluster.pods.placeholder_gone(subject)
+            pods.gone(subject)
+            pods.placeholder_gone(subject)
             worked = True
         except Conflict:
-            letting.pop(subject, None)
+            pods.not_let(subject)
             # The watch brings what is there by then. It may be behind, so the same is not tried again at once.
             self._leave_alone(subject, action)
-            self._tools.cluster.pods.await_next(subject)
+            pods.await_next(subject)
             worked = True
         except ApiError as error:
             if not isinstance(error, Unknown):
-                letting.pop(subject, None)
+                pods.not_let(subject)
             log.warning("pods of lease %s: %s", _text(key), error, extra={"object": _text(key)})
         finally:
             if worked:
