@@ -61,6 +61,23 @@ class TestLeases:
         assert rows.turn(found, NOW) == "~120m"
         assert "is promised its room in pool ci from" in words.standing(found, NOW)
 
+    def test_one_that_is_promised_a_start_and_late(self):
+        found = lease(
+            *WAITS, reservation={"startTime": "2026-11-28T09:50:00Z"}, queue={"approximatePosition": 1}
+        )
+        assert rows.turn(found, NOW) == "#1"
+        said = "waits for the room in pool ci that it was promised from 09:50:00 (10m ago)"
+        assert words.standing(found, NOW) == said
+
+    def test_one_that_is_part_of_another(self):
+        part = {"parentRef": {"name": "batch"}}
+        queue = {"approximatePosition": 1}
+        assert words.standing(lease(*WAITS, spec=part, queue=queue), NOW).startswith(
+            "waits for room in lease batch, as number 1 in line"
+        )
+        held = lease(*HELD, spec=part, deadlines={"expirationTime": "2026-11-28T10:09:30Z"})
+        assert words.standing(held, NOW).startswith("holds its room in lease batch until")
+
     def test_one_for_any_pool(self):
         found = lease(*WAITS, spec={"poolRef": None, "poolSelector": {"matchLabels": {"tier": "gpu"}}})
         assert rows.pool_of(found) == "(tier=gpu)"

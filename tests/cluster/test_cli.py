@@ -8,11 +8,23 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import yaml
 from tests.cluster.commands import Commands
-from tests.cluster.harness import LEASES, POOLS, SMALL, Stage, ThreadOperator, finished, granted, is_, until
+from tests.cluster.harness import (
+    LEASES,
+    POOLS,
+    SMALL,
+    Object,
+    Stage,
+    ThreadOperator,
+    finished,
+    granted,
+    is_,
+    until,
+)
 
 from leasehold.testing.control_plane import ControlPlane
 
@@ -36,6 +48,11 @@ def full(stage: Stage) -> str:
     stage.lease(pool, "third", cpu="2", durationSeconds=60)
     stage.until("third", lambda o: o.get("status", {}).get("queue", {}).get("approximatePosition") == 2)
     return pool
+
+
+def is_number(place: int) -> Callable[[Object], bool]:
+    """Whether a lease is told that it stands so far behind in line."""
+    return lambda lease: lease.get("status", {}).get("queue", {}).get("approximatePosition") == place
 
 
 def names(stage: Stage) -> list[str]:
@@ -165,6 +182,25 @@ class TestExplain:
         stage.until("large", is_("Allocated", "False"))
         assert "WHAT WOULD FIT INSTEAD\n  cpu=2, now" in run("explain", "large").out
         assert "INSTEAD" not in run("explain", "large", "--read-only").out
+
+    def test_who_waits_for_a_parent_is_told_of_its_siblings(self, run: Commands, stage: Stage) -> None:
+        stage.nodes.create(1, SMALL)
+        pool = stage.pool()
+        stage.lease(pool, "all", cpu="3", durationSeconds=3600)
+        stage.until("all", granted)
+        stage.lease(pool, "another", cpu="4")
+        stage.child("all", name="job", cpu="3", durationSeconds=600)
+        stage.until("job", granted)
+        for place, name in enumerate(("next", "last"), start=1):
+            stage.child("all", name=name, cpu="3", durationSeconds=600)
+            stage.until(name, is_number(place))
+        found = run("explain", "last").out
+        first_line = found.splitlines()[0]
+        assert "waits for room in lease all, as number 2 in line; its turn is expected at" in first_line
+        assert re.search(r"AHEAD IN LINE \(1\)\n.*\n +\S+ +next +0 +cpu=3", found)
+        assert "INSTEAD" not in found
+        stage.until("another", is_number(1))
+        assert "AHEAD" not in run("explain", "another").out, "sub-leases wait in no queue but their parent's"
 
     def test_for_programs(self, run: Commands, full: str) -> None:
         found = json.loads(run("explain", "third", "-o", "json").out)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.builders import (
     add_node,
     at,
+    clock,
     condition,
     edited,
     granted,
@@ -31,6 +34,7 @@ from leasehold.core.lease import Lease, lease_of
 from leasehold.core.planning import plan
 from leasehold.core.pool_status import Facts, figures_of, status_of
 from leasehold.core.queueing import Wait
+from leasehold.core.times import format_time
 
 
 def house(*, cpu: str = "8", policy: Any = None, nodes: Any = (), **how: Any) -> Rehearsal:
@@ -104,6 +108,107 @@ def test_whether_a_small_one_may_pass_is_the_pools_policy(strategy: str, passes:
     play.look()
     assert play.says("big") == "False/ParentFull"
     assert play.says("small") == ("True/Granted" if passes else "False/BlockedByHead")
+
+
+def queue_of(play: Rehearsal, name: str) -> tuple[int | None, str | None]:
+    told = play.lease(name).status.get("queue", {})
+    return told.get("approximatePosition"), told.get("estimatedStartTime")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "second"), [("BestEffortFIFO", "10m"), ("StrictFIFO", "30m"), ("Backfill", "30m")]
+)
+def test_who_waits_is_told_its_place_and_when_its_turn_comes(strategy: str, second: str) -> None:
+    play = house(policy=make_pool(queue=strategy, gracePeriodSeconds=0), durationSeconds=7200)
+    child(play, "short", "4", durationSeconds=600)
+    child(play, "long", "4", durationSeconds=1200)
+    play.look()
+    child(play, "big", "8", durationSeconds=600, priority=1)
+    child(play, "small", "4", durationSeconds=600)
+    play.look()
+    assert queue_of(play, "big") == (1, clock("20m"))
+    assert queue_of(play, "small") == (2, clock(second))
+    play.until(second)
+    assert held(play, "small")
+    assert "queue" not in play.lease("small").status
+
+
+def test_nobody_is_told_a_start_after_the_end_of_the_parent() -> None:
+    play = house(policy=make_pool(gracePeriodSeconds=0), durationSeconds=900)
+    child(play, "first", "8", durationSeconds=600)
+    play.look()
+    child(play, "second", "8", durationSeconds=600)
+    child(play, "third", "8", durationSeconds=600)
+    play.look()
+    assert queue_of(play, "second") == (1, clock("10m"))
+    assert queue_of(play, "third") == (2, None), "the parent ends at 15m, unless it is renewed"
+
+
+def test_only_the_first_in_line_hear_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "FORETOLD", 2)
+    play = house(policy=make_pool(gracePeriodSeconds=0), durationSeconds=7200)
+    child(play, "first", "8", durationSeconds=600)
+    play.look()
+    for i in range(4):
+        child(play, f"w{i}", "8", durationSeconds=600)
+    play.look()
+    assert [queue_of(play, f"w{i}") for i in range(4)] == [
+        (1, clock("10m")),
+        (2, clock("20m")),
+        (3, None),
+        (4, None),
+    ]
+    play.until("10m")
+    assert held(play, "w0")
+    assert queue_of(play, "w2") == (2, clock("30m"))
+
+
+SUB_LEASES = st.fixed_dictionaries(
+    {
+        "cpu": st.sampled_from(["1", "2", "3", "5", "8"]),
+        "count": st.sampled_from([1, 1, 1, 2, 3]),
+        "durationSeconds": st.sampled_from([60, 90, 300, 301, 600]),
+        "priority": st.sampled_from([0, 0, 3]),
+        "placement": st.sampled_from([{}, {"mode": "SameNode"}, {"mode": "DistinctNodes"}]),
+    }
+)
+
+
+@given(
+    queue=st.sampled_from(["StrictFIFO", "BestEffortFIFO", "Backfill"]),
+    cooldown=st.sampled_from([0, 45]),
+    strategy=st.sampled_from(["BestFit", "Spread"]),
+    first=st.lists(SUB_LEASES, max_size=5),
+    then=st.lists(SUB_LEASES, min_size=1, max_size=8),
+)
+@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_with_no_early_releases_and_no_arrivals_every_estimate_of_a_sub_lease_is_exact(
+    queue: str, cooldown: int, strategy: str, first: list[dict[str, Any]], then: list[dict[str, Any]]
+) -> None:
+    policy = make_pool(queue=queue, strategy=strategy, gracePeriodSeconds=30, cooldownSeconds=cooldown)
+    nodes = [make_node("n1", cpu="8"), make_node("n2", cpu="8"), make_node("n3", cpu="6")]
+    play = house(
+        cpu="6",
+        policy=policy,
+        nodes=nodes,
+        count=2,
+        placement={"mode": "DistinctNodes"},
+        durationSeconds=72_000,
+    )
+    for i, how in enumerate([*first, *then]):
+        if i == len(first):
+            play.look()
+        child(play, f"c{i}", **how)
+    play.look()
+    waiting = [lease for lease in play.state.leases.values() if lease.parent and lease.pending]
+    told = {
+        lease.uid: queue_of(play, lease.name)[1]
+        for lease in waiting
+        if lease.reason("Ready") != "ExceedsParent"
+    }
+    assert None not in told.values()
+    play.until("6h")
+    assert told == {uid: format_time(instant) for uid, instant in play.starts().items() if uid in told}
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class _Explanation:
             return {}, f"The pool could not be read: {refusal}" if refusal.status != 404 else ""
 
     def _read_line(self) -> tuple[list[Json], str]:
-        """Return who waits before it in the same pool, as far as their status tells."""
+        """Return who waits before it for the same pool, or the same parent, as far as their status tells."""
         name = (self._lease["spec"].get("poolRef") or {}).get("name")
         mine = _place(self._lease)
         if not name or is_refused(self._lease):
@@ -204,6 +204,7 @@ class _Explanation:
             lease
             for lease in found
             if lease["metadata"]["uid"] != self._lease["metadata"]["uid"]
+            and _family(lease) == _family(self._lease)
             and _place(lease) < mine
             and not is_true(lease, "Allocated")
             and not is_over(lease)
@@ -217,8 +218,8 @@ class _Explanation:
             for key, value in self._lease["spec"].items()
             if key in ("poolRef", "resources", "count", "placement", "priority", "durationSeconds", "tenant")
         }
-        if "poolRef" not in spec:
-            return {}, ""
+        if "poolRef" not in spec or "parentRef" in self._lease["spec"]:
+            return {}, ""  # nobody answers for a pool that is to be chosen, nor for a parent
         metadata = {"namespace": self._lease["metadata"]["namespace"]}
         request = {**self._lease, "metadata": metadata, "spec": spec}
         request.pop("status", None)
@@ -240,6 +241,12 @@ def say(line: str) -> None:
 def heading(text: str) -> None:
     """Print a heading."""
     say("\n" + styled(text.upper(), "dim"))
+
+
+def _family(lease: Json) -> tuple[str, str] | None:
+    """Return whose part a lease is, by namespace and name; None for one of the pool itself."""
+    parent = (lease["spec"].get("parentRef") or {}).get("name")
+    return (lease["metadata"]["namespace"], parent) if parent else None
 
 
 def _place(lease: Json) -> tuple[float, str]:

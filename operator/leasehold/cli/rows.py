@@ -72,7 +72,8 @@ def turn(lease: Json, now: float) -> str:
         return "-"
     start = moment((status.get("reservation") or {}).get("startTime"))
     queue = status.get("queue") or {}
-    start = start if start is not None else moment(queue.get("estimatedStartTime"))
+    if start is None or start < now:  # none was promised, or it is late
+        start = moment(queue.get("estimatedStartTime"))
     place = queue.get("approximatePosition")
     parts = [f"#{place}" if place else "", f"~{span(max(start - now, 0))}" if start is not None else ""]
     return " ".join(part for part in parts if part) or "-"

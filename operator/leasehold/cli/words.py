@@ -57,15 +57,17 @@ def standing(lease: Json, now: float) -> str:
         return f"is being taken back ({why.get('reason')}){_at(end, now, 'and ends')}"
     if is_true(lease, "Allocated"):
         end = (status.get("deadlines") or {}).get("expirationTime")
-        return f"holds its room in pool {pool_of(lease)}{_at(end, now, 'until')}"
+        return f"holds its room in {_lender(lease)}{_at(end, now, 'until')}"
     if is_refused(lease):
         return f"cannot be granted as it is ({why.get('reason')})"
     reserved = (status.get("reservation") or {}).get("startTime")
+    if reserved and (moment(reserved) or now) >= now:
+        return f"is promised its room in {_lender(lease)}{_at(reserved, now, 'from')}"
     if reserved:
-        return f"is promised its room in pool {pool_of(lease)}{_at(reserved, now, 'from')}"
+        return f"waits for the room in {_lender(lease)} that it was promised{_at(reserved, now, 'from')}"
     queue = status.get("queue") or {}
     place = queue.get("approximatePosition")
-    said = f"waits for room in pool {pool_of(lease)}" + (f", as number {place} in line" if place else "")
+    said = f"waits for room in {_lender(lease)}" + (f", as number {place} in line" if place else "")
     start = queue.get("estimatedStartTime")
     if start:
         return said + _at(start, now, "; its turn is expected at")
@@ -76,6 +78,11 @@ def standing(lease: Json, now: float) -> str:
     return "has not been looked at yet" + (
         "; is the operator running? See `leasehold doctor`" if asked else ""
     )
+
+
+def _lender(lease: Json) -> str:
+    parent = (lease["spec"].get("parentRef") or {}).get("name")
+    return f"lease {parent}" if parent else f"pool {pool_of(lease)}"
 
 
 def _cause(lease: Json) -> str:

@@ -6,6 +6,7 @@ What a parent has left is a table of its nodes like a pool's, so slices are plac
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from leasehold.api.names import LeaseCondition as C
@@ -13,18 +14,26 @@ from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import PlacementMode, QueueStrategy, RejectionReason
 from leasehold.core.admission import Refusal, queue_full, refusal_of
 from leasehold.core.amounts import times, zero
+from leasehold.core.booking import held_of
+from leasehold.core.calendar import Held, later
 from leasehold.core.capacity import NodeTable, Row, Scratch, shortages
 from leasehold.core.course import Notice, World
 from leasehold.core.families import by_node
+from leasehold.core.forecast import Look
 from leasehold.core.lease import Key, Lease
 from leasehold.core.nodes import Verdict
 from leasehold.core.placement import could_ever_fit, place
-from leasehold.core.queueing import Wait, keep_waiting, refuse
+from leasehold.core.queueing import Place, Wait, keep_waiting, refuse
+from leasehold.core.request import NEVER, Request, Shape
 from leasehold.core.state import PoolState
 from leasehold.core.status import Patch, amount_text
+from leasehold.core.timeline import Timeline
 
 MOST_SLICES = 256
 """Slices of sub-leases in one commit, beside those of others."""
+
+FORETOLD = 16
+"""How many of those that wait for one parent hear when their turn comes, the first in line first."""
 
 
 class Served(NamedTuple):
@@ -95,15 +104,15 @@ class _Family:
         assert self.parent is not None
         wait = self._wait_of_all(self.parent, hold)
         if wait is not None:
-            for child in self.waiting:
-                self._wait(child, wait, words)
+            for place_, child in enumerate(self.waiting, start=1):
+                self._wait(child, wait, words, Place(place_, None))
             return not self.left_out and wait is not hold  # nobody tells a family that a hold is over
         if self._is_busy(self.parent.uid):
             return False
         room = self._room(self.parent)
         if room is None:
             return False
-        self._share_out(self.parent, room.scratch(), batch, words)
+        self._share_out(self.parent, room, batch, words)
         return not self.left_out
 
     # --- what holds for all of them ---
@@ -166,26 +175,32 @@ class _Family:
 
     # --- one after the other ---
 
-    def _share_out(self, parent: Lease, scratch: Scratch, batch: int, words: int) -> None:
+    def _share_out(self, parent: Lease, room: NodeTable, batch: int, words: int) -> None:
         """Go through them in order. Where the pool lets nobody pass in its queue, nobody passes here."""
         blocked = False
         missed: dict[tuple[Any, ...], Wait] = {}
+        waits: list[tuple[Lease, Wait]] = []
+        scratch = room.scratch()
         for place_, child in enumerate(self.waiting):
             refusal = queue_full(self.policy) if place_ >= self.policy.max_pending else None
             refusal = refusal or refusal_of(child, self.policy)
             if refusal is None and child.shape not in missed:
-                refusal = self._too_much(child, scratch.table, parent)
+                refusal = self._too_much(child, room, parent)
             if refusal is not None:
                 self._refuse(child, refusal, words)
             elif blocked:
                 text = f"An earlier sub-lease of {parent.name} waits."
-                self._wait(child, Wait(R.BLOCKED_BY_HEAD, text), words)
+                waits.append((child, Wait(R.BLOCKED_BY_HEAD, text)))
             elif child.shape in missed:  # room only shrinks while they are served
-                self._wait(child, missed[child.shape], words)
+                waits.append((child, missed[child.shape]))
             elif not self._grant(child, scratch, parent, batch):
                 missed[child.shape] = self._shortage(child, scratch, parent)
-                self._wait(child, missed[child.shape], words)
+                waits.append((child, missed[child.shape]))
                 blocked = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO
+        if waits:
+            starts = self._foretell(parent, room, [child for child, _ in waits[:FORETOLD]])
+            for place_, (child, wait) in enumerate(waits, start=1):
+                self._wait(child, wait, words, Place(place_, starts.get(child.uid)))
 
     def _allowed(self, child: Lease, table: NodeTable) -> Set[int] | None:
         return table.selected(child.node_selector)
@@ -227,15 +242,55 @@ class _Family:
             text = f"One slice would fit into what lease {parent.name} has left, but not all {child.count} at once."
         return Wait(R.PARENT_FULL, text, tuple(rows[:16]))
 
+    # --- when ---
+
+    def _foretell(self, parent: Lease, room: NodeTable, waiting: list[Lease]) -> Mapping[str, int]:
+        """Return when those that wait will start (ms), if everybody leaves when they must and the parent ends then.
+
+        The planner is asked, as for the pool's own queue, about a pool without tenants that has the parent's room.
+        """
+        strategy = self.policy.queue_strategy
+        if strategy != QueueStrategy.BEST_EFFORT_FIFO:
+            strategy = QueueStrategy.STRICT_FIFO
+        line = Timeline(room, replace(self.policy, tenants=(), queue_strategy=strategy), self.now)
+        for uid in self.state.families.holders(parent.uid):
+            line.calendar.hold(uid, self._held(uid))
+        for child, nodes, uid in self.served.grants:
+            if uid == parent.uid:
+                shape = self._shape_of(child)
+                for node in nodes:
+                    line.scratch.take(room.index[node], shape.need)
+                slices = tuple((node, shape.need) for node in nodes)
+                line.calendar.hold(child.uid, Held(later(self.now, shape.span), slices))
+        for child in waiting:
+            line.submit(Request(child.uid, self.state.turn_of(child), self._shape_of(child), child.priority))
+        look = Look(line)
+        look.look()
+        end = parent.deadline("expirationTime")
+        return {uid: at for uid, at in look.answers.starts.items() if end is None or at < end}
+
+    def _held(self, uid: str) -> Held:
+        """Return what a calendar would say of a child that holds some of its parent."""
+        parts = self.state.families.parts[uid].slices
+        slices = tuple((node, self.policy.vector(amounts)) for node, amounts in parts)
+        entry, child = self.state.entries.get(uid), self.state.leases.get(uid)
+        if entry is not None and entry.parent:
+            return Held(entry.until, slices)
+        return Held(NEVER if child is None else held_of(child, self.policy, "").until, slices)
+
+    def _shape_of(self, child: Lease) -> Shape:
+        need, span = self.policy.vector(child.request), self.policy.span_of(child.duration)
+        return Shape("", need, child.count, child.mode, child.topology_key, child.node_selector, span)
+
     # --- words ---
 
     def _refuse(self, child: Lease, refusal: Refusal, words: int) -> None:
         if self._may_tell(words):
             self._say(child, refusal, refuse(child, refusal, self.now))
 
-    def _wait(self, child: Lease, wait: Wait, words: int) -> None:
+    def _wait(self, child: Lease, wait: Wait, words: int, place_: Place) -> None:
         if self._may_tell(words):
-            self._say(child, wait, keep_waiting(child, wait, self.now))
+            self._say(child, wait, keep_waiting(child, wait, self.now, place_))
 
     def _may_tell(self, words: int) -> bool:
         """Tell whether one more may be told something. If not it is not drafted either: thousands may wait."""

@@ -18,30 +18,23 @@ BUDGET = 40
 """Steps of one slice; a step is one instant at which something ends, or one start."""
 
 
-class Forecast:
-    """One look into a pool's future, from `now`.
+class Look:
+    """One look into the future of whoever waits in a line.
 
-    With `asking`, these requests stand in the queue too, and the look is for their answers alone: at its turn each is
+    With `asking`, these requests stand in it too, and the look is for their answers alone: at its turn each is
     told where it would lie, and gives its room back at once.
     """
 
-    def __init__(self, state: PoolState, now: int, asking: Iterable[Request] = ()) -> None:
-        self.now = now
-        self.changes = state.changes
+    def __init__(self, line: Timeline, asking: Iterable[Request] = ()) -> None:
+        self.now = line.now
         self.answers = Answers()
-        self._line = _line_of(state, now)
-        self._at: int | None = now
+        self._line = line
+        self._at: int | None = line.now
         self._open: set[str] = set()
         for request in asking:
             self._open.add(request.uid)
             self._line.submit(request)
         self.asking = frozenset(self._open)
-        self._rebuilds = state.table.rebuilds
-
-    @property
-    def outdated(self) -> bool:
-        """The pool got other nodes meanwhile: what was begun cannot be finished."""
-        return self._line.table.rebuilds != self._rebuilds
 
     def look(self, budget: int = BUDGET) -> bool:
         """Look so many steps further; return whether everything that can be known is known."""
@@ -89,6 +82,20 @@ class Forecast:
         for uid in line.due():
             line.end(uid)
         return following
+
+
+class Forecast(Look):
+    """One look into a pool's future, from `now`."""
+
+    def __init__(self, state: PoolState, now: int, asking: Iterable[Request] = ()) -> None:
+        super().__init__(_line_of(state, now), asking)
+        self.changes = state.changes
+        self._rebuilds = state.table.rebuilds
+
+    @property
+    def outdated(self) -> bool:
+        """The pool got other nodes meanwhile: what was begun cannot be finished."""
+        return self._line.table.rebuilds != self._rebuilds
 
 
 def _line_of(state: PoolState, now: int) -> Timeline:
