@@ -163,6 +163,23 @@ def test_only_the_first_in_line_hear_when(monkeypatch: pytest.MonkeyPatch) -> No
     assert queue_of(play, "w2") == (2, clock("30m"))
 
 
+def test_when_turns_come_is_found_out_once_a_second_and_not_forgotten() -> None:
+    play = house(policy=make_pool(gracePeriodSeconds=0), durationSeconds=7200)
+    child(play, "first", "8", durationSeconds=600)
+    play.look()
+    child(play, "second", "8", durationSeconds=600)
+    play.look()
+    child(play, "third", "8", durationSeconds=600)
+    play.look()
+    assert queue_of(play, "third") == (2, None), "it was found out in this very second"
+    assert play.next() == at("1s")
+    play.until("1s")
+    assert queue_of(play, "second") == (1, clock("10m"))
+    assert queue_of(play, "third") == (2, clock("20m"))
+    play.until("2s")
+    assert play.next() == at("10m"), "it comes to rest"
+
+
 SUB_LEASES = st.fixed_dictionaries(
     {
         "cpu": st.sampled_from(["1", "2", "3", "5", "8"]),
@@ -195,11 +212,14 @@ def test_with_no_early_releases_and_no_arrivals_every_estimate_of_a_sub_lease_is
         placement={"mode": "DistinctNodes"},
         durationSeconds=72_000,
     )
-    for i, how in enumerate([*first, *then]):
-        if i == len(first):
-            play.look()
+    for i, how in enumerate(first):
+        found = child(play, f"c{i}", **how)
+        play.look()
+        if play.lease(found.name).pending:
+            play.change(edited(play.lease(found.name), desiredState="Released"))
+    for i, how in enumerate(then, len(first)):
         child(play, f"c{i}", **how)
-    play.look()
+    play.until("1s")
     waiting = [lease for lease in play.state.leases.values() if lease.parent and lease.pending]
     told = {
         lease.uid: queue_of(play, lease.name)[1]

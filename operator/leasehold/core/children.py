@@ -198,7 +198,7 @@ class _Family:
                 waits.append((child, missed[child.shape]))
                 blocked = self.policy.queue_strategy != QueueStrategy.BEST_EFFORT_FIFO
         if waits:
-            starts = self._foretell(parent, room, [child for child, _ in waits[:FORETOLD]])
+            starts = self._starts(parent, room, [child for child, _ in waits[:FORETOLD]])
             for place_, (child, wait) in enumerate(waits, start=1):
                 self._wait(child, wait, words, Place(place_, starts.get(child.uid)))
 
@@ -243,6 +243,13 @@ class _Family:
         return Wait(R.PARENT_FULL, text, tuple(rows[:16]))
 
     # --- when ---
+
+    def _starts(self, parent: Lease, room: NodeTable, waiting: list[Lease]) -> Mapping[str, int]:
+        """Return when those that wait will start (ms), or what they read of it, if that was found out just now."""
+        if self.state.families.may_foretell(self.key, self.now):
+            return self._foretell(parent, room, waiting)
+        told = {child.uid: child.instant("queue", "estimatedStartTime") for child in waiting}
+        return {uid: at for uid, at in told.items() if at is not None}
 
     def _foretell(self, parent: Lease, room: NodeTable, waiting: list[Lease]) -> Mapping[str, int]:
         """Return when those that wait will start (ms), if everybody leaves when they must and the parent ends then.

@@ -10,6 +10,9 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from leasehold.core.lease import Key, Lease, Slice
+from leasehold.core.times import SECOND
+
+SPACING: Final = SECOND
 
 NOBODY: Final[frozenset[str]] = frozenset()
 
@@ -25,12 +28,15 @@ class Families:
     """Children by their parents, kept up to date change by change. Empty where there are none.
 
     `members` are the children that are not over, by the parent's name; whether it exists or not. `due` are the parents
-    whose waiting children are to be looked at.
+    whose waiting children are to be looked at. `foretold` says when (ms) it was last found out when these will start,
+    and `outdated` are those of whom it is to be found out anew, a second later.
     """
 
     def __init__(self) -> None:
         self.members: dict[Key, set[str]] = {}
         self.due: dict[Key, None] = {}
+        self.foretold: dict[Key, int] = {}
+        self.outdated: set[Key] = set()
         self.parts: dict[str, Part] = {}
         self._held: dict[str, set[str]] = {}
         self._on_node: dict[str, set[str]] = {}
@@ -52,11 +58,33 @@ class Families:
         found.discard(child.uid)
         if not found:
             self.members.pop(child.parent_key, None)
+            self.foretold.pop(child.parent_key, None)
+            self.outdated.discard(child.parent_key)
         self.due[child.parent_key] = None
 
     def look_again(self, key: Key) -> None:
         """Have the family of a parent looked at, where it has one: there may be more to give."""
         if key in self.members:
+            self.due[key] = None
+
+    def may_foretell(self, key: Key, now: int) -> bool:
+        """Tell whether to find out now when the children that wait for a parent will start: once a second at most."""
+        at = self.foretold.get(key)
+        if at is not None and at <= now < at + SPACING:
+            self.outdated.add(key)
+            return False
+        self.foretold[key] = now
+        self.outdated.discard(key)
+        return True
+
+    def next(self) -> int | None:
+        """Return when the next of the families that are outdated is to be looked at (ms)."""
+        return min((self.foretold[key] + SPACING for key in self.outdated), default=None)
+
+    def awake(self, now: int) -> None:
+        """Have those looked at whose time has come."""
+        for key in [key for key in self.outdated if self.foretold[key] + SPACING <= now]:
+            self.outdated.discard(key)
             self.due[key] = None
 
     def of(self, parent: Lease) -> Set[str]:

@@ -42,7 +42,7 @@ from leasehold.core.request import NEVER, Shape, Start
 from leasehold.core.scheduling import Pass, Why, schedule
 from leasehold.core.state import PoolState
 from leasehold.core.status import Draft, Patch, holder_document, slices_document
-from leasehold.core.times import SECOND, format_time, parse_time
+from leasehold.core.times import SECOND, earliest, format_time, parse_time
 
 BATCH = 64
 """Grants in one commit. Their in-flight entries must fit the pool's `status.ledger.inFlight`, twice."""
@@ -151,6 +151,7 @@ def plan(
     leaving = {change.lease.uid for change in changes}
     changes += _answers(state, now, hold, quotes or {}, leaving)
     grants: list[Grant] = []
+    state.families.awake(now)
     if batch and (state.handovers or state.families.due):
         grants = _handovers(state, leaving, max(1, batch // 4))
         share = max(1, batch // 2 - len(grants))
@@ -161,9 +162,9 @@ def plan(
         ]
         batch, words = max(0, batch - len(grants)), words - len(served.words)
     decided = Plan(tuple(grants), tuple(changes), tuple(wakes), more=False, unreadable=tuple(unreadable))
-    if not batch or not (state.queue or state.refused):
-        return decided
-    return _QueuePass(state, now, hold, batch, leaving, words).run(decided)
+    if batch and (state.queue or state.refused):
+        decided = _QueuePass(state, now, hold, batch, leaving, words).run(decided)
+    return decided._replace(again=earliest(decided.again, state.families.next()))
 
 
 def _handovers(state: PoolState, leaving: set[str], most: int) -> list[Grant]:
