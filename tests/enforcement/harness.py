@@ -30,6 +30,7 @@ from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane
 from leasehold.testing.errors import ApiError
 from leasehold.testing.helpers import KWOK_NODE_ANNOTATION
 from leasehold.testing.nodes import SimulatedNodes
+from leasehold.testing.processes import wait_until
 
 KUBELET = sorted((Path(__file__).parent / "kubelet").glob("*.yaml"))
 """The stages that pods go through."""
@@ -73,6 +74,9 @@ STRATEGIC = "application/strategic-merge-patch+json"
 _WORKLOADS = ("jobs.batch", "deployments.apps", "statefulsets.apps")
 
 # As they come they send 20 and 50 requests a second, which a story with many pods would wait for.
+OTHERS_PATIENCE = 60.0
+"""Seconds for what the scheduler, the controllers and kwok do: they retry in their own time."""
+
 _UNHURRIED = {"--kube-api-qps": "500", "--kube-api-burst": "500"}
 
 
@@ -420,10 +424,10 @@ class PodStage(Stage):
     def get_pod(self, pod: str) -> Object:
         return self.kube.get("pods", pod, self.namespace)
 
-    def until_pod(self, pod: str, test: Callable[[Object], bool], seconds: float = PATIENCE) -> Object:
+    def until_pod(self, pod: str, test: Callable[[Object], bool], seconds: float = OTHERS_PATIENCE) -> Object:
         return self.kube.wait("pods", pod, self.namespace, until=test, timeout_seconds=seconds)
 
-    def until_pod_gone(self, pod: str, uid: str = "", seconds: float = PATIENCE) -> None:
+    def until_pod_gone(self, pod: str, uid: str = "", seconds: float = OTHERS_PATIENCE) -> None:
         """Wait until it is gone; with a uid, or another has its name."""
 
         def gone() -> bool:
@@ -442,7 +446,7 @@ class PodStage(Stage):
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
     def until_pods(
-        self, app: str, count: int, test: Callable[[Object], bool], seconds: float = PATIENCE
+        self, app: str, count: int, test: Callable[[Object], bool], seconds: float = OTHERS_PATIENCE
     ) -> list[Object]:
         """Wait until an app has this many pods that pass the test, whatever other pods it has."""
         found: list[Object] = []
@@ -451,7 +455,9 @@ class PodStage(Stage):
             found[:] = [pod for pod in self.pods_of(app) if test(pod)]
             return len(found) == count
 
-        until(enough, f"{count} pods of {app} pass", seconds)
+        if not wait_until(enough, seconds):
+            told = "\n".join(f"{pod['metadata']['name']}: {pod['status']}" for pod in self.pods_of(app))
+            raise AssertionError(f"not within {seconds} s: {count} pods of {app} pass. There are:\n{told}")
         return found
 
 
