@@ -191,14 +191,15 @@ class _Explanation:
         mine = _place(self._lease)
         if not name or is_refused(self._lease):
             return [], ""
-        path, unknown = LEASES.path(), ""
+        unknown = ""
+        own = LEASES.path(self._lease["metadata"]["namespace"])
         query = {"fieldSelector": f"spec.poolRef.name={name}"}
         try:
-            found = self._cluster.list(path, **query)
+            found = self._cluster.list(own if _family(self._lease) else LEASES.path(), **query)
         except Refused as refusal:
             if refusal.status != 403:
                 raise
-            found = self._cluster.list(LEASES.path(self._lease["metadata"]["namespace"]), **query)
+            found = self._cluster.list(own, **query)
             unknown = "Leases of other namespaces may be ahead, too: you may not look at them."
         waiting = [
             lease
