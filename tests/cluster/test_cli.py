@@ -50,9 +50,14 @@ def full(stage: Stage) -> str:
     return pool
 
 
-def is_number(place: int) -> Callable[[Object], bool]:
-    """Whether a lease is told that it stands so far behind in line."""
-    return lambda lease: lease.get("status", {}).get("queue", {}).get("approximatePosition") == place
+def is_number(place: int, *, sure: bool = False) -> Callable[[Object], bool]:
+    """Whether a lease is told its place in line; if `sure`, also when its turn comes, which may follow later."""
+
+    def test(lease: Object) -> bool:
+        told = lease.get("status", {}).get("queue", {})
+        return told.get("approximatePosition") == place and (not sure or "estimatedStartTime" in told)
+
+    return test
 
 
 def names(stage: Stage) -> list[str]:
@@ -193,7 +198,7 @@ class TestExplain:
         stage.until("job", granted)
         for place, name in enumerate(("next", "last"), start=1):
             stage.child("all", name=name, cpu="3", durationSeconds=600)
-            stage.until(name, is_number(place))
+            stage.until(name, is_number(place, sure=True))
         found = run("explain", "last").out
         first_line = found.splitlines()[0]
         assert "waits for room in lease all, as number 2 in line; its turn is expected at" in first_line
