@@ -343,6 +343,24 @@ async def test_a_pool_that_asks_for_more_heartbeats_than_an_idle_client_sends_ge
     lease.check()
 
 
+async def test_many_that_are_granted_late_and_at_once_are_kept_by_one_heartbeat(place: Place) -> None:
+    place.shelf.objects[paths.pool("ci")] = {
+        "metadata": {"name": "ci"},
+        "spec": {"leasePolicy": {"heartbeatTimeoutSeconds": 10, "gracePeriodSeconds": 0}},
+    }
+    gate = place.shelf.hold("POST")
+    asked = [asyncio.create_task(place.get()) for _ in range(20)]
+    await soon(lambda: place.shelf.waiting == len(asked), "all have asked")
+    place.hands.ahead += 15 * SECOND
+    requests = place.keeper.door.kube.requests
+    before = requests["PATCH", "200"]
+    gate.set()
+    for lease in await asyncio.gather(*asked):
+        lease.check()
+    # The client's own next one may fall into the same moment.
+    assert 1 <= requests["PATCH", "200"] - before <= 3
+
+
 async def test_who_takes_over_what_cannot_be_renewed_knows_when_its_term_ends(place: Place) -> None:
     """As where its room is promised to another lease: the operator hears the renewal, and grants no more."""
     path = paths.lease("here", "mine")

@@ -411,8 +411,9 @@ async def _make_sure(keeper: Keeper, lease: Lease) -> None:
     view = lease.view
     assert view is not None
     terms = await keeper.read_pool(view.pool)
-    if lease.request.liveness == Liveness.SESSION and lease.is_late(0.5):
-        await keeper.beat()  # the pool asks for more heartbeats than a client that held nothing has sent
+    if lease.request.liveness == Liveness.SESSION:
+        # The pool may ask for more heartbeats than a client that held nothing has sent.
+        await keeper.beat_where(lambda: lease.is_late(0.5))
     if lease.request.liveness == Liveness.RENEW or (terms.ends_leases and _is_loose(keeper, lease, view)):
         await _renew_and_hear(keeper, lease)
     usable = keeper.strict and terms.grace >= holding.USABLE_GRACE

@@ -147,6 +147,7 @@ class Keeper:
         self._leaving: dict[str, asyncio.Task[Any]] = {}
         self._beat, self._look, self._pool_duty = _Duty(), _Duty(), _Duty()
         self._kick = asyncio.Event()
+        self._beating = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loops: list[asyncio.Task[None]] = []
@@ -544,8 +545,15 @@ class Keeper:
 
     async def freshen(self) -> None:
         """Renew the session if it was left alone for a while, as when nothing was held. Raises ApiError."""
-        if self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3:
-            await self.beat()
+        await self.beat_where(
+            lambda: self.session_sent is None or self.now() - self.session_sent > self.session_duration // 3
+        )
+
+    async def beat_where(self, is_late: Callable[[], bool]) -> None:
+        """Renew the session if it is late; where many ask at once, one request serves them all. Raises ApiError."""
+        async with self._beating:
+            if is_late():
+                await self.beat()
 
     async def _make_session(self, path: str, spec: Json) -> int:
         meta: Json = {
