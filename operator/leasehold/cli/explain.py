@@ -11,6 +11,7 @@ from leasehold.cli.cluster import LEASES, POOLS, Cluster, Refused, condition, co
 from leasehold.cli.options import CliError
 from leasehold.cli.output import Table, age, clock, moment, plain, resources, span, styled, write_document
 from leasehold.cli.quote import ask, offers
+from leasehold.cli.rows import parent_of
 from leasehold.cli.words import in_the_way, is_over, is_refused, is_true, standing
 
 Json = Mapping[str, Any]
@@ -219,7 +220,7 @@ class _Explanation:
             for key, value in self._lease["spec"].items()
             if key in ("poolRef", "resources", "count", "placement", "priority", "durationSeconds", "tenant")
         }
-        if "poolRef" not in spec or "parentRef" in self._lease["spec"]:
+        if "poolRef" not in spec or parent_of(self._lease):
             return {}, ""  # nobody answers for a pool that is to be chosen, nor for a parent
         metadata = {"namespace": self._lease["metadata"]["namespace"]}
         request = {**self._lease, "metadata": metadata, "spec": spec}
@@ -246,7 +247,7 @@ def heading(text: str) -> None:
 
 def _family(lease: Json) -> tuple[str, str] | None:
     """Return whose part a lease is, by namespace and name; None for one of the pool itself."""
-    parent = (lease["spec"].get("parentRef") or {}).get("name")
+    parent = parent_of(lease)
     return (lease["metadata"]["namespace"], parent) if parent else None
 
 

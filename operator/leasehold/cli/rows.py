@@ -42,6 +42,11 @@ def lease_cells(lease: Json, now: float) -> tuple[str, ...]:
     )
 
 
+def parent_of(lease: Json) -> str:
+    """Return the name of the lease that a lease is part of; "" for one of the pool itself."""
+    return str((lease["spec"].get("parentRef") or {}).get("name") or "")
+
+
 def pool_of(lease: Json) -> str:
     """Return the name of a lease's pool, or what its pool is to be chosen by."""
     spec = lease.get("spec") or {}

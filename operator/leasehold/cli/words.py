@@ -7,7 +7,7 @@ from typing import Any
 
 from leasehold.cli.cluster import condition
 from leasehold.cli.output import clock, moment, span
-from leasehold.cli.rows import pool_of
+from leasehold.cli.rows import parent_of, pool_of
 
 Json = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def standing(lease: Json, now: float) -> str:
 
 
 def _lender(lease: Json) -> str:
-    parent = (lease["spec"].get("parentRef") or {}).get("name")
+    parent = parent_of(lease)
     return f"lease {parent}" if parent else f"pool {pool_of(lease)}"
 
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.quantity import format_amount
-from leasehold.core.amounts import times
 from leasehold.core.fairness import beyond
 from leasehold.core.lease import Lease
 from leasehold.core.policy import PoolPolicy
@@ -102,6 +101,19 @@ def _window(lease: Lease) -> tuple[int, int]:
     )
 
 
+def shape_of(lease: Lease, policy: PoolPolicy, tenant: str = "") -> Shape:
+    """Return what a lease asks for, as the planner sees it, whenever that may start."""
+    return Shape(
+        tenant,
+        policy.vector(lease.request),
+        lease.count,
+        lease.mode,
+        lease.topology_key,
+        lease.node_selector,
+        policy.span_of(lease.duration),
+    )
+
+
 def admit(
     lease: Lease, policy: PoolPolicy, labels: Mapping[str, str] | None, turn: tuple[int, ...]
 ) -> Request | Refusal | None:
@@ -118,18 +130,10 @@ def admit(
         return None
     if isinstance(tenant, Unplaced):
         return Refusal(tenant.reason or R.NAMESPACE_NOT_ALLOWED, tenant.message)
-    need = policy.vector(lease.request)
+    shape = shape_of(lease, policy, tenant)
     rule = next((rule for rule in policy.tenants if rule.name == tenant), None)
-    if rule is not None and beyond(times(need, lease.count), rule.limit):
+    if rule is not None and beyond(shape.total, rule.limit):
         return Refusal(R.EXCEEDS_TENANT_LIMIT, f"More than tenant {tenant} may hold in all. Ask for less.")
-    shape = Shape(
-        tenant,
-        need,
-        lease.count,
-        lease.mode,
-        lease.topology_key,
-        lease.node_selector,
-        policy.span_of(lease.duration),
-        *_window(lease),
-    )
+    not_before, no_later = _window(lease)
+    shape = shape._replace(not_before=not_before, no_later=no_later)
     return Request(lease.uid, turn, shape, lease.priority, lease.namespace)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from leasehold.api.names import LeaseCondition as C
 from leasehold.api.names import LeaseReason as R
 from leasehold.api.names import PlacementMode, QueueStrategy, RejectionReason
-from leasehold.core.admission import Refusal, queue_full, refusal_of
+from leasehold.core.admission import Refusal, queue_full, refusal_of, shape_of
 from leasehold.core.amounts import times, zero
 from leasehold.core.booking import held_of
 from leasehold.core.calendar import Held, later
@@ -24,7 +24,7 @@ from leasehold.core.lease import Key, Lease
 from leasehold.core.nodes import Verdict
 from leasehold.core.placement import could_ever_fit, place
 from leasehold.core.queueing import Place, Wait, keep_waiting, refuse
-from leasehold.core.request import NEVER, Request, Shape
+from leasehold.core.request import NEVER, Request
 from leasehold.core.state import PoolState
 from leasehold.core.status import Patch, amount_text
 from leasehold.core.timeline import Timeline
@@ -264,13 +264,15 @@ class _Family:
             line.calendar.hold(uid, self._held(uid))
         for child, nodes, uid in self.served.grants:
             if uid == parent.uid:
-                shape = self._shape_of(child)
+                shape = shape_of(child, self.policy)
                 for node in nodes:
                     line.scratch.take(room.index[node], shape.need)
                 slices = tuple((node, shape.need) for node in nodes)
                 line.calendar.hold(child.uid, Held(later(self.now, shape.span), slices))
         for child in waiting:
-            line.submit(Request(child.uid, self.state.turn_of(child), self._shape_of(child), child.priority))
+            line.submit(
+                Request(child.uid, self.state.turn_of(child), shape_of(child, self.policy), child.priority)
+            )
         look = Look(line)
         look.look()
         end = parent.deadline("expirationTime")
@@ -284,10 +286,6 @@ class _Family:
         if entry is not None and entry.parent:
             return Held(entry.until, slices)
         return Held(NEVER if child is None else held_of(child, self.policy, "").until, slices)
-
-    def _shape_of(self, child: Lease) -> Shape:
-        need, span = self.policy.vector(child.request), self.policy.span_of(child.duration)
-        return Shape("", need, child.count, child.mode, child.topology_key, child.node_selector, span)
 
     # --- words ---
 
