@@ -4,11 +4,15 @@
 """
 
 import heapq
+from typing import Generic, TypeVar
 
 _SLACK = 64
 
 
-class Deadlines:
+K = TypeVar("K", str, tuple[str, str])
+
+
+class Deadlines(Generic[K]):
     """At most one instant (ms) for each key.
 
     A key that moves leaves its old entry in the heap until its time. A lease that is renewed every few seconds
@@ -16,10 +20,10 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, str]] = []
-        self._at: dict[str, int] = {}
+        self._heap: list[tuple[int, K]] = []
+        self._at: dict[K, int] = {}
 
-    def put(self, key: str, at: int | None) -> None:
+    def put(self, key: K, at: int | None) -> None:
         """Remember an instant for a key in place of the one before; None forgets it."""
         if at is None:
             self._at.pop(key, None)
@@ -30,9 +34,9 @@ class Deadlines:
                 self._heap = [(instant, kept) for kept, instant in self._at.items()]
                 heapq.heapify(self._heap)
 
-    def pop_due(self, now: int) -> set[str]:
+    def pop_due(self, now: int) -> set[K]:
         """Take out the keys whose time has come."""
-        due = set()
+        due: set[K] = set()
         while self._heap and self._heap[0][0] <= now:
             at, key = heapq.heappop(self._heap)
             if self._at.get(key) == at:

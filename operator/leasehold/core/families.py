@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from leasehold.core.deadlines import Deadlines
 from leasehold.core.lease import Key, Lease, Slice
 from leasehold.core.times import SECOND
 
@@ -36,7 +37,7 @@ class Families:
         self.members: dict[Key, set[str]] = {}
         self.due: dict[Key, None] = {}
         self.foretold: dict[Key, int] = {}
-        self.outdated: set[Key] = set()
+        self.outdated: Deadlines[Key] = Deadlines()
         self.parts: dict[str, Part] = {}
         self._held: dict[str, set[str]] = {}
         self._on_node: dict[str, set[str]] = {}
@@ -59,7 +60,7 @@ class Families:
         if not found:
             self.members.pop(child.parent_key, None)
             self.foretold.pop(child.parent_key, None)
-            self.outdated.discard(child.parent_key)
+            self.outdated.put(child.parent_key, None)
         self.due[child.parent_key] = None
 
     def look_again(self, key: Key) -> None:
@@ -71,21 +72,19 @@ class Families:
         """Tell whether to find out now when the children that wait for a parent will start: once a second at most."""
         at = self.foretold.get(key)
         if at is not None and at <= now < at + SPACING:
-            self.outdated.add(key)
+            self.outdated.put(key, at + SPACING)
             return False
         self.foretold[key] = now
-        self.outdated.discard(key)
+        self.outdated.put(key, None)
         return True
 
     def next(self) -> int | None:
         """Return when the next of the families that are outdated is to be looked at (ms)."""
-        return min((self.foretold[key] + SPACING for key in self.outdated), default=None)
+        return self.outdated.next()
 
     def awake(self, now: int) -> None:
         """Have those looked at whose time has come."""
-        for key in [key for key in self.outdated if self.foretold[key] + SPACING <= now]:
-            self.outdated.discard(key)
-            self.due[key] = None
+        self.due |= dict.fromkeys(sorted(self.outdated.pop_due(now)))
 
     def of(self, parent: Lease) -> Set[str]:
         """Return the children of a lease that are not over."""
