@@ -248,6 +248,20 @@ async def test_a_sub_lease_gets_the_pool_of_its_parent_as_soon_as_that_has_one()
         assert house.cluster.awaited == {}
 
 
+async def test_who_asked_first_is_sent_to_the_pool_first_within_one_second_too() -> None:
+    house = House()
+    house.kube.add(lease_path("all"), lease_document("all", "ci"))
+    for name, uid in (("big", "uid-z"), ("small", "uid-a")):
+        document = lease_document(name, parentRef={"name": "all"})
+        del document["spec"]["poolRef"]
+        document["metadata"]["uid"] = uid
+        house.kube.add(lease_path(name), document)
+    async with house.running():
+        await house.until(lambda: all("poolRef" in house.lease(name)["spec"] for name in ("big", "small")))
+    versions = [int(house.lease(name)["metadata"]["resourceVersion"]) for name in ("big", "small")]
+    assert versions == sorted(versions), "the pool takes the order of these versions for that of arrival"
+
+
 async def test_a_sub_lease_that_waits_for_a_parent_and_goes_leaves_nothing_behind() -> None:
     house = House()
     for name in ("job", "other"):

@@ -61,12 +61,15 @@ class HomelessWorker:
             now = self.clock.now()
             news, self.cluster.homeless = self.cluster.homeless, set()
             existing = self.pools()
-            for uid in sorted(news | self._deadlines.pop_due(now) | self.pauses.pop_due(now)):
-                lease = self.cluster.find(uid)
-                if lease is None or lease.pool in existing or uid in self.pauses:
+            due = news | self._deadlines.pop_due(now) | self.pauses.pop_due(now)
+            found = [lease for lease in map(self.cluster.find, due) if lease is not None]
+            # A pool takes the order in which it is named for that of arrival, so who asked first goes first.
+            for lease in sorted(found, key=lambda lease: lease.turn):
+                known = self.cluster.find(lease.uid)  # while others were written to it may have changed
+                if known is None or known.pool in existing or known.uid in self.pauses:
                     continue
                 if self.may_write():
-                    await self._look_after(lease)
+                    await self._look_after(known)
 
     async def _sleep(self) -> None:
         at = earliest(self._deadlines.next(), self.pauses.next())

@@ -127,6 +127,11 @@ class Lease:
         return self.identity, self.session
 
     @property
+    def turn(self) -> tuple[int, int, int]:
+        """Where a lease stands among those that wait, as far as this version tells: see `PoolState.turn_of`."""
+        return (-self.priority, self.created, self.version)
+
+    @property
     def changes_hands(self) -> bool:
         """The lease is held, and its token is for another holder than the spec names.
 
