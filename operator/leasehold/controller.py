@@ -533,6 +533,8 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = "leasehold.dev/sweep"
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.exit_timeout = 1.0
+    # A pool that is deleted while its sweep is under way: kopf looks again when it is over, or else in a minute.
+    settings.background.instant_exit_timeout = 3.0
     settings.process.ultimate_exiting_timeout = 30
     return settings
 

@@ -421,7 +421,7 @@ class World:
     async def granted(self, name: str) -> None:
         await self.until(lambda: self.is_granted(name))
 
-    async def until(self, test: Callable[[], Any], seconds: float = 5) -> None:
+    async def until(self, test: Callable[[], Any], seconds: float = 60) -> None:
         await until(test, seconds, self.look)
 
     def look(self) -> None:
@@ -541,7 +541,9 @@ class Scene(World, Replica):
                 task.result()
 
 
-async def until(test: Callable[[], Any], seconds: float = 5, look: Callable[[], None] = lambda: None) -> None:
+async def until(
+    test: Callable[[], Any], seconds: float = 60, look: Callable[[], None] = lambda: None
+) -> None:
     async with asyncio.timeout(seconds):
         while not test():
             look()

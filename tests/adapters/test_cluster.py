@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from tests.adapters.fakes import lease_document, node_document, report_document
-from tests.builders import pod_document
+from tests.builders import make_pool, pod_document
 
 from leasehold.adapters.clock import SteadyClock
 from leasehold.adapters.cluster import Cluster, Namespaces, Nodes, Reports, Sessions
 from leasehold.core.lease import with_status
 from leasehold.core.selectors import Selector
+from leasehold.core.state import PoolState
 
 NOW = 1795374000000
 ALL = Selector((), ())
@@ -38,6 +39,17 @@ class Listener:
             self.told.append((name, getattr(what, "uid", getattr(what, "node", what))))
 
         return note
+
+
+class Leaving(Listener):
+    """A worker that forgets in its books who leaves."""
+
+    def __init__(self, state: PoolState) -> None:
+        super().__init__()
+        self.state = state
+
+    def lease_gone(self, uid: str) -> None:
+        self.state.forget(uid)
 
 
 @pytest.fixture
@@ -483,3 +495,28 @@ def test_sessions_are_renewed_when_they_change_and_when_we_see_it(cluster: Clust
     assert cluster.sessions[key].duration == 15_000
     sessions.listed([], 9)
     assert cluster.sessions == {}
+
+
+def test_what_a_lease_is_told_before_its_pool_is_led_here_costs_it_no_turn(cluster: Cluster) -> None:
+    for version, uid in (
+        (5, "early"),
+        (6, "late"),
+        (7, "early"),
+    ):  # the early one was told that its pool is not there
+        cluster.changed("MODIFIED", lease(version, uid))
+    state = PoolState("ci", make_pool(), arrivals=cluster.arrivals)
+    for one in cluster.leases["ci"].values():
+        state.observe(one)
+    assert sorted(state.leases.values(), key=state.turn_of)[0].uid == "early"
+
+
+def test_who_is_gone_and_who_goes_to_another_pool_arrives_anew(cluster: Cluster) -> None:
+    cluster.changed("ADDED", lease(5, "a"))
+    cluster.changed("ADDED", lease(6, "b"))
+    state = PoolState("ci", make_pool(), arrivals=cluster.arrivals)
+    for one in cluster.leases["ci"].values():
+        state.observe(one)
+    cluster.pool_joined("ci", Leaving(state), ALL)
+    cluster.changed("DELETED", lease(7, "a"))
+    cluster.changed("MODIFIED", lease(8, "b", pool="other"))
+    assert cluster.arrivals == {"b": 8}

@@ -17,39 +17,47 @@ from leasehold.api.names import SESSION_LABEL
 from leasehold.core.status import apply_patch
 
 
-def with_session(scene: Scene, name: str = "s", *, age: int = 0) -> None:
-    """A session that was last heard of so many milliseconds ago."""
+def with_session(scene: Scene, name: str = "s") -> None:
+    """A session that was heard of just now."""
     path = paths.coordination("team", name)
     document = {"metadata": {"name": name, "namespace": "team", "labels": {SESSION_LABEL: ""}}, "spec": {}}
     scene.cluster.session_seen(scene.kube.add(path, document))
-    known = scene.cluster.sessions["team", name]
-    scene.cluster.sessions["team", name] = known._replace(renewed_at=scene.clock.now() - age)
+
+
+def silence(scene: Scene) -> int:
+    """Let a session's time go by; return when it is over."""
+    later = scene.clock.now() + 300_000
+    scene.clock.follow(later)
+    scene.worker.mark()
+    return later
 
 
 async def test_a_session_that_was_renewed_unheard_keeps_its_leases() -> None:
-    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 300}
     async with Scene(pool_document(leasePolicy=terms)) as scene:
         await scene.until(lambda: scene.worker.ready)
-        with_session(scene, age=4000)
+        with_session(scene)
         scene.ask("a", liveness="Session", holder={"sessionRef": {"name": "s"}})
         await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
         scene.kube.touch(paths.coordination("team", "s"), {"spec": {"renewTime": "now"}})  # nobody tells us
+        later = silence(scene)
         session = paths.coordination("team", "s")
         await scene.until(lambda: ("GET", session, None) in scene.kube.requests)
         await scene.until(lambda: not scene.worker.state.busy)
         assert status(scene.lease("a"), "Ready") == "True"
-        assert scene.cluster.sessions["team", "s"].renewed_at > scene.clock.now() - 2000
+        assert scene.cluster.sessions["team", "s"].renewed_at >= later
 
 
 async def test_a_session_that_is_silent_indeed_is_looked_up_once_for_all_its_leases() -> None:
-    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 300}
     async with Scene(pool_document(leasePolicy=terms)) as scene:
         await scene.until(lambda: scene.worker.ready)
-        with_session(scene, age=4000)
+        with_session(scene)
         for name in "abc":
             scene.ask(name, liveness="Session", holder={"sessionRef": {"name": "s"}})
         for name in "abc":
             await scene.until(lambda name=name: status(scene.lease(name), "Claimed") == "True")
+        silence(scene)
         for name in "abc":
             await scene.until(lambda name=name: status(scene.lease(name), "Finished") == "True")
             assert scene.lease(name)["status"]["release"]["cause"] == "HeartbeatLost"
@@ -58,13 +66,14 @@ async def test_a_session_that_is_silent_indeed_is_looked_up_once_for_all_its_lea
 
 
 async def test_a_session_that_lost_its_label_or_is_gone_is_none() -> None:
-    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5}
+    terms = {"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 300}
     async with Scene(pool_document(leasePolicy=terms)) as scene:
         await scene.until(lambda: scene.worker.ready)
-        with_session(scene, age=4000)
+        with_session(scene)
         scene.ask("a", liveness="Session", holder={"sessionRef": {"name": "s"}})
         await scene.until(lambda: status(scene.lease("a"), "Claimed") == "True")
         scene.kube.touch(paths.coordination("team", "s"), {"metadata": {"labels": {SESSION_LABEL: None}}})
+        silence(scene)
         await scene.until(lambda: status(scene.lease("a"), "Finished") == "True")
         assert ("team", "s") not in scene.cluster.sessions
 

@@ -212,11 +212,12 @@ async def test_a_loop_that_is_held_up_shows() -> None:
     seen: list[float] = []
     lag = LoopLag(seen.append)
     task = asyncio.create_task(lag.run())
-    await asyncio.sleep(0.3)
-    assert lag() < 0.2
+    async with asyncio.timeout(20):
+        while not seen or lag() >= 0.2:  # a busy machine may hold it up by itself
+            await asyncio.sleep(0.01)
     time.sleep(0.8)
     assert lag() > 0.4, "an overdue tick counts"
     await asyncio.sleep(0.01)
     assert lag.lag > 0.3
-    assert max(seen) == lag.lag, "and is told to who counts"
+    assert seen[-1] == lag.lag, "and is told to who counts"
     task.cancel()

@@ -1,5 +1,5 @@
 from fractions import Fraction
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -140,13 +140,13 @@ def test_millicores_beyond_64_bits_are_refused() -> None:
 
 
 def test_a_short_text_cannot_cost_much() -> None:
-    start = perf_counter()
+    start = process_time()
     for text in ("1e999999999", "1e-999999999", "0e999999999", "1" + "e" * 31, "." * 32, "1e" + "9" * 30):
         try:
             parse(text)
         except QuantityError:
             continue
-    assert perf_counter() - start < 0.1
+    assert process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

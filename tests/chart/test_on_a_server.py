@@ -335,7 +335,7 @@ def test_an_operator_without_definitions_says_what_to_install(here: Installation
         assert operator.page("/readyz")[0] == 503
         assert operator.page("/healthz")[0] == 200, "a restart would not help"
         here.server.install_crds()
-        until(operator.ready, "it goes on")
+        until(operator.ready, "it goes on", 60)
 
 
 def test_everything_the_options_make_is_what_the_server_knows(here: Installation, helm: Helm) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from leasehold.adapters.clock import SteadyClock
 from leasehold.api.quantity import amount
 from leasehold.controller import Controller
 from leasehold.settings import Settings
+from leasehold.testing import audit
 from leasehold.testing.client import Client
 from leasehold.testing.control_plane import OPERATOR_NAMESPACE, ControlPlane, ensure_namespace
 from leasehold.testing.errors import ApiError
@@ -148,7 +151,7 @@ class ProcessOperator:
         return False
 
     def wait_ready(self) -> ProcessOperator:
-        until(lambda: self.ready() or not self.child.running(), "the operator is ready")
+        until(lambda: self.ready() or not self.child.running(), "the operator is ready", 60)
         assert self.child.running(), self.child.log_tail(40)
         return self
 
@@ -156,12 +159,17 @@ class ProcessOperator:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
-def free_port() -> int:
-    import socket
+_FIRST_PORT = 11_000 + os.getpid() % 100 * 200
+_ports = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 200))
 
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+
+def free_port() -> int:
+    """A port that nobody has, and that nobody gets meanwhile who asks the kernel for any: it gives higher ones."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def fetch(url: str) -> tuple[int, str]:
@@ -175,6 +183,22 @@ def fetch(url: str) -> tuple[int, str]:
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     assert wait_until(condition, seconds), f"not within {seconds} s: {what}"
+
+
+def until_allowed(control_plane: ControlPlane, user: str, namespace: str) -> None:
+    """Wait until a user may list leases: rights that were given a moment ago may not be known yet."""
+
+    def allowed(client: Client) -> bool:
+        try:
+            client.list(LEASES, namespace)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return False
+        return True
+
+    with Client(control_plane.as_user(user)) as client:
+        until(lambda: allowed(client), f"{user} may list leases in {namespace}")
 
 
 # --- reading objects ---
@@ -447,8 +471,7 @@ def rights_given(file: str) -> set[Right]:
 
 def requests_of(audit_log: Path, account: str) -> list[Object]:
     user = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{account}"
-    entries = map(json.loads, audit_log.read_text().splitlines())
-    return [entry for entry in entries if entry["user"]["username"] == user]
+    return [entry for entry in audit.read(audit_log) if entry["user"]["username"] == user]
 
 
 def rights_used(requests: list[Object]) -> set[Right]:

@@ -23,7 +23,7 @@ from leasehold.sdk.holding import USABLE_GRACE
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.nodes import SimulatedNodes
 
-HEARTBEAT = 8
+HEARTBEAT = 14
 AT_ONCE = 10
 PATIENCE = 60.0
 

@@ -152,7 +152,7 @@ class TestGet:
 class TestTop:
     def test_pools_and_nodes_in_figures(self, run: Commands, stage: Stage, full: str) -> None:
         node = stage.nodes.names[0]
-        stage.until_pool(full, lambda o: o["status"].get("leases", {}).get("held") == 1)
+        stage.until_pool(full, lambda o: o["status"].get("leases", {}).get("pending") == 2)
         found = run("top", namespaced=False)
         rows = [line.split() for line in found.out.splitlines()]
         assert [full, "cpu", "4", "4", "0", "0", "100%", "1", "2", "True"] in rows

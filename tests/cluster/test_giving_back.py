@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from tests.cluster.harness import POOLS, SMALL, Stage, condition, finished, granted, is_
+import asyncio
+import threading
 
+import pytest
+from tests.cluster.harness import (
+    PATIENCE,
+    POOLS,
+    SMALL,
+    Stage,
+    ThreadOperator,
+    condition,
+    finished,
+    granted,
+    is_,
+)
+
+from leasehold.controller import Controller
 from leasehold.core.times import parse_time
 
 VERIFIED = {"verification": "NodeReport", "verificationTimeoutSeconds": 30}
@@ -70,7 +85,7 @@ def test_a_node_that_is_gone_needs_no_word(stage: Stage) -> None:
 
 def test_an_administrator_takes_a_lease_back_and_says_why(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    lease = stage.lease(stage.pool(policy={"gracePeriodSeconds": 1}))
+    lease = stage.lease(stage.pool(policy={"gracePeriodSeconds": 5}))
     stage.until(lease, granted)
     stage.annotate(lease, revoke="maintenance at noon")
     target = stage.until(lease, is_("DisruptionTarget", "True", "AdminRevoked"))
@@ -111,7 +126,7 @@ def test_a_drain_that_is_called_off_spares_the_lease(stage: Stage) -> None:
 
 def test_a_deleted_pool_drains_and_then_goes(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={"gracePeriodSeconds": 1})
+    pool = stage.pool(policy={"gracePeriodSeconds": 5})
     held = stage.lease(pool, cpu="3")
     stage.until(held, granted)
     waiting = stage.lease(pool, cpu="3")
@@ -124,6 +139,26 @@ def test_a_deleted_pool_drains_and_then_goes(stage: Stage) -> None:
     assert over["status"]["release"]["cause"] == "PoolDraining"
     stage.kube.wait_gone(POOLS, pool)
     stage.until(waiting, is_("Accepted", "False", "PoolNotFound"))
+
+
+def test_a_pool_that_is_deleted_while_it_is_swept_does_not_wait_for_the_frameworks_next_look(
+    bare: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep lists all leases, which takes a while; the finalizer of the framework goes when the sweep is over."""
+    sweep, swept = Controller.sweep, threading.Event()
+
+    async def slowly(self: Controller, name: str) -> None:
+        await sweep(self, name)
+        swept.set()
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr(Controller, "sweep", slowly)
+    bare.nodes.create(1, SMALL)
+    with ThreadOperator(bare.control_plane.kubeconfig):
+        pool = bare.pool()
+        assert swept.wait(PATIENCE)
+        bare.kube.delete(POOLS, pool)
+        bare.kube.wait_gone(POOLS, pool, timeout_seconds=PATIENCE)
 
 
 def test_a_pool_made_anew_serves_those_that_waited_and_repeats_no_token(stage: Stage) -> None:

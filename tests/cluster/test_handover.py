@@ -104,7 +104,7 @@ def test_a_dead_holders_lease_lives_on_with_the_session_of_the_next(stage: Stage
 
 def test_who_takes_over_and_does_not_show_up_loses_the_lease(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={"heartbeatTimeoutSeconds": 60, "claimTimeoutSeconds": 2})
+    pool = stage.pool(policy={"heartbeatTimeoutSeconds": 60, "claimTimeoutSeconds": 8})
     lease = stage.lease(pool, liveness="Renew", holder=holder("one"))
     stage.until(lease, granted)
     stage.renew(lease)

@@ -132,6 +132,8 @@ def test_each_task_of_a_dramatiq_worker_holds_a_lease_and_a_lost_one_is_tried_ag
 
 async def test_the_service_takes_leases_by_class_and_says_when_to_come_again(stage: Stage, pool: str) -> None:
     with example("fastapi_service") as module:
+        impatient = module.PATIENCE["interactive"]
+        module.PATIENCE["interactive"] = "30s"  # the first looks at pools and opens connections, too
         transport = httpx.ASGITransport(app=module.app)
         async with (
             module.app.router.lifespan_context(module.app),
@@ -156,6 +158,7 @@ async def test_the_service_takes_leases_by_class_and_says_when_to_come_again(sta
             reports = [asyncio.create_task(http.post("/report", content=slowly())) for _ in range(3)]
             await eventually(lambda: router.targets()[0].running == 2, "two reports are made")
             assert router.waiting == 1
+            module.PATIENCE["interactive"] = impatient
             # The pool is full, so who asks hears when to come again.
             refused = await http.get("/answer", params={"question": "abc"})
             assert refused.status_code == 503
@@ -215,9 +218,7 @@ def test_a_kopf_controller_leases_for_its_objects_and_comes_back_to_its_leases(
 ) -> None:
     with contextlib.suppress(ApiError):  # another test of this process made it
         stage.kube.create(yaml.safe_load((EXAMPLES / "batch-crd.yaml").read_text()))
-    stage.kube.wait(
-        "customresourcedefinitions.apiextensions.k8s.io", "batches.example.com", until=is_("Established")
-    )
+    stage.kube.wait_established(["batches.example.com"])
 
     def held() -> list[dict[str, Any]]:
         return [lease for lease in leases(stage) if is_("Ready")(lease)]

@@ -25,7 +25,7 @@ def test_a_lease_waits_is_granted_renewed_warned_expires_and_is_removed(stage: S
     stage.nodes.create(1, SMALL)
     pool = stage.pool(
         policy={
-            "gracePeriodSeconds": 1,
+            "gracePeriodSeconds": 5,
             "warnBeforeSeconds": [1],
             "claimTimeoutSeconds": 10,
             "maxTotalSeconds": 60,
@@ -34,7 +34,7 @@ def test_a_lease_waits_is_granted_renewed_warned_expires_and_is_removed(stage: S
     first = stage.lease(pool, cpu="3")
     stage.until(first, granted)
 
-    lease = stage.lease(pool, cpu="3", liveness="Renew", durationSeconds=2, ttlSecondsAfterFinished=1)
+    lease = stage.lease(pool, cpu="3", liveness="Renew", durationSeconds=2)
     waiting = stage.until(lease, is_("Allocated", "False", "WaitingForCapacity"))
     assert waiting["status"]["rejections"] == [
         {"reason": "Insufficient", "nodes": 1, "resource": "cpu", "shortBy": "2"}
@@ -61,9 +61,10 @@ def test_a_lease_waits_is_granted_renewed_warned_expires_and_is_removed(stage: S
     assert condition(over, "Finished")["reason"] == "Expired"
     assert over["status"]["phase"] == "Expired"
     assert holding(over) == []
-    deadline = parse_time(warned["status"]["deadlines"]["expirationTime"]) + 1000
+    deadline = parse_time(warned["status"]["deadlines"]["expirationTime"]) + 5000
     ended = parse_time(over["status"]["release"]["finishTime"])
-    assert deadline <= ended < deadline + 1000, "never early, and not much later"
+    assert deadline <= ended < deadline + 5000, "never early, and not much later"
+    stage.change(lease, ttlSecondsAfterFinished=1)
     stage.until_gone(lease)
 
 
@@ -86,16 +87,17 @@ def test_release_frees_the_capacity_for_the_next(stage: Stage) -> None:
 
 def test_a_deleted_lease_gives_back_before_it_goes(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={"cooldownSeconds": 1})
+    pool = stage.pool(policy={"cooldownSeconds": 5})
     first = stage.lease(pool, cpu="4")
     stage.until(first, granted)
     second = stage.lease(pool, cpu="4")
     stage.kube.delete("clease", first, stage.namespace)
     resting = stage.until(first, is_("Released", "False", "CoolingDown"))
     assert resting["status"]["phase"] == "Releasing"
-    assert not granted(stage.get(second))
+    rested = parse_time(resting["status"]["deadlines"]["cooldownTime"])
     stage.until_gone(first)
-    stage.until(second, granted)
+    later = stage.until(second, granted)
+    assert parse_time(later["status"]["allocation"]["allocationTime"]) >= rested
 
 
 def test_a_waiting_lease_that_is_deleted_goes_at_once(stage: Stage) -> None:
@@ -207,15 +209,15 @@ def test_a_renewal_after_the_end_changes_nothing(stage: Stage) -> None:
 
 def test_a_term_never_ends_early_and_a_renewal_counts_from_now(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    lease = stage.lease(stage.pool(), durationSeconds=2)
+    lease = stage.lease(stage.pool(), durationSeconds=6)
     held = stage.until(lease, granted)
     begun = parse_time(held["status"]["allocation"]["allocationTime"])
     stage.renew(lease)
     renewed = stage.until(lease, lambda o: "renewal" in o["status"])
     end = parse_time(renewed["status"]["deadlines"]["expirationTime"])
-    assert end == parse_time(renewed["status"]["renewal"]["lastRenewTime"]) + 2000
+    assert end == parse_time(renewed["status"]["renewal"]["lastRenewTime"]) + 6000
     over = stage.until(lease, finished)
-    assert parse_time(over["status"]["release"]["startTime"]) >= end > begun + 2000
+    assert parse_time(over["status"]["release"]["startTime"]) >= end > begun + 6000
 
 
 def test_kubectl_waits_for_ready(stage: Stage) -> None:

@@ -13,7 +13,7 @@ LIVELY = {"heartbeatTimeoutSeconds": 5, "claimTimeoutSeconds": 30}
 
 def test_a_holder_that_stops_renewing_loses_its_lease(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={**LIVELY, "gracePeriodSeconds": 1})
+    pool = stage.pool(policy={**LIVELY, "gracePeriodSeconds": 5})
     lease = stage.lease(pool, liveness="Renew")
     stage.until(lease, granted)
     stage.renew(lease)
@@ -22,9 +22,11 @@ def test_a_holder_that_stops_renewing_loses_its_lease(stage: Stage) -> None:
     missed = stage.until(lease, is_("HolderLive", "False", "Missed"))
     assert condition(missed, "ExpiringSoon")["reason"] == "Heartbeat"
     assert condition(missed, "Ready")["status"] == "True", "the grace is the holder's"
+    since = parse_time(missed["status"]["deadlines"]["heartbeatTime"])
+    assert since >= due, "later where the API server was silent meanwhile"
     over = stage.until(lease, finished)
     assert over["status"]["release"]["cause"] == "HeartbeatLost"
-    assert due + 1000 <= parse_time(over["status"]["release"]["finishTime"]) < due + 2500
+    assert since + 5000 <= parse_time(over["status"]["release"]["finishTime"]) < since + 10_000
 
 
 def test_a_heartbeat_within_the_grace_saves_the_lease(stage: Stage) -> None:
@@ -71,12 +73,12 @@ def test_one_session_keeps_many_leases_alive_and_its_loss_takes_them_all(stage: 
 
 def test_a_session_that_is_deleted_takes_its_leases_at_once(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy=LIVELY)
+    pool = stage.pool(policy={**LIVELY, "heartbeatTimeoutSeconds": 60})
     stage.session("brief")
     lease = stage.lease(pool, liveness="Session", holder={"sessionRef": {"name": "brief"}})
     stage.until(lease, is_("Claimed"))
     stage.kube.delete("leases.coordination.k8s.io", "brief", stage.namespace)
-    over = stage.until(lease, finished, 4)
+    over = stage.until(lease, finished)
     assert over["status"]["release"]["cause"] == "HeartbeatLost"
 
 
@@ -98,7 +100,7 @@ def test_a_coordination_lease_without_the_label_is_no_session(stage: Stage) -> N
 
 def test_a_lease_nobody_claims_is_taken_back(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={**LIVELY, "claimTimeoutSeconds": 1})
+    pool = stage.pool(policy={**LIVELY, "claimTimeoutSeconds": 5})
     lease = stage.lease(pool, liveness="Renew")
     bound = stage.until(lease, is_("Claimed", "False", "WaitingForHolder"))
     assert bound["status"]["deadlines"]["next"]["cause"] == "Claim"
@@ -114,11 +116,11 @@ def test_an_idle_lease_is_warned_and_released_when_the_pool_says_so(stage: Stage
     lease = stage.lease(pool, cpu="2")
     uid = stage.until(lease, granted)["metadata"]["uid"]
     asked = stage.kube.wait(
-        "nodereports", node, until=lambda o: uid in (o["spec"].get("leaseUIDs") or ()), timeout_seconds=10
+        "nodereports", node, until=lambda o: uid in (o["spec"].get("leaseUIDs") or ()), timeout_seconds=30
     )
     assert asked["spec"]["leaseUIDs"] == [uid]
     stage.nodes.report(node, leases=[{"uid": uid, "state": "Present", "cpu": "100m", "memory": "0"}])
-    over = stage.until(lease, finished, 16)
+    over = stage.until(lease, finished, 40)
     assert over["status"]["release"]["cause"] == "Idle"
     until(
         lambda: stage.kube.get("nodereports", node)["spec"].get("leaseUIDs") in (None, []),

@@ -24,6 +24,7 @@ from tests.cluster.harness import (
     until,
 )
 
+from leasehold.core.times import parse_time
 from leasehold.testing.errors import ApiError
 
 NAMESPACE = "leasehold-system"
@@ -33,7 +34,10 @@ WEST, EAST = "west", "east"
 
 def leads(operator: ProcessOperator) -> list[str]:
     """The shards a replica says it leads."""
-    _, text = fetch(f"http://127.0.0.1:{operator.port}/readyz")
+    try:
+        _, text = fetch(f"http://127.0.0.1:{operator.port}/readyz")
+    except OSError:
+        return ["?"]  # too busy to say
     found = text.partition("shard(s): ")[2].strip()
     return [] if "standing by" in found else found.split(", ")
 
@@ -54,7 +58,7 @@ def leader_and_standby(stage: Stage, **settings: object) -> Iterator[tuple[Proce
 
 def warm(operator: ProcessOperator) -> None:
     """Wait until a replica is ready, be it as a standby."""
-    until(lambda: not operator.child.running() or _ready(operator), "the replica is warm")
+    until(lambda: not operator.child.running() or _ready(operator), "the replica is warm", 60)
     assert operator.child.running(), operator.child.log_tail(40)
 
 
@@ -85,14 +89,14 @@ def test_a_standby_takes_over_within_seconds_of_a_clean_stop(bare: Stage) -> Non
         until(lambda: leads(second) == ["0"], "the standby leads")
         new = bare.lease(pool)
         bare.until(new, granted)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 12, "it need not wait until the other's time is over"
         until(lambda: not first.child.running(), "the first one ends")
         assert first.child.returncode() == 0
         assert is_("Ready")(bare.get(held))
 
 
 def test_a_standby_takes_over_soon_after_the_duration_when_the_leader_is_killed(bare: Stage) -> None:
-    seconds = 6
+    seconds = 12
     bare.nodes.create(2, SMALL)
     pool = bare.pool(wait="")
     with leader_and_standby(bare, election_seconds=seconds) as (first, _):
@@ -100,23 +104,24 @@ def test_a_standby_takes_over_soon_after_the_duration_when_the_leader_is_killed(
         first.child.kill()
         began = time.monotonic()
         new = bare.lease(pool)
-        bare.until(new, granted, 30)
-        assert time.monotonic() - began < seconds + 2
+        bare.until(new, granted, 60)
+        assert time.monotonic() - began < seconds + 5, "and a grant takes some time of a busy machine's"
         ledger = bare.kube.get(POOLS, pool)["status"]["ledger"]
         assert ledger["epoch"] == 2
-        assert len(ledger["outages"]) == 1, "nobody led for a while, and that is remembered"
+        lengths = [parse_time(row["endTime"]) - parse_time(row["startTime"]) for row in ledger["outages"]]
+        assert max(lengths) >= (seconds - 1) * 1000, "nobody led for a while, and that is remembered"
 
 
 def test_a_leader_that_sleeps_past_its_time_wakes_up_as_a_standby_and_writes_nothing(bare: Stage) -> None:
     bare.nodes.create(3, SMALL)
     pool = bare.pool(wait="")
     record = Record(bare)
-    with leader_and_standby(bare) as (first, second):
+    with leader_and_standby(bare, election_seconds=12) as (first, second):
         bare.until(bare.lease(pool, cpu="2"), granted)
         first.child.signal(signal.SIGSTOP)
         for _ in range(3):
             bare.lease(pool, cpu="2")
-        until(lambda: leads(second) == ["0"], "the other one leads", 30)
+        until(lambda: leads(second) == ["0"], "the other one leads", 60)
         first.child.signal(signal.SIGCONT)
         for lease in [bare.lease(pool, cpu="2") for _ in range(2)]:
             bare.until(lease, granted)
@@ -192,9 +197,13 @@ def test_two_of_one_name_do_not_fight(bare: Stage) -> None:
     """A mistake in a manifest: both replicas got the same identity. One stands by; nothing is lent twice."""
     bare.nodes.create(2, SMALL)
     pool = bare.pool(wait="")
-    with replica(bare, "twin").wait_ready() as first, replica(bare, "twin").wait_ready() as second:
+    terms = {"election_seconds": 15}
+    with (
+        replica(bare, "twin", **terms).wait_ready() as first,
+        replica(bare, "twin", **terms).wait_ready() as second,
+    ):
         assert second.child.running()
-        until(lambda: leads(first) == [], "the first one gives way", 30)
+        until(lambda: leads(first) == [], "the first one gives way", 60)
         bare.until(bare.lease(pool), granted)
         epoch = bare.kube.get(POOLS, pool)["status"]["ledger"]["epoch"]
         for _ in range(10):
@@ -218,7 +227,7 @@ def test_silent_holders_are_forgiven_an_outage_of_the_operator(bare: Stage) -> N
         operator.wait_ready()
         found = bare.until(lease, lambda o: "amnestyTime" in o["status"]["deadlines"])
         assert is_("Ready")(found)
-        over = bare.until(lease, finished, 15)
+        over = bare.until(lease, finished, 40)
         assert over["status"]["release"]["cause"] == "HeartbeatLost", "forgiven once, not for ever"
 
 

@@ -48,9 +48,9 @@ async def test_a_block_holds_a_lease_and_gives_it_back(stage: Stage) -> None:
 async def test_a_lease_is_kept_alive_over_many_periods_and_terms(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy={**LIVELY, "heartbeatTimeoutSeconds": 5})
-    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="4s") as lease:
+    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="10s") as lease:
         renewed = await asyncio.to_thread(
-            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 3, 30
+            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 3, 60
         )
         assert granted(renewed)
         assert lease.held
@@ -60,9 +60,9 @@ async def test_a_lease_is_kept_alive_over_many_periods_and_terms(stage: Stage) -
 async def test_without_a_session_the_lease_itself_is_renewed(stage: Stage, liveness: str) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy={**LIVELY, "heartbeatTimeoutSeconds": 5})
-    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="4s", liveness=liveness) as lease:
+    async with client(stage) as sdk, sdk.lease(pool=pool, cpu=1, duration="10s", liveness=liveness) as lease:
         await asyncio.to_thread(
-            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 4, 30
+            stage.until, lease.name, lambda o: o["status"].get("renewal", {}).get("count", 0) >= 4, 60
         )
         assert lease.held
         found = stage.get(lease.name)
@@ -84,12 +84,15 @@ async def test_who_waits_is_told_why_and_in_which_place(stage: Stage) -> None:
         await second.release()
 
 
-async def test_a_wait_that_is_too_long_ends_with_the_reason_and_leaves_nothing(stage: Stage) -> None:
+async def test_a_wait_that_is_too_long_ends_with_the_reason_and_leaves_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leasehold.sdk.asking._OFFER_SECONDS", 20)
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy=LIVELY)
     async with client(stage) as sdk, sdk.lease(pool=pool, cpu=3):
         with pytest.raises(WaitTimeout) as caught:
-            await sdk.acquire(pool=pool, cpu=2, timeout=2, name="late")
+            await sdk.acquire(pool=pool, cpu=2, timeout=6, name="late")
         assert caught.value.reason == "WaitingForCapacity"
         assert caught.value.counter_offer is not None
         assert "could be had" in str(caught.value)
@@ -98,7 +101,7 @@ async def test_a_wait_that_is_too_long_ends_with_the_reason_and_leaves_nothing(s
 
 async def test_a_revoked_lease_tells_how_much_time_is_left_and_then_cancels_the_block(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy=LIVELY)
+    pool = stage.pool(policy={**LIVELY, "gracePeriodSeconds": 12})
     endings: list[Any] = []
     async with client(stage) as sdk:
         with pytest.raises(LeaseLost) as caught:
@@ -108,7 +111,7 @@ async def test_a_revoked_lease_tells_how_much_time_is_left_and_then_cancels_the_
         assert caught.value.cause is LostCause.REVOKED
         (ending,) = endings
         assert ending.reason == "AdminRevoked"
-        assert 0 < ending.seconds <= 6
+        assert 0 < ending.seconds <= 12
         held = stage.get(lease.name)
         assert not finished(held), "the holder stops before the capacity is taken"
 

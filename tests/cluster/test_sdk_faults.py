@@ -102,7 +102,7 @@ async def test_a_holder_keeps_its_lease_while_the_operator_is_killed_and_replace
 async def test_the_holder_stops_before_the_operator_reclaims_whatever_is_cut(
     stage: Stage, operator: ThreadOperator, tmp_path: Path
 ) -> None:
-    cuts = await run_many(stage, operator, tmp_path, 12, seed=8, graces=(2, 6))
+    cuts = await run_many(stage, operator, tmp_path, 12, seed=8, graces=(2, 12))
     told = "\n".join(map(str, cuts))
     assert all(cut.ahead > 0 for cut in cuts), told
     # The others could still say goodbye, which is no proof of anything.

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.cluster.harness import LEASES, SMALL, Stage, finished
+from tests.cluster.harness import LEASES, SMALL, Stage, finished, until_allowed
 from tests.cluster.test_sdk import client, eventually
 
 from leasehold.sdk import Client, Lease, LeaseEnding, LeaseLost, LostCause
@@ -242,6 +242,7 @@ async def test_who_may_not_read_pools_takes_them_for_the_strictest(stage: Stage,
             {**kinds, "kind": "RoleBinding", "metadata": meta, "subjects": [subject], "roleRef": role}
         )
     config = plane.kubeconfig_for("holder")
+    await asyncio.to_thread(until_allowed, plane, "holder", stage.namespace)
     async with (
         Client(kubeconfig=config, namespace=stage.namespace) as sdk,
         sdk.lease(pool=pool, cpu=1, timeout=30) as lease,

@@ -165,8 +165,8 @@ async def test_what_progress_raises_ends_the_wait_and_withdraws(stage: Stage, po
 async def test_where_nobody_decides_the_wait_says_so(bare: Stage) -> None:
     async with Client(kubeconfig=bare.control_plane.kubeconfig, namespace=bare.namespace) as sdk:
         with pytest.raises(WaitTimeout, match="Does it run") as caught:
-            await sdk.acquire(pool="any", cpu=1, timeout=1)
+            await sdk.acquire(pool="any", cpu=1, timeout=5)
         assert isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, LeaseholdError)
         with pytest.raises(WaitTimeout, match="Does the operator run"):
-            await sdk.quote(pool="any", cpu=1, timeout=1)
+            await sdk.quote(pool="any", cpu=1, timeout=5)

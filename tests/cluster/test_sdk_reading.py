@@ -34,6 +34,7 @@ async def test_what_there_is_and_why(stage: Stage) -> None:
         explained = await sdk.explain("second")
         assert explained.reason == "WaitingForCapacity"
         assert "number 1" in explained.summary
+        await asyncio.to_thread(stage.until_pool, pool, lambda o: o["status"]["leases"]["held"] == 1)
         available = await sdk.availability(pool)
         assert (available.held, available.capacity["cpu"].free) == (1, "1")
         assert available.fits(cpu=1)

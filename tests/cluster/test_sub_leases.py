@@ -148,7 +148,7 @@ def test_a_parent_ends_its_children_first_and_gives_back_after_them(bare: Stage)
 
 def test_a_revoked_parent_tells_its_children_when_it_goes(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
-    pool = stage.pool(policy={"gracePeriodSeconds": 5})
+    pool = stage.pool(policy={"gracePeriodSeconds": 10})
     parent = stage.lease(pool, cpu="2")
     stage.until(parent, granted)
     child = stage.child(parent, cpu="1")

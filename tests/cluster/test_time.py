@@ -61,7 +61,7 @@ def end_of(lease: Object) -> int:
 def test_everybody_who_waits_is_told_a_place_and_a_time_and_the_times_come_true(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    stage.until(first := stage.lease(pool, cpu="4", durationSeconds=4), granted)
+    stage.until(first := stage.lease(pool, cpu="4", durationSeconds=10), granted)
     second, third = (stage.lease(pool, cpu="4", durationSeconds=2) for _ in range(2))
     told = [stage.until(name, expects_start) for name in (second, third)]
     assert [lease["status"]["queue"]["approximatePosition"] for lease in told] == [1, 2]
@@ -75,7 +75,7 @@ def test_everybody_who_waits_is_told_a_place_and_a_time_and_the_times_come_true(
 def test_a_short_lease_jumps_the_queue_and_a_long_one_does_not(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(queueing={"strategy": "Backfill"})
-    stage.until(stage.lease(pool, cpu="3", durationSeconds=6), granted)
+    stage.until(stage.lease(pool, cpu="3", durationSeconds=12), granted)
     head = stage.lease(pool, cpu="4", durationSeconds=2)
     reserved = estimate_of(stage.until(head, expects_start)) or 0
     long = stage.lease(pool, cpu="1", durationSeconds=60)
@@ -90,7 +90,7 @@ def test_a_short_lease_jumps_the_queue_and_a_long_one_does_not(stage: Stage) -> 
 def test_who_jumped_the_queue_cannot_stay_by_renewing(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(queueing={"strategy": "Backfill"})
-    stage.until(stage.lease(pool, cpu="3", durationSeconds=6), granted)
+    stage.until(stage.lease(pool, cpu="3", durationSeconds=12), granted)
     head = stage.lease(pool, cpu="4", durationSeconds=1)
     reserved = estimate_of(stage.until(head, expects_start)) or 0
     short = stage.lease(pool, cpu="1", durationSeconds=3)
@@ -98,7 +98,7 @@ def test_who_jumped_the_queue_cannot_stay_by_renewing(stage: Stage) -> None:
     stage.renew(short)
     renewed = stage.until(short, lambda lease: lease["status"].get("renewal", {}).get("count") == 1)
     assert end_of(renewed) <= reserved
-    assert start_of(stage.until(head, granted)) - reserved <= TOLERANCE
+    assert start_of(stage.until(head, granted, 30)) - reserved <= TOLERANCE
 
 
 def test_the_endpoint_tells_exact_places(stage: Stage, operator: ThreadOperator) -> None:
@@ -146,12 +146,12 @@ def test_a_start_in_the_future_is_promised_and_kept(stage: Stage) -> None:
 def test_a_renewal_gives_way_to_a_promised_start(stage: Stage, action: str, count: int) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(policy={"promiseConflictAction": action})
-    holder = stage.lease(pool, cpu="4", durationSeconds=5, liveness="Renew")
+    holder = stage.lease(pool, cpu="4", durationSeconds=10, liveness="Renew")
     since = start_of(stage.until(holder, granted))
-    at = since + 6_000
+    at = since + 12_000
     booked = stage.lease(pool, cpu="4", startTime=format_time(at), durationSeconds=2)
     stage.until(booked, lambda lease: "reservation" in (lease.get("status") or {}))
-    until(lambda: now() > since + 1_100, "a new term would run into the promised start")
+    until(lambda: now() > since + 2_100, "a new term would run into the promised start")
     stage.renew(holder)
     told = stage.until(holder, is_("ExpiringSoon", "True", "PromisedStart"))
     assert told["status"]["renewal"]["count"] == count
@@ -178,7 +178,7 @@ def test_a_promise_outlives_the_operator_that_made_it(arena: ControlPlane) -> No
         stage.nodes.create(1, SMALL)
         with ThreadOperator(arena.kubeconfig):
             pool = stage.pool()
-            at = now() + 6_000
+            at = now() + 15_000
             booked = stage.lease(pool, cpu="4", startTime=format_time(at), durationSeconds=2)
             stage.until(booked, lambda lease: "reservation" in (lease.get("status") or {}))
         with ThreadOperator(arena.kubeconfig):
@@ -293,7 +293,7 @@ def test_what_is_borrowed_comes_back_with_notice_and_the_holder_may_ask_for_time
 ) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(
-        policy={"gracePeriodSeconds": 2, "maxDeferSeconds": 2},
+        policy={"gracePeriodSeconds": 8, "maxDeferSeconds": 2},
         preemption={"borrowers": "Reclaim"},
         tenants=[tenant("red", guaranteed={"cpu": "2"}), tenant("blue", guaranteed={"cpu": "2"})],
     )
@@ -318,9 +318,9 @@ def test_what_is_borrowed_comes_back_with_notice_and_the_holder_may_ask_for_time
     notice = parse_time(told["status"]["revocation"]["noticeTime"])
     blue.change(victim, deferSeconds=60)
     deferred = blue.until(victim, lambda lease: lease["status"]["revocation"].get("deferSeconds") == 2)
-    assert parse_time(deferred["status"]["deadlines"]["revocationTime"]) == notice + 4_000
+    assert parse_time(deferred["status"]["deadlines"]["revocationTime"]) == notice + 10_000
     started = red.until(mine, granted)
-    assert start_of(started) >= notice + 4_000
+    assert start_of(started) >= notice + 10_000
     for name in (victim, other):
         over = blue.until(name, finished)
         assert condition(over, "Finished")["reason"] == "Revoked"
@@ -337,7 +337,7 @@ def test_what_is_borrowed_comes_back_with_notice_and_the_holder_may_ask_for_time
 def test_a_higher_priority_takes_from_a_lower_one_after_its_guaranteed_time(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool(
-        policy={"gracePeriodSeconds": 1, "guaranteedSeconds": 2}, preemption={"withinTenant": "LowerPriority"}
+        policy={"gracePeriodSeconds": 1, "guaranteedSeconds": 6}, preemption={"withinTenant": "LowerPriority"}
     )
     stage.until(kept := stage.lease(pool, cpu="2", priority=9, durationSeconds=600), granted)
     lowly = stage.lease(pool, cpu="2", durationSeconds=600)
@@ -345,7 +345,7 @@ def test_a_higher_priority_takes_from_a_lower_one_after_its_guaranteed_time(stag
     urgent = stage.lease(pool, cpu="1", priority=9, durationSeconds=600)
     stage.until(urgent, is_("Allocated", "False"))
     told = stage.until(lowly, is_("DisruptionTarget", "True", "Preempted"))
-    assert parse_time(told["status"]["revocation"]["noticeTime"]) >= since + 2_000
+    assert parse_time(told["status"]["revocation"]["noticeTime"]) >= since + 6_000
     stage.until(urgent, granted)
     assert not is_("DisruptionTarget")(stage.get(kept))
     assert condition(stage.until(lowly, finished), "Finished")["reason"] == "Revoked"
@@ -411,8 +411,9 @@ def test_the_operator_chooses_the_pool_that_starts_first_and_says_why(stage: Sta
     kind = {"site": secrets.token_hex(4)}
     pools = []
     for name in stage.nodes.names:
-        pools.append(stage.pool(selector={"matchLabels": {"kubernetes.io/hostname": name}}))
-        stage.kube.patch(POOLS, pools[-1], {"metadata": {"labels": kind}})
+        pools.append(f"p-{secrets.token_hex(4)}")
+        stage.pool_named(pools[-1], {"matchLabels": {"kubernetes.io/hostname": name}}, labels=kind)
+        stage.until_pool(pools[-1], is_("Ready"))
     busy, loaded, idle = pools
     stage.until(stage.lease(busy, cpu="4", durationSeconds=600), granted)
     stage.until(stage.lease(loaded, cpu="2", durationSeconds=600), granted)
@@ -458,8 +459,8 @@ def test_a_choice_that_no_pool_matches_waits_until_one_does(stage: Stage) -> Non
 def test_the_account_is_written_once_at_the_end(stage: Stage) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    lease = stage.lease(pool, cpu="2", durationSeconds=2)
+    lease = stage.lease(pool, cpu="2", durationSeconds=6)
     assert "accounting" not in stage.until(lease, granted)["status"]
     account = stage.until(lease, finished)["status"]["accounting"]
-    assert account["heldSeconds"] >= 2
+    assert account["heldSeconds"] >= 6
     assert {"name": "cpu", "reserved": "2"} in account["resources"]

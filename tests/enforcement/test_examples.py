@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cluster.harness import LEASES, POOLS, SMALL, Object, finished, granted, is_, until
-from tests.enforcement.harness import PodStage, running
+from tests.cluster.harness import LEASES, POOLS, SMALL, Object, finished, granted, is_
+from tests.enforcement.harness import PodStage, running, until
 
 from leasehold.api.names import LEASE_LABEL
 from leasehold.testing.errors import ApiError

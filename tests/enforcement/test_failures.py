@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 import pytest
-from tests.cluster.harness import LEASES, SMALL, condition, finished, granted, is_, nodes_of, until
+from tests.cluster.harness import LEASES, SMALL, condition, finished, granted, is_, nodes_of
 from tests.enforcement.harness import (
     Enforcer,
     PodStage,
@@ -15,8 +16,10 @@ from tests.enforcement.harness import (
     going,
     not_leased,
     running,
+    until,
 )
 
+from leasehold.core.times import parse_time
 from leasehold.testing.control_plane import ControlPlane
 from leasehold.testing.errors import ApiError
 
@@ -41,12 +44,14 @@ def test_while_the_operator_is_away_pods_wait_or_run_and_nobody_is_evicted(
 ) -> None:
     stage.nodes.create(1, SMALL)
     pool = stage.pool()
-    brief = held(stage, pool, durationSeconds=2)
+    brief = held(stage, pool, durationSeconds=10)
+    end = parse_time(stage.get(brief)["status"]["deadlines"]["expirationTime"])
     pod = run(stage, brief)
     other = held(stage, pool)
     with enforcer.away():
         late = stage.pod(other, memory="")
-        stage.settled_pod(pod, lambda pod: running(pod) and not going(pod), 3)
+        until(lambda: time.time() * 1000 > end, "its term is over")
+        stage.settled_pod(pod, lambda pod: running(pod) and not going(pod), 1)
         assert gated(stage.get_pod(late))
     stage.until_pod(late, running)
     stage.until_pod_gone(pod)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cluster.harness import SMALL, finished, granted, is_, nodes_of, until
+from tests.cluster.harness import SMALL, finished, granted, is_, nodes_of
 from tests.enforcement.harness import (
     PodStage,
     bound_to,
@@ -12,6 +12,7 @@ from tests.enforcement.harness import (
     leased,
     not_leased,
     running,
+    until,
 )
 
 
@@ -151,7 +152,7 @@ def test_pods_are_warned_before_their_lease_ends(stage: PodStage) -> None:
 
 def test_a_budget_is_respected_until_the_pools_limit(stage: PodStage) -> None:
     stage.nodes.create(1, SMALL)
-    lease = stage.lease(stage.pool(enforcement={"evictionTimeoutSeconds": 6}), cpu="2")
+    lease = stage.lease(stage.pool(enforcement={"evictionTimeoutSeconds": 12}), cpu="2")
     stage.until(lease, granted)
     pod = stage.pod(lease, memory="")
     stage.until_pod(pod, running)
@@ -159,7 +160,7 @@ def test_a_budget_is_respected_until_the_pools_limit(stage: PodStage) -> None:
     stage.change(lease, desiredState="Released")
     until(lambda: "EvictionRefused" in reasons(stage, pod), "an Event says so")
     stage.settled_pod(pod, running)
-    stage.until_pod_gone(pod, seconds=20)
+    stage.until_pod_gone(pod)
     stage.until(lease, finished)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cluster.harness import LEASES, SMALL, Object, ProcessOperator, finished, until
+from tests.cluster.harness import LEASES, SMALL, Object, ProcessOperator, finished
 from tests.cluster.kueue import CHECKS, CLUSTER_QUEUES, FLAVORS, LOCAL_QUEUES, Kueue, grant_rights
 from tests.cluster.kueue import install as install_kueue
-from tests.enforcement.harness import Enforcer, PodStage, running
+from tests.enforcement.harness import Enforcer, PodStage, running, until
 
 from leasehold.api.names import LEASE_LABEL
 from leasehold.testing.control_plane import ControlPlane

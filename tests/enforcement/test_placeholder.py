@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.cluster.harness import SMALL, Object, finished, granted, is_, until
-from tests.enforcement.harness import PodStage, bound_to, running
+from tests.cluster.harness import SMALL, Object, finished, granted, is_
+from tests.enforcement.harness import PodStage, bound_to, running, until
 
 SYSTEM = "leasehold-system"
 

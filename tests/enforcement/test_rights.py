@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster.harness import (
-    POOLS,
-    SMALL,
-    finished,
-    granted,
-    requests_of,
-    rights_given,
-    rights_used,
-    until,
-)
-from tests.enforcement.harness import PodStage, not_leased, running
+from tests.cluster.harness import POOLS, SMALL, finished, granted, requests_of, rights_given, rights_used
+from tests.enforcement.harness import PodStage, not_leased, running, until
 
 
 def test_a_whole_story_without_a_missing_or_a_spare_right(stage: PodStage, audit_log: Path) -> None:

@@ -549,7 +549,11 @@ def _term(end: _End) -> Iterator[str]:
     yield from end.too_early(
         None if expiration is None else expiration + end.policy.grace, "term and grace were over"
     )
-    promised = any(lease.reservation is not None for lease in end.view.leases.values())
+    promised = any(lease.reservation is not None for lease in end.view.leases.values()) or any(
+        "startTime" in row  # committed, and not written to its lease yet
+        for pool in end.view.pools.values()
+        for row in ledger_of(pool).get("inFlight") or ()
+    )
     if renewal_asked(end.lease) and not promised and expiration != end.lease.deadline("maxExpirationTime"):
         yield f"it had asked to renew ({end.lease.renew_time})"
 

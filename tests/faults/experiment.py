@@ -198,7 +198,10 @@ class Arena:
 
 
 class Trial:
-    """One story with faults in it: a stage, operators, proxies, and the record of it all."""
+    """One story with faults in it: a stage, operators, proxies, and the record of it all.
+
+    Writes to those that are `cursed` are refused by the story itself; all others must be valid.
+    """
 
     def __init__(self, arena: Arena, slack: float, patience: float, settings: Mapping[str, Any]) -> None:
         self.arena = arena
@@ -218,6 +221,7 @@ class Trial:
         )
         self.kubelet = Kubelet()
         self.proxies: list[FaultProxy] = []
+        self.cursed: set[str] = set()
         self._began = time.monotonic()
         self._finished = False
 
@@ -309,11 +313,21 @@ class Trial:
             self.violate(str(violation))
         if len(found) > _TOLD:
             self.violate(f"and {len(found) - _TOLD} more")
+        self._check_validity()
         for text in [text for proxy in self.proxies for text in proxy.errors]:
             self.violate(f"proxy: {text}")
         self._note_logs()
         if self.outcome.violations:
             self._keep(trace)
+
+    def _check_validity(self) -> None:
+        """Find what the schema refused of operators' statuses. For kopf's patches of finalizers 422 is a conflict."""
+        for write in self.history.writes():
+            told = write.by_operator and write.ours and write.subresource == "status"
+            if told and write.code == 422 and write.name not in self.cursed:
+                self.violate(
+                    f"valid: what was written to {write.resource}/{write.name} is refused by the schema"
+                )
 
     def _await_rest(self) -> list[str]:
         """Wait until nothing is left to do and nobody writes; return what keeps it from that."""

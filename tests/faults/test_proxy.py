@@ -123,7 +123,7 @@ def test_a_lost_write_happened_only_if_its_answer_was_lost(
 ) -> None:
     name = setting.pool(setting.straight)
     rule = setting.proxy.add(fault, verbs=["patch"], name=name, times=1)
-    lifted = threading.Timer(0.3, rule.lift)
+    lifted = threading.Thread(target=lambda: (setting.proxy.await_delivered(rule), rule.lift()))
     lifted.start()
     with pytest.raises(BROKEN):
         setting.hold(setting.through, name)
@@ -254,10 +254,16 @@ def test_the_nth_write_strikes_before_or_after(setting: Setting) -> None:
 
 
 def test_single_events_of_a_watch_are_lost(setting: Setting) -> None:
-    events = setting.watch()
     setting.proxy.add(LoseEvents(frozenset({"MODIFIED"})), verbs=["watch"], times=1)
     found: list[tuple[str, str]] = []
-    reader = threading.Thread(target=lambda: found.extend(events))
+
+    def read() -> None:
+        for event in setting.watch(20):
+            found.append(event)
+            if event[0] == "DELETED":
+                break
+
+    reader = threading.Thread(target=read)
     reader.start()
     until_watched(setting)
     name = setting.pool(setting.straight)
@@ -295,16 +301,18 @@ def test_a_watch_is_cut_after_so_many_events(setting: Setting, midline: bool) ->
 
 def test_a_watch_is_told_that_its_version_is_gone(setting: Setting) -> None:
     setting.proxy.add(Gone410(), verbs=["watch"], times=1)
-    threading.Timer(0.3, lambda: setting.pool(setting.straight)).start()
+    maker = threading.Thread(target=lambda: (until_watched(setting), setting.pool(setting.straight)))
+    maker.start()
     with pytest.raises(ApiError) as gone:
-        list(setting.watch(5))
+        list(setting.watch(20))
+    maker.join()
     assert gone.value.status == 410
 
 
 def test_a_frozen_view_is_old_while_writes_go_live(setting: Setting) -> None:
     before = setting.pool(setting.straight)
     found: list[tuple[str, str]] = []
-    reader = threading.Thread(target=lambda: found.extend(setting.watch(3)))
+    reader = threading.Thread(target=lambda: found.append(next(setting.watch(20))))
     reader.start()
     until_watched(setting)
     setting.proxy.freeze("capacitypools")

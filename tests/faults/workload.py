@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import random
 import threading
 import time
@@ -65,7 +66,7 @@ class Churn:
 
     def _run(self) -> None:
         while not self._closing.wait(self.dice.expovariate(self.per_second)):
-            with contextlib.suppress(ApiError, OSError, ValueError):
+            with contextlib.suppress(ApiError, OSError, ValueError, http.client.HTTPException):
                 self.step()
 
     def step(self) -> None:

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from leasehold.reporter import endpoint as module
 from leasehold.reporter.endpoint import Endpoint
 
 WRONG = [""]
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(module, "_CLIENT_SECONDS", 0.2)
+def endpoint() -> Iterator[Endpoint]:
     WRONG[0] = ""
     made = Endpoint("127.0.0.1", 0, lambda: b"a 1\n", lambda: WRONG[0])
     yield made

@@ -203,11 +203,10 @@ def test_a_restarted_server_keeps_data_and_address(own: ControlPlane) -> None:
 
 def test_a_paused_etcd_stops_writes_until_it_is_resumed(own: ControlPlane) -> None:
     with Client(own.connection, timeout_seconds=1) as client:
-        client.resource("configmaps")
         own.pause_etcd()
         try:
             with pytest.raises(TimeoutError):
-                client.create(config_map("late"))
+                client.request("POST", "/api/v1/namespaces/default/configmaps", config_map("late"))
         finally:
             own.resume_etcd()
     own.client().apply(config_map("late"))

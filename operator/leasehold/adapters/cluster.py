@@ -73,7 +73,8 @@ class Cluster:
     `awaited` are the sub-leases without a pool, by the name of the parent that has none yet either, or is not there.
     `joining` are the nodes that may not be lent yet because they came to their pool a moment ago, with the version as
     of which they are in it; None where no other replica leads other pools. `nodes_heard` returns the version up to
-    which Nodes were heard of, and `leases_heard` is the latest version of a lease seen.
+    which Nodes were heard of, and `leases_heard` is the latest version of a lease seen. `arrivals` are the versions at
+    which leases were first seen: what is written to them before their pool is led here costs nobody its turn.
     """
 
     def __init__(self, clock: SteadyClock) -> None:
@@ -98,6 +99,7 @@ class Cluster:
         self.strays: set[Key] = set()
         self.stray_news = asyncio.Event()
         self.awaited: dict[Key, set[str]] = {}
+        self.arrivals: dict[str, int] = {}
         self.homeless: set[str] = set()
         self.homeless_news = asyncio.Event()
         self.last_event = clock.now()
@@ -369,6 +371,7 @@ class Cluster:
         if self.awaited and lease.pool and key in self.awaited:
             self.homeless |= self.awaited.pop(key)
             self.homeless_news.set()
+        self.arrivals.setdefault(lease.uid, lease.version)
         worker = self.workers.get(lease.pool)
         if worker is not None:
             worker.lease_seen(lease)
@@ -415,6 +418,7 @@ class Cluster:
         if lease.parent and not lease.pool:
             self._await_no_more(lease)
         self._leave_pool(lease)
+        self.arrivals.pop(uid, None)
         self.pods.forget_lease(uid)
         if self.pods.any(key):
             self._pods_changed(key)

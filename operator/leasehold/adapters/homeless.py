@@ -63,13 +63,16 @@ class HomelessWorker:
             existing = self.pools()
             due = news | self._deadlines.pop_due(now) | self.pauses.pop_due(now)
             found = [lease for lease in map(self.cluster.find, due) if lease is not None]
-            # A pool takes the order in which it is named for that of arrival, so who asked first goes first.
-            for lease in sorted(found, key=lambda lease: lease.turn):
+            for lease in sorted(found, key=self._turn_of):
                 known = self.cluster.find(lease.uid)  # while others were written to it may have changed
                 if known is None or known.pool in existing or known.uid in self.pauses:
                     continue
                 if self.may_write():
                     await self._look_after(known)
+
+    def _turn_of(self, lease: Lease) -> tuple[int, int, int]:
+        """Who asked first is sent to the pool first: it may grant something between two of these writes."""
+        return lease.turn(self.cluster.arrivals.get(lease.uid, 0))
 
     async def _sleep(self) -> None:
         at = earliest(self._deadlines.next(), self.pauses.next())

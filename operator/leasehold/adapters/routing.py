@@ -103,7 +103,7 @@ class Router:
         for other in sorted(self.followed(), key=lambda pool: pool.name):
             if not self._matches(other, lease) or other.policy is None:
                 continue
-            found = admit(lease, other.policy, self.namespaces.get(lease.namespace), lease.turn)
+            found = admit(lease, other.policy, self.namespaces.get(lease.namespace), lease.turn())
             if isinstance(found, Refusal):
                 refusals.append(f"{other.name}: {found.message}")
             elif found is not None:
@@ -155,7 +155,7 @@ class Router:
 
 
 def _request(state: PoolState, lease: Lease) -> Request | Refusal | None:
-    return admit(lease, state.policy, state.namespaces.get(lease.namespace), lease.turn)
+    return admit(lease, state.policy, state.namespaces.get(lease.namespace), lease.turn())
 
 
 def _starts_now(state: PoolState, request: Request, now: int) -> bool:

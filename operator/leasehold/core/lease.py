@@ -126,10 +126,13 @@ class Lease:
         """Whom the spec names as the holder: identity and session, "" for none."""
         return self.identity, self.session
 
-    @property
-    def turn(self) -> tuple[int, int, int]:
-        """Where a lease stands among those that wait, as far as this version tells: see `PoolState.turn_of`."""
-        return (-self.priority, self.created, self.version)
+    def turn(self, arrived: int = 0) -> tuple[int, int, int]:
+        """Return where a lease stands among those that wait: higher priority first, then the older.
+
+        Creation times are whole seconds. Within one, the version `arrived` at which a lease was first seen says which
+        came first; the present one where that is not known.
+        """
+        return (-self.priority, self.created, arrived or self.version)
 
     @property
     def changes_hands(self) -> bool:

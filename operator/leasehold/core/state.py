@@ -73,8 +73,9 @@ class PoolState:
     `without_place` are those for which the queue has no place, `unheard` those that may not read yet that they are
     refused. `busy` leases have a write under way; those `aside` are left alone for a while because their writes failed.
     `namespaces` are the labels of the cluster's namespaces, kept up to date by whoever hears of them. `changes` counts
-    what was taken in, and `seen_at` is the instant up to which it was. `families` are the sub-leases, which are in no
-    other book, and `handovers` the leases whose holder has changed, the first one first.
+    what was taken in, and `seen_at` is the instant up to which it was. `arrivals` are the versions at which leases were
+    first seen, also before their pool was led here, if whoever hears of them keeps them. `families` are the sub-leases,
+    which are in no other book, and `handovers` the leases whose holder has changed, the first one first.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class PoolState:
         policy: PoolPolicy,
         namespaces: Mapping[str, Mapping[str, str]] | None = None,
         backlog: Backlog | None = None,
+        arrivals: dict[str, int] | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -112,7 +114,7 @@ class PoolState:
         self.handovers: dict[str, None] = {}
         self.idle: dict[str, dict[str, int | None]] = {}
         self.sessions: dict[tuple[str, str], set[str]] = {}
-        self.arrivals: dict[str, int] = {}
+        self.arrivals = {} if arrivals is None else arrivals
         self.deadlines = Deadlines()
 
     @property
@@ -167,7 +169,7 @@ class PoolState:
             return
         self._leave(known)
         self._waits_no_more(uid)
-        del self.arrivals[uid]
+        self.arrivals.pop(uid, None)
         self.attention.discard(uid)
         self.deadlines.put(uid, None)
         self.idle.pop(uid, None)
@@ -340,12 +342,11 @@ class PoolState:
                 self.touch_node(node)
 
     def turn_of(self, lease: Lease) -> tuple[int, int, int]:
-        """Return where a lease stands in the queue: higher priority first, then the older.
+        """Return where a lease stands in the queue.
 
-        Creation times are whole seconds. Within one, the version at which a lease was first seen says which came
-        first; only a lease that was written to before this operator started may lose its place by that.
+        Only a lease that was written to before this operator started may lose its place within its second.
         """
-        return (-lease.priority, lease.created, self.arrivals[lease.uid])
+        return lease.turn(self.arrivals.get(lease.uid, 0))
 
     def _line_up(self, lease: Lease) -> None:
         """Let a waiting lease stand where it belongs: in the queue, among the inquiries, or refused."""

@@ -47,7 +47,7 @@ def fits(scene: Scene) -> None:
     terms = {
         "heartbeatTimeoutSeconds": 5,  # the shortest the API allows
         "gracePeriodSeconds": scene.term(2),
-        "nodeLossSeconds": scene.term(8),
+        "nodeLossSeconds": scene.term(8, least=3),
         "warnBeforeSeconds": [scene.term(4)],
     }
     scene.apply(staged("02-pool.yaml", terms=terms))
@@ -103,7 +103,9 @@ def queue(scene: Scene) -> None:
 
 def terms(scene: Scene) -> None:
     """Two terms: one is renewed by its holder and goes on, the other ends on time and not before."""
-    scene.apply(staged("06-renew.yaml", only=("one-shot",), lease={"durationSeconds": scene.term(8)}))
+    scene.apply(
+        staged("06-renew.yaml", only=("one-shot",), lease={"durationSeconds": scene.term(8, least=4)})
+    )
     # Longer than a missed heartbeat takes to be noticed, so that in the next chapter silence ends it, not its term.
     scene.apply(staged("06-renew.yaml", only=("report",), lease={"durationSeconds": scene.term(10, least=7)}))
     scene.expect("clease/one-shot", granted())

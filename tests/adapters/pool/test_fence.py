@@ -22,7 +22,7 @@ from leasehold.adapters.pool.fence import Fence
 from leasehold.adapters.pool.memory import Memory
 from leasehold.adapters.pool.worker import PoolWorker
 from leasehold.core.lease import Lease
-from leasehold.core.planning import Grant
+from leasehold.core.planning import Grant, entry_of
 from leasehold.core.state import PoolState
 from leasehold.core.times import format_time
 
@@ -54,6 +54,17 @@ def test_a_promise_waits_for_who_may_have_been_renewed_by_an_earlier_leader_and_
 def test_a_promise_does_not_rest_on_the_end_of_a_grant_in_the_same_commit() -> None:
     grant = Grant(make_lease("now"), ("node-1",))
     assert Known().fence().fence((grant, PROMISE)) == ((grant,), ())
+
+
+def test_a_promise_waits_for_what_an_earlier_leader_committed_and_nothing_is_written_to_that_meanwhile() -> (
+    None
+):
+    waiting = make_lease("committed")
+    known = Known(waiting)
+    known.state.assume(entry_of(Grant(waiting, ("node-1",)), 1))
+    fence = known.fence()
+    fence.taken_over_at = waiting.version
+    assert fence.fence((PROMISE,)) == ((), ())
 
 
 def test_a_write_without_an_answer_is_waited_for_until_a_later_version_is_heard() -> None:

@@ -61,6 +61,7 @@ async def test_an_echo_of_our_own_write_is_not_planned_again() -> None:
         await scene.until(lambda: scene.worker.ready)
         scene.ask("a")
         await scene.granted("a")
+        await scene.until(lambda: not (scene.worker.pool.due or scene.worker.pool.settled))
         await asyncio.sleep(0.6)
         passes = scene.worker.passes
         scene.cluster.changed("MODIFIED", scene.lease("a"))
@@ -297,6 +298,10 @@ async def test_pods_are_left_alone_by_whoever_may_lead_no_more() -> None:
     async with Scene(gate_document()) as scene:
         scene.ask("a")
         await scene.granted("a")
+        pool, writing = scene.worker.pool, scene.worker.writing
+        await scene.until(
+            lambda: not (pool.due or pool.settled or writing.tasks)
+        )  # or one of these would depose it
         scene.right.is_valid = False
         scene.start("w")
         await asyncio.sleep(0.05)

@@ -97,7 +97,7 @@ async def test_a_higher_epoch_seen_in_the_watch_deposes() -> None:
         await scene.until(lambda: scene.worker.ready)
         scene.kube.touch(paths.pool("ci"), {"status": {"ledger": {"epoch": 9}}})
         with pytest.raises(Deposed, match="epoch 9, ours is 1"):
-            await asyncio.wait_for(scene.tasks["ci"], 2)
+            await asyncio.wait_for(scene.tasks["ci"], 20)
     assert all(body["status"]["ledger"]["epoch"] == 1 for body in scene.kube.writes(POOL_STATUS))
 
 
@@ -108,7 +108,7 @@ async def test_a_higher_epoch_found_out_by_a_conflict_deposes() -> None:
         scene.kube.touch(paths.pool("ci"), {"status": {"ledger": {"epoch": 9}}})
         scene.cluster.changed("ADDED", scene.kube.add(lease_path("a"), lease_document("a")))
         with pytest.raises(Deposed):
-            await asyncio.wait_for(scene.tasks["ci"], 2)
+            await asyncio.wait_for(scene.tasks["ci"], 20)
     assert scene.kube.writes(lease_path("a")) == []
 
 
@@ -130,7 +130,7 @@ async def test_a_pool_without_other_finalizers_ends_its_worker() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
         scene.kube.touch(paths.pool("ci"), {"metadata": {"deletionTimestamp": "2026-11-22T20:00:00Z"}})
-        await asyncio.wait_for(scene.tasks["ci"], 2)
+        await asyncio.wait_for(scene.tasks["ci"], 20)
     assert paths.pool("ci") not in scene.kube.objects
 
 

@@ -29,7 +29,7 @@ async def test_figures_that_only_drift_are_written_seldom_but_they_are(
             used = report_document("n1", at=scene.clock.now(), cpu="1")
             scene.cluster.report_seen(scene.kube.add(paths.report("n1"), used))
             await asyncio.sleep(0.02)
-        await scene.until(lambda: scene.pool()["status"]["capacity"][0]["free"] == "3", 3)
+        await scene.until(lambda: scene.pool()["status"]["capacity"][0]["free"] == "3")
         assert len(scene.kube.writes(POOL_STATUS)) == 1
 
 

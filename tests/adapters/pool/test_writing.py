@@ -203,7 +203,8 @@ async def test_a_lease_without_the_finalizer_gets_it_before_the_grant() -> None:
     assert scene.lease("a")["metadata"]["finalizers"] == ["example.org/other", "leasehold.dev/release"]
 
 
-async def test_a_stop_lets_the_writes_under_way_end() -> None:
+async def test_a_stop_lets_the_writes_under_way_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leasehold.adapters.pool.writing._FAREWELL_SECONDS", 20)
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
         slow = asyncio.Event()
@@ -226,7 +227,7 @@ async def test_a_bug_in_a_write_ends_the_worker_loudly() -> None:
         scene.kube.faults.append(failing(ZeroDivisionError("a bug"), path=lease_path("a")))
         scene.ask("a")
         with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(scene.tasks["ci"], 2)
+            await asyncio.wait_for(scene.tasks["ci"], 20)
 
 
 async def test_a_promise_whose_lease_changes_before_it_is_written_is_made_anew() -> None:
@@ -279,9 +280,9 @@ async def test_a_grant_that_is_written_late_breaks_no_promise_on_its_room() -> N
         scene.kube.faults.append(
             failing(Conflict("slow", 409), method="PUT", path=lease_path("now"), times=6)
         )
-        scene.ask("now", cpu="4", durationSeconds=5)
+        scene.ask("now", cpu="4", durationSeconds=600)
         await scene.until(lambda: scene.worker.state.entries)
-        scene.ask("later", cpu="4", startTime=soon(scene, 5.5), durationSeconds=60)
+        scene.ask("later", cpu="4", startTime=soon(scene, 600.5), durationSeconds=60)
         await scene.granted("now")
         await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
         end = scene.lease("now")["status"]["deadlines"]["expirationTime"]
@@ -291,12 +292,12 @@ async def test_a_grant_that_is_written_late_breaks_no_promise_on_its_room() -> N
 async def test_a_grant_that_is_written_late_ends_in_time_for_those_who_were_promised_its_room() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)
-        scene.ask("later", cpu="4", startTime=soon(scene, 6), durationSeconds=60)
+        scene.ask("later", cpu="4", startTime=soon(scene, 602), durationSeconds=60)
         await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
         scene.kube.faults.append(
             failing(Conflict("slow", 409), method="PUT", path=lease_path("now"), times=6)
         )
-        scene.ask("now", cpu="4", durationSeconds=5)
+        scene.ask("now", cpu="4", durationSeconds=600)
         await scene.granted("now")
         start = scene.lease("later")["status"]["reservation"]["startTime"]
         assert scene.lease("now")["status"]["deadlines"]["expirationTime"] == start

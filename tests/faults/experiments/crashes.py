@@ -157,14 +157,14 @@ def etcd_pause(arena: Arena, scale: Scale, dice: random.Random) -> None:
 def _store_away(trial: Trial, dice: random.Random, scale: Scale) -> None:
     """Meanwhile a holder's heartbeat falls due, which it could not send; a term that began before it ends as told."""
     stage, proxy = trial.stage, trial.proxy(dice)
-    pool = trial.pool(3, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 5})
+    pool = trial.pool(3, leasePolicy={"gracePeriodSeconds": 0, "heartbeatTimeoutSeconds": 7})
     # An election that outlasts the shortest pause, so that the leader is out of touch and goes on.
     operator = trial.operator("a", proxy, election_seconds=15).await_leading()
     unhealthy = 0
     silent = stage.lease(pool, liveness="Renew", durationSeconds=3600)
     stage.until(silent, granted)
     with trial.churn([pool], dice, per_second=12, most=scale.pick(50, 300)):
-        for seconds in scale.pick((7,), (7, 40, 90)):
+        for seconds in scale.pick((9,), (9, 40, 90)):
             # It ends soon after the outage, when that is known: an end that falls into one is decided before.
             ends = stage.lease(pool, durationSeconds=seconds + 4, priority=9)
             stage.until(ends, granted)

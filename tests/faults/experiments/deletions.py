@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import LEASES, POOLS, Stage, finished, granted, is_
+from tests.cluster.harness import LEASES, POOLS, Object, Stage, finished, granted, is_, until
 from tests.faults.experiment import Arena, Scale, experiment
 
+from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError
 
 _SOON = 15.0
@@ -146,13 +147,25 @@ def _namespace(arena: Arena) -> None:
         kube.wait_gone("namespaces", other, timeout_seconds=_SOON)
         try:
             kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other}})
-            kube.create({**lease, "spec": {"poolRef": {"name": pool}, "resources": {"cpu": "1"}}})
+            anew = {**lease, "spec": {"poolRef": {"name": pool}, "resources": {"cpu": "1"}}}
+            until(lambda: _may_be_made(kube, anew), "the API server knows the new namespace", _SOON)
         except ApiError as error:
             trial.violate(f"the namespace cannot be made again: {error}")
         stage.change(waits, desiredState="Released")
         kube.wait(LEASES, "leaves", other, until=granted)
         kube.delete(LEASES, "leaves", other)
         kube.wait_gone(LEASES, "leaves", other, _SOON)
+
+
+def _may_be_made(kube: Client, lease: Object) -> bool:
+    """Make a lease, unless the API server's admission still knows the namespace that went."""
+    try:
+        kube.create(lease)
+    except ApiError as error:
+        if error.status != 403 or "being terminated" not in str(error):
+            raise
+        return False
+    return True
 
 
 @experiment(

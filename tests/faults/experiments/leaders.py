@@ -24,7 +24,7 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             longest = trial.stage.lease(pool, durationSeconds=4)
             trial.stage.until(longest, granted)
             trial.stage.renew(longest)
-            trial.stage.until(longest, lambda found: "renewal" in found["status"])
+            trial.stage.until(longest, lambda found: "renewal" in found["status"] or finished(found))
             second = trial.operator("b", election_namespace="default")
             with trial.churn([pool], dice, per_second=15, most=50):
                 second.await_leading()
@@ -54,11 +54,12 @@ def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> No
     pool = trial.pool(2)
     first = trial.operator("a", proxy).await_leading()
     ends = stage.lease(pool, name="ends", durationSeconds=2)
-    stage.until(ends, granted)
+    put = {"verbs": ["put"], "resource": "capacityleases", "subresource": "status", "times": 1}
     late = [
-        proxy.add(Hold(), verbs=["put"], resource="capacityleases", name=name, subresource="status", times=1)
-        for name in (ends, "grant")
+        proxy.add(Hold(), name=ends, where=lambda call: "release" in call.status(), **put),
+        proxy.add(Hold(), name="grant", **put),
     ]
+    stage.until(ends, granted)
     stage.lease(pool, name="grant", cpu="2")
     for rule in late:
         proxy.await_delivered(rule)
@@ -175,7 +176,7 @@ def _epoch(trial: Trial, pool: str) -> int:
 @experiment(9, "the leader is frozen, and goes on later", "what it writes after the take-over is refused")
 def paused_leader(arena: Arena, scale: Scale, dice: random.Random) -> None:
     for _ in range(scale.pick(1, 6)):
-        with arena.trial() as trial:
+        with arena.trial(election_seconds=7) as trial:
             pool = trial.pool(3)
             both = [trial.operator("a").await_leading(), trial.operator("b")]
             until(both[1].ready, "the standby is ready")
@@ -184,15 +185,15 @@ def paused_leader(arena: Arena, scale: Scale, dice: random.Random) -> None:
                     leader, other = sorted(both, key=lambda one: not one.leads())
                     time.sleep(dice.uniform(0.2, 1))
                     _freeze_over_a_take_over(trial, leader, other, dice)
-        with arena.trial() as trial:
+        with arena.trial(election_seconds=7) as trial:
             _frozen_between_commit_and_grant(trial, dice)
 
 
 def _freeze_over_a_take_over(trial: Trial, leader: Operator, other: Operator, dice: random.Random) -> None:
     leader.freeze()
     begun = time.monotonic()
-    other.await_leading()
-    trial.outcome.notes.append(f"take-over after {time.monotonic() - begun:.1f} s of an election of 3 s")
+    other.await_leading(60)
+    trial.outcome.notes.append(f"take-over after {time.monotonic() - begun:.1f} s of an election of 7 s")
     time.sleep(dice.uniform(0, 1))
     leader.thaw()
     trial.deliver(1, "frozen over a take-over")
@@ -218,7 +219,7 @@ def _frozen_between_commit_and_grant(trial: Trial, dice: random.Random) -> None:
     stage.change_pool(pool, stopPolicy="None")
     proxy.await_delivered(rule)
     stage.change(leases[0], resources={"cpu": "1"})
-    other.await_leading()
+    other.await_leading(60)
     for lease in leases:
         stage.until(lease, granted)
     thawed = time.monotonic()
@@ -264,7 +265,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
         trial.deliver(1, "two operators of one identity")
         await_one_leader(*both)
     for offset in scale.pick(("+90s",), ("+90s", "-90s", "+1h")):
-        with arena.trial(slack=2.5) as trial:
+        with arena.trial(slack=2.5, election_seconds=7) as trial:
             pool = trial.pool(2)
             first = trial.operator("a").await_leading()
             skewed = trial.operator("b", environment=clock(offset))
@@ -274,7 +275,7 @@ def doubtful_elections(arena: Arena, scale: Scale, dice: random.Random) -> None:
                 if not first.leads() or skewed.leads():
                     trial.violate(f"a clock that is off by {offset} changed who leads")
                 first.kill()
-                skewed.await_leading()
+                skewed.await_leading(60)
                 first.start()
                 until(first.ready, "it is ready again")
             trial.deliver(1, f"a clock off by {offset}")

@@ -24,6 +24,7 @@ from tests.cluster.harness import (
     until,
 )
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
+from tests.faults.history import Write
 
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError
@@ -558,11 +559,14 @@ def exhausted_quotas(arena: Arena, scale: Scale, dice: random.Random) -> None:
             trial.deliver(1, "a lease was refused by a quota")
             for i in range(6):
                 stage.kube.wait(LEASES, f"l{i}", tight, until=granted)
-            refused = [
-                w
-                for w in trial.history.writes()
-                if w.by_operator and w.resource == "events" and w.code == 422
-            ]
+
+            def refusals() -> list[Write]:
+                writes = trial.history.writes()
+                return [w for w in writes if w.by_operator and w.resource == "events" and w.code == 422]
+
+            with contextlib.suppress(AssertionError):
+                until(lambda: bool(refusals()), "an Event is refused, some time after what it tells")
+            refused = refusals()
             trial.deliver(len(refused), "an Event was refused")
             if not refused or [
                 e for e in stage.kube.list("events.events.k8s.io", tight) if e["reason"] == "Granted"

@@ -145,7 +145,14 @@ def _a_node_moves_between_leaders(arena: Arena, dice: random.Random) -> None:
         both = [trial.operator(name, proxy) for name, proxy in zip("ab", proxies, strict=True)]
         until(lambda: sorted(map(_shards, both)) == [["0"], ["1"]], "one shard each", 40)
         stage.until(stage.lease(names[0], cpu="1", durationSeconds=1), finished)
-        loser = next(proxy for one, proxy in zip(both, proxies, strict=True) if _shards(one) == ["0"])
+        losers: list[Any] = []
+
+        def found_out() -> bool:
+            losers[:] = [proxy for one, proxy in zip(both, proxies, strict=True) if _shards(one) == ["0"]]
+            return bool(losers)
+
+        until(found_out, "one leads shard 0 alone", 40)
+        loser = losers[0]
         loser.freeze("nodes")
         stage.kube.patch("nodes", node, {"metadata": {"labels": {"side": names[1]}}})
         stage.until_pool(names[1], lambda found: found["status"]["nodes"]["total"] == 1)

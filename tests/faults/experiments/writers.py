@@ -140,6 +140,7 @@ def _policy(name: str, namespace: str, lease: str) -> list[Object]:
 def _cursed(trial: Trial, pool: str, seconds: float) -> None:
     """A ValidatingAdmissionPolicy that fails on one lease: the others are served, and it is once the policy is gone."""
     stage = trial.stage
+    trial.cursed.add("cursed")
     probe = stage.lease(pool, cpu="1")
     stage.until(probe, granted)
     objects = _policy(f"fails-{stage.namespace}", stage.namespace, "cursed")

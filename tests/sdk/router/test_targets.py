@@ -104,6 +104,18 @@ def test_its_state_is_told_in_one_word() -> None:
     assert not at.facts().stale(1000 + LOOK_AGE), "it is not asked again soon"
 
 
+def test_one_that_does_not_answer_while_it_is_looked_at_is_not_called_healthy() -> None:
+    at = post()
+    at.saw(view(), 0, 0)
+    at.looking = 1500
+    assert at.state(2400).health is Health.HEALTHY, "decisions wait for the answer"
+    found = at.state(2500)
+    assert (found.health, found.message) == (Health.UNREACHABLE, "No answer for 1.0 s.")
+    at.looking = None
+    at.saw(view(), 2600, 2600)
+    assert at.state(2600).health is Health.HEALTHY
+
+
 def test_why_it_fails_is_told_for_as_long_as_it_is_not_forgiven() -> None:
     at = post()
     for _ in range(RULE.failures):

@@ -71,12 +71,16 @@ class Fence:
         return lease.version <= self._unanswered.get(lease.uid, 0)
 
     def _may_be_renewed(self, nodes: Iterable[str]) -> list[Lease]:
-        """Return the leases on some nodes for which a renewal may be on its way that nobody here knows of."""
+        """Return the leases on some nodes for which a renewal may be on its way that nobody here knows of.
+
+        One that is committed and not yet written to has no end that could have moved.
+        """
         state = self._memory.state
         holders = {uid for node in nodes for uid in state.ledger.holders(node)}
         leases = [state.leases[uid] for uid in sorted(holders) if uid in state.leases]
         return [
             lease
             for lease in leases
-            if lease.version <= max(self.taken_over_at, self._unanswered.get(lease.uid, 0))
+            if lease.allocated
+            and lease.version <= max(self.taken_over_at, self._unanswered.get(lease.uid, 0))
         ]

@@ -65,7 +65,8 @@ class Memory:
     # --- the state, and the spec it was made for ---
 
     def _new_state(self, policy: PoolPolicy) -> PoolState:
-        return PoolState(self._pool.name, policy, self._tools.cluster.namespaces, self._backlog)
+        cluster = self._tools.cluster
+        return PoolState(self._pool.name, policy, cluster.namespaces, self._backlog, cluster.arrivals)
 
     def read_spec(self, before: PoolPolicy | None) -> PoolPolicy:
         """Read the spec. One that cannot be read leaves the policy as it was, and grants nothing: what is held stays.
@@ -87,7 +88,6 @@ class Memory:
         """Start the state anew; commitments under way are kept."""
         before = self.state
         self.state = self._new_state(policy)
-        self.state.arrivals = before.arrivals
         self.state.seen_at = before.seen_at
         self.state.meters = before.meters
         for lease in before.leases.values():

@@ -68,7 +68,7 @@ class Health(StrEnum):
     SICK = "Sick"
     """Its pool says that it grants nothing; `reason` says why."""
     UNREACHABLE = "Unreachable"
-    """It did not answer when it was last looked at."""
+    """It did not answer when it was last looked at, or does not while it is being looked at: no task is sent there."""
     FAILING = "Failing"
     """It failed several times in a row, and is left alone for `retry_in` seconds, or is being tried."""
     MISCONFIGURED = "Misconfigured"
@@ -222,7 +222,7 @@ class Post:
     def state(self, now: int) -> TargetState:
         """Return what people see."""
         circuit, view = self.circuit.state(now), self.view
-        health, reason, message = self._health(circuit)
+        health, reason, message = self._health(circuit, now)
         return TargetState(
             name=self.name,
             health=health,
@@ -238,8 +238,8 @@ class Post:
             age=None if self.seen is None else (now - self.seen) / 1000,
         )
 
-    def _health(self, circuit: CircuitState) -> tuple[Health, str, str]:
-        view = self.view
+    def _health(self, circuit: CircuitState, now: int) -> tuple[Health, str, str]:
+        view, facts = self.view, self.facts()
         if self.broken is not None:
             return Health.MISCONFIGURED, type(self.broken).__name__, self.last_error
         if circuit != CircuitState.CLOSED:
@@ -247,6 +247,8 @@ class Post:
             return Health.FAILING, step, self.last_error
         if not self.answered:
             return Health.UNREACHABLE, "", self.last_error
+        if self.looking is not None and facts.slow(now) and facts.stale(now):
+            return Health.UNREACHABLE, "", f"No answer for {(now - self.looking) / 1000:.1f} s."
         if self.looked is None:
             return Health.UNKNOWN, "", ""
         if view is None:
