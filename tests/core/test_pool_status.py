@@ -8,6 +8,7 @@ from tests.builders import (
     add_node,
     at,
     clock,
+    edited,
     granted,
     make_lease,
     make_node,
@@ -21,6 +22,7 @@ from tests.rehearsal import Rehearsal
 from leasehold.api.pool import Ledger
 from leasehold.core.booking import Entry
 from leasehold.core.forecast import Forecast
+from leasehold.core.planning import Grant, entry_of
 from leasehold.core.pool_status import figures_of, ledger_document, node_counts, waiting_rows
 from leasehold.core.state import PoolState
 
@@ -407,3 +409,13 @@ def test_a_promise_in_flight_tells_its_start_and_end() -> None:
     (row,) = ledger_document(1, 1, [entry])["inFlight"]
     assert (row["startTime"], row["endTime"], row["notAfterTime"]) == (clock("2h"), clock("3h"), clock("1h"))
     Ledger.model_validate(ledger_document(1, 1, [entry]), extra="forbid")
+
+
+def test_who_gives_up_while_its_promise_is_committed_is_neither_waiting_nor_less_than_that() -> None:
+    state = make_state(nodes=[make_node()])
+    lease = make_lease("later", startTime=clock("2h"))
+    state.observe(lease)
+    state.observe(edited(lease, desiredState="Released"))
+    state.assume(entry_of(Grant(lease, ("node-1",), until=at("3h"), start=at("2h")), 1))
+    found = pool_status(state)["leases"]
+    assert (found["pending"], found["scheduled"]) == (0, 0)

@@ -103,8 +103,12 @@ def capacity_document(figures: Sequence[Figures]) -> list[dict[str, str]]:
 
 
 def scheduled_count(state: PoolState) -> int:
-    """Count the leases that were promised a start."""
-    return sum(1 for uid in state.calendar.promises if uid not in state.holds)
+    """Count the leases that wait for a start that they were promised.
+
+    One that gave up while its promise was being committed has one as well, until that is undone.
+    """
+    requests = state.queue.requests
+    return sum(1 for uid in state.calendar.promises if uid in requests and uid not in state.holds)
 
 
 def waiting_count(state: PoolState) -> int:
