@@ -77,10 +77,10 @@ class Fence:
         """
         state = self._memory.state
         holders = {uid for node in nodes for uid in state.ledger.holders(node)}
-        leases = [state.leases[uid] for uid in sorted(holders) if uid in state.leases]
+        known = (state.leases.get(uid) for uid in sorted(holders))
+        held = [lease for lease in known if lease is not None and lease.allocated]
         return [
             lease
-            for lease in leases
-            if lease.allocated
-            and lease.version <= max(self.taken_over_at, self._unanswered.get(lease.uid, 0))
+            for lease in held
+            if lease.version <= max(self.taken_over_at, self._unanswered.get(lease.uid, 0))
         ]
