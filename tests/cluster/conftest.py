@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def home() -> Iterator[ControlPlane]:
     """An API server for the operator that stays."""
     with ControlPlane(local=True) as server:
@@ -30,7 +30,7 @@ def home() -> Iterator[ControlPlane]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def operator(home: ControlPlane) -> Iterator[ThreadOperator]:
     """An operator that runs through all the stories, in this process."""
     running = ThreadOperator(home.kubeconfig).start()
@@ -46,7 +46,7 @@ def stage(home: ControlPlane, operator: ThreadOperator) -> Iterator[Stage]:
     assert not operator.exit_code.done(), "the operator ended"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server without an operator: each test starts and ends its own. It writes down every request."""
     with ControlPlane(local=True, audit_log=tmp_path_factory.mktemp("arena") / AUDIT_LOG) as server:
@@ -54,7 +54,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def audit_log(arena: ControlPlane) -> Path:
     """The requests to the arena, one JSON object in each line."""
     found = arena._audit_log

@@ -20,20 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The requests to the control plane, one JSON object in each line."""
     return tmp_path_factory.mktemp("whole") / "audit.jsonl"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def whole(audit_log: Path) -> Iterator[ControlPlane]:
     """A control plane with a scheduler, the controllers, and kwok in place of kubelets."""
     with whole_control_plane(audit_log) as control_plane:
         yield control_plane
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def enforcer(whole: ControlPlane) -> Iterator[Enforcer]:
     """The operator that runs through all the stories, and that a story can take away for a while."""
     with Enforcer(whole) as operator:

@@ -26,7 +26,7 @@ def _tidy() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def faults_arena() -> Iterator[Arena]:
     """An API server without an operator."""
     with Arena() as arena:
