@@ -185,7 +185,26 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
     assert wait_until(condition, seconds), f"not within {seconds} s: {what}"
 
 
-def until_allowed(control_plane: ControlPlane, user: str, namespace: str) -> None:
+def let_hold(control_plane: ControlPlane, user: str, namespace: str, verbs: list[str]) -> Path:
+    """Let a user do so much with leases and sessions of a namespace, and with nothing else; return its kubeconfig."""
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    rules = [
+        {"apiGroups": ["leasehold.dev"], "resources": ["capacityleases"], "verbs": verbs},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs},
+    ]
+    meta = {"name": user, "namespace": namespace}
+    subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    role = {"kind": "Role", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    with Client(control_plane.connection) as client:
+        client.create({**rbac, "kind": "Role", "metadata": meta, "rules": rules})
+        client.create(
+            {**rbac, "kind": "RoleBinding", "metadata": meta, "subjects": [subject], "roleRef": role}
+        )
+    _until_allowed(control_plane, user, namespace)
+    return control_plane.kubeconfig_for(user)
+
+
+def _until_allowed(control_plane: ControlPlane, user: str, namespace: str) -> None:
     """Wait until a user may list leases: rights that were given a moment ago may not be known yet."""
 
     def allowed(client: Client) -> bool:

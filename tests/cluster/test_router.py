@@ -18,7 +18,7 @@ from tests.cluster.harness import (
     Stage,
     finished,
     is_,
-    until_allowed,
+    let_hold,
 )
 from tests.cluster.test_sdk_cancellation import cancel_everywhere
 
@@ -402,20 +402,7 @@ async def test_a_cluster_that_lets_one_do_nothing_is_passed_over(stage: Stage) -
 async def test_who_may_not_read_pools_is_routed_by_what_they_quote(stage: Stage) -> None:
     full, free = pool_on(stage), pool_on(stage)
     verbs = ["get", "list", "watch", "create", "patch", "delete"]
-    rules = [
-        {"apiGroups": ["leasehold.dev"], "resources": ["capacityleases"], "verbs": verbs},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs},
-    ]
-    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
-    meta = {"name": "tenant", "namespace": stage.namespace}
-    stage.kube.create({**rbac, "kind": "Role", "metadata": meta, "rules": rules})
-    tenant = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "a-tenant"}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"}
-    stage.kube.create(
-        {**rbac, "kind": "RoleBinding", "metadata": meta, "subjects": [tenant], "roleRef": role}
-    )
-    mine = stage.control_plane.kubeconfig_for("a-tenant")
-    await asyncio.to_thread(until_allowed, stage.control_plane, "a-tenant", stage.namespace)
+    mine = await asyncio.to_thread(let_hold, stage.control_plane, "a-tenant", stage.namespace, verbs)
     async with client(stage) as others, client(stage, kubeconfig=mine) as sdk:
         held = await others.acquire(pool=full, cpu=4, duration="1h")
         async with routing(stage, Target(sdk, full), Target(sdk, free)) as router:

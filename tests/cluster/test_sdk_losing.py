@@ -7,11 +7,10 @@ import time
 from typing import Any
 
 import pytest
-from tests.cluster.harness import LEASES, SMALL, Stage, finished, until_allowed
+from tests.cluster.harness import LEASES, SMALL, Stage, finished, let_hold
 from tests.cluster.test_sdk import client, eventually
 
 from leasehold.sdk import Client, Lease, LeaseEnding, LeaseLost, LostCause
-from leasehold.testing.client import Client as Kube
 
 LIVELY = {"heartbeatTimeoutSeconds": 30, "gracePeriodSeconds": 30}
 
@@ -227,22 +226,7 @@ async def test_a_pool_that_goes_takes_its_leases_with_notice(stage: Stage) -> No
 
 
 async def test_who_may_not_read_pools_takes_them_for_the_strictest(stage: Stage, pool: str) -> None:
-    plane = stage.control_plane
-    rules = [
-        {"apiGroups": ["leasehold.dev"], "resources": ["capacityleases"], "verbs": ["*"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]},
-    ]
-    kinds = {"apiVersion": "rbac.authorization.k8s.io/v1"}
-    meta = {"name": "holder", "namespace": stage.namespace}
-    with Kube(plane.connection) as kube:
-        kube.create({**kinds, "kind": "Role", "metadata": meta, "rules": rules})
-        subject = {"kind": "User", "name": "holder", "apiGroup": "rbac.authorization.k8s.io"}
-        role = {"kind": "Role", "name": "holder", "apiGroup": "rbac.authorization.k8s.io"}
-        kube.create(
-            {**kinds, "kind": "RoleBinding", "metadata": meta, "subjects": [subject], "roleRef": role}
-        )
-    config = plane.kubeconfig_for("holder")
-    await asyncio.to_thread(until_allowed, plane, "holder", stage.namespace)
+    config = await asyncio.to_thread(let_hold, stage.control_plane, "holder", stage.namespace, ["*"])
     async with (
         Client(kubeconfig=config, namespace=stage.namespace) as sdk,
         sdk.lease(pool=pool, cpu=1, timeout=30) as lease,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import harness
 from tests.cluster.harness import (
     PATIENCE,
     Object,
@@ -73,8 +74,6 @@ STRATEGIC = "application/strategic-merge-patch+json"
 _WORKLOADS = ("jobs.batch", "deployments.apps", "statefulsets.apps")
 
 OTHERS_PATIENCE = 60.0
-
-
 """Seconds for what the scheduler, the controllers and kwok do: they retry in their own time."""
 
 # As they come they send 20 and 50 requests a second, which a story with many pods would wait for.
@@ -83,7 +82,7 @@ _UNHURRIED = {"--kube-api-qps": "500", "--kube-api-burst": "500"}
 
 def until(condition: Callable[[], bool], what: str, seconds: float = OTHERS_PATIENCE) -> None:
     """Wait for what the scheduler, the controllers or kwok have to do."""
-    assert wait_until(condition, seconds), f"not within {seconds} s: {what}"
+    harness.until(condition, what, seconds)
 
 
 @contextlib.contextmanager

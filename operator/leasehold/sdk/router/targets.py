@@ -239,7 +239,7 @@ class Post:
         )
 
     def _health(self, circuit: CircuitState, now: int) -> tuple[Health, str, str]:
-        view, facts = self.view, self.facts()
+        view = self.view
         if self.broken is not None:
             return Health.MISCONFIGURED, type(self.broken).__name__, self.last_error
         if circuit != CircuitState.CLOSED:
@@ -247,7 +247,7 @@ class Post:
             return Health.FAILING, step, self.last_error
         if not self.answered:
             return Health.UNREACHABLE, "", self.last_error
-        if self.looking is not None and facts.slow(now) and facts.stale(now):
+        if self.looking is not None and (facts := self.facts()).slow(now) and facts.stale(now):
             return Health.UNREACHABLE, "", f"No answer for {(now - self.looking) / 1000:.1f} s."
         if self.looked is None:
             return Health.UNKNOWN, "", ""
