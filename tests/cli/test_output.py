@@ -72,8 +72,14 @@ def test_ages_and_times_that_cannot_be_read_are_no_error():
     assert age("2026-11-28T10:00:00Z", moment("2026-11-28T10:05:00.5Z")) == "5m"
     assert age(None, 0) == "<unknown>"
     assert moment("soon") is None
-    assert clock("soon") == "<none>"
-    assert clock("2001-02-03T12:00:00Z").startswith("2001-02-0")
+    assert clock("soon", 0) == "<none>"
+
+
+def test_a_time_on_the_day_of_now_is_told_without_its_date_whatever_day_it_is():
+    at = "2001-02-03T12:00:00Z"
+    assert clock(at, moment(at)).count("-") == 0
+    assert clock(at, moment(at) + 86400).startswith("2001-02-0")
+    assert clock(at, moment(at) - 86400).startswith("2001-02-0")
 
 
 class TestTables:

@@ -3,7 +3,7 @@
 import pytest
 
 from leasehold.cli import rows, words
-from leasehold.cli.output import moment
+from leasehold.cli.output import clock, moment
 
 NOW = moment("2026-11-28T10:00:00Z")
 
@@ -62,11 +62,10 @@ class TestLeases:
         assert "is promised its room in pool ci from" in words.standing(found, NOW)
 
     def test_one_that_is_promised_a_start_and_late(self):
-        found = lease(
-            *WAITS, reservation={"startTime": "2026-11-28T09:50:00Z"}, queue={"approximatePosition": 1}
-        )
+        start = "2026-11-28T09:50:00Z"
+        found = lease(*WAITS, reservation={"startTime": start}, queue={"approximatePosition": 1})
         assert rows.turn(found, NOW) == "#1"
-        said = "waits for the room in pool ci that it was promised from 09:50:00 (10m ago)"
+        said = f"waits for the room in pool ci that it was promised from {clock(start, NOW)} (10m ago)"
         assert words.standing(found, NOW) == said
 
     def test_one_that_is_part_of_another(self):

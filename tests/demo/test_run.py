@@ -32,7 +32,7 @@ pytestmark = pytest.mark.cluster
 DEMO = (sys.executable, "-m", "leasehold.demo")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def somebodys() -> Iterator[ControlPlane]:
     """A cluster that runs already and knows nothing of Leasehold."""
     with ControlPlane(local=True) as control_plane:

@@ -118,7 +118,7 @@ class _Explanation:
             cause = str(upcoming.get("cause"))
             meaning = next((item.meaning for item in DeadlineCause if item == cause), cause)
             away = f"in {span(at - now)}" if at > now else "now"
-            say(f"  next: {clock(upcoming['time'])} ({away}): {meaning}")
+            say(f"  next: {clock(upcoming['time'], now)} ({away}): {meaning}")
         for key, what in (
             ("claimTime", "the holder must have shown up"),
             ("heartbeatTime", "the next heartbeat is due"),
@@ -127,7 +127,7 @@ class _Explanation:
             ("revocationTime", "the capacity is taken back"),
         ):
             if deadlines.get(key) and deadlines[key] != upcoming.get("time"):
-                say(f"  {clock(deadlines[key])}: {what}")
+                say(f"  {clock(deadlines[key], now)}: {what}")
 
     def _nodes(self) -> None:
         rows = (self._lease.get("status") or {}).get("rejections") or ()

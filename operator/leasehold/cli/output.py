@@ -162,16 +162,11 @@ def resources(amounts: Mapping[str, object] | None) -> str:
     return ",".join(f"{name}={amount}" for name, amount in (amounts or {}).items()) or NONE
 
 
-def clock(text: object) -> str:
-    """Return a time on the wire as people here read it: today's with the hour only."""
+def clock(text: object, now: float) -> str:
+    """Return a time on the wire as people here read it: one on the day of ``now`` with the hour only."""
     at = moment(text)
     if at is None:
         return NONE
     local = datetime.fromtimestamp(at).astimezone()
-    return local.strftime("%H:%M:%S") if local.date() == _today() else local.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _today() -> object:
-    import time
-
-    return datetime.fromtimestamp(time.time()).astimezone().date()
+    today = datetime.fromtimestamp(now).astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M:%S")

@@ -99,7 +99,7 @@ def in_words(lease: Mapping[str, Any], now: float) -> list[str]:
         when = (
             "now"
             if start - now < _SOON_SECONDS
-            else f"at {clock(quote['startTime'])} (in {span(start - now)})"
+            else f"at {clock(quote['startTime'], now)} (in {span(start - now)})"
         )
         lines = [f"{what} would start {when} in pool {quote['pool']}"]
         if quote.get("nodes"):
@@ -125,7 +125,7 @@ def offers(offer: Mapping[str, Any], now: float) -> list[str]:
         lines.append((f"{count}x " if count != 1 else "") + resources(offer["resources"]) + ", now")
     start = moment(offer.get("startTime"))
     if start is not None and start - now >= _SOON_SECONDS:
-        lines.append(f"the same, at {clock(offer['startTime'])} (in {span(start - now)})")
+        lines.append(f"the same, at {clock(offer['startTime'], now)} (in {span(start - now)})")
     return lines
 
 

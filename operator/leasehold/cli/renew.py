@@ -60,14 +60,15 @@ def _renew(cluster: Cluster, namespace: str, name: str, duration: int | None, ti
         raise CliError(f"{name} {standing(found, cluster.now())}; it was too late to renew it")
     deadlines = (found.get("status") or {}).get("deadlines") or {}
     end = deadlines.get("expirationTime")
-    left = span(max((moment(end) or 0) - cluster.now(), 0))
+    now = cluster.now()
+    left = span(max((moment(end) or 0) - now, 0))
     if after == before:
         why = condition(found, "ExpiringSoon")
         reason = (
             why.get("message") or why.get("reason") or in_the_way(found).get("message") or "the pool's policy"
         )
-        raise CliError(f"{name} was not renewed: {reason}; it ends at {clock(end)} (in {left})")
-    sys.stdout.write(f"lease/{name} renewed until {clock(end)} (in {left})\n")
+        raise CliError(f"{name} was not renewed: {reason}; it ends at {clock(end, now)} (in {left})")
+    sys.stdout.write(f"lease/{name} renewed until {clock(end, now)} (in {left})\n")
     if end == deadlines.get("maxExpirationTime"):
         sys.stderr.write(
             f"{name} cannot be renewed further: the pool lends no longer, or the room is promised\n"

@@ -97,4 +97,4 @@ def _at(time: object, now: float, word: str) -> str:
     if at is None:
         return ""
     away = f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
-    return f"{'' if word.startswith(';') else ' '}{word} {clock(time)} ({away})"
+    return f"{'' if word.startswith(';') else ' '}{word} {clock(time, now)} ({away})"
