@@ -35,7 +35,12 @@ def _of_the_ledger(state: PoolState) -> list[str]:
         known = state.leases.get(entry.uid)
         if entry.takes_room and (known is None or not known.allocated):
             rebuilt.put(committed_holding(entry, state.policy))
-    return differences(state.ledger, rebuilt, {uid: lease.key for uid, lease in state.leases.items()})
+    return differences(state.ledger, rebuilt, lambda uid: _key(state, uid))
+
+
+def _key(state: PoolState, uid: str) -> str:
+    lease = state.leases.get(uid)
+    return uid if lease is None else lease.key
 
 
 def _of_the_table(state: PoolState) -> list[str]:

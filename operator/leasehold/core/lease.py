@@ -351,12 +351,17 @@ def _compact(value: Any, texts: dict[str, str]) -> Any:
 
     `texts` are those that were met in this lease.
     """
-    kind = type(value)
-    if kind is str:
-        is_word = len(value) <= _WORD and not value.startswith("20")
-        return intern(value) if is_word else texts.setdefault(value, value)
-    if kind is dict:
-        return {intern(key): _compact(inner, texts) for key, inner in value.items()}
-    if kind is list:
+    if type(value) is list:
         return [_compact(inner, texts) for inner in value]
-    return value
+    if type(value) is not dict:
+        return value
+    made = {}
+    for key, inner in value.items():
+        kind = type(inner)
+        if kind is str:  # nearly all that there is, so no call for each
+            is_word = len(inner) <= _WORD and inner[:2] != "20"
+            inner = intern(inner) if is_word else texts.setdefault(inner, inner)
+        elif kind is dict or kind is list:
+            inner = _compact(inner, texts)
+        made[intern(key)] = inner
+    return made

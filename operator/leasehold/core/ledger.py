@@ -5,7 +5,7 @@ The ledger can always be rebuilt from the leases; `differences` compares two of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from leasehold.core.amounts import Vector, minus, plus, zero
@@ -83,6 +83,10 @@ class Ledger:
         """Return how many leases are in a state."""
         return self._counts[state]
 
+    def same(self, other: Ledger) -> bool:
+        """Tell whether both say the same of every lease, and add up to the same on every node."""
+        return self._holdings == other._holdings and self._by_node == other._by_node
+
     def __iter__(self) -> Iterator[Holding]:
         return iter(self._holdings.values())
 
@@ -90,16 +94,18 @@ class Ledger:
         return len(self._holdings)
 
 
-def differences(kept: Ledger, rebuilt: Ledger, keys: Mapping[str, str]) -> list[str]:
+def differences(kept: Ledger, rebuilt: Ledger, key: Callable[[str], str]) -> list[str]:
     """Name each lease whose holding in the kept ledger is not what its status says.
 
-    `keys` gives a lease's `namespace/name` by uid, for the message.
+    `key` gives a lease's `namespace/name` by its uid, for the message.
     """
+    if kept.same(rebuilt):
+        return []
     found = []
     for uid in sorted({h.uid for h in kept} | {h.uid for h in rebuilt}):
         have, want = kept.get(uid), rebuilt.get(uid)
         if have != want:
-            found.append(f"{keys.get(uid, uid)}: the books say {_said(have)}, the lease says {_said(want)}")
+            found.append(f"{key(uid)}: the books say {_said(have)}, the lease says {_said(want)}")
     found += [
         f"node {node}: the books add up to {kept.on_node(node)}, the leases to {rebuilt.on_node(node)}"
         for node in sorted({*kept.nodes(), *rebuilt.nodes()})

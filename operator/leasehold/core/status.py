@@ -109,11 +109,12 @@ class Draft:
         """Return our conditions in order, then those that others keep on the lease, untouched."""
         known: list[str] = [t for t in _ORDER if t in self.conditions]
         others = [t for t in self.conditions if t not in known]
-        generation = self.generation
-        return [
-            *({**self.conditions[t], "observedGeneration": generation} for t in known),
-            *(self.conditions[t] for t in others),
-        ]
+        return [*(self._observed(self.conditions[t]) for t in known), *(self.conditions[t] for t in others)]
+
+    def _observed(self, condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        if condition.get("observedGeneration") == self.generation:
+            return condition
+        return {**condition, "observedGeneration": self.generation}
 
 
 def phase_of(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, Any]) -> str:
@@ -141,11 +142,13 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Patch:
     patch: Patch = {key: None for key in before if key not in after}
     for key, value in after.items():
         old = before.get(key)
+        if old == value:
+            continue
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             inner = merge_patch(old, value)
             if inner:
                 patch[key] = inner
-        elif old != value:
+        else:
             patch[key] = value
     return patch
 

@@ -4,6 +4,7 @@ Milliseconds are exact integers, so a deadline compares the same after a round t
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from leasehold.core.errors import InvalidObject
 
@@ -12,6 +13,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+_REMEMBERED = 4096
+"""So many instants are not read or written out again: a lease's few are asked for over and over."""
 
 FAR_FUTURE = (datetime(9000, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 """No start is later: whatever follows from it can still be written down."""
@@ -23,12 +27,17 @@ def parse_time(text: str) -> int:
     Raises InvalidObject when the text is no RFC 3339 instant or has no offset.
     """
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment - _EPOCH) // _MILLISECOND
+        return _read(text)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidObject(f"{text!r} is not an RFC 3339 time; write e.g. 2026-11-22T19:00:00Z") from error
 
 
+@lru_cache(_REMEMBERED)
+def _read(text: str) -> int:
+    return (datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
+
+
+@lru_cache(_REMEMBERED)
 def format_time(instant: int) -> str:
     """Write an instant as RFC 3339 in UTC; whole seconds get no fraction.
 

@@ -243,20 +243,24 @@ async def test_an_eviction_is_for_one_pod_and_is_asked_for_once() -> None:
     }
 
 
+def item(number: int) -> dict[str, Any]:
+    return {"metadata": {"name": f"l{number}", "resourceVersion": str(number)}}
+
+
 async def test_a_list_is_read_page_by_page_with_the_version_of_the_first() -> None:
-    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [{"n": 1}]}
-    second = {"metadata": {"resourceVersion": "12"}, "items": [{"n": 2}]}
+    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [item(1)]}
+    second = {"metadata": {"resourceVersion": "12"}, "items": [item(2)]}
     handler, seen = answering((200, first), (200, second))
     async with serving(handler) as client:
         found = await client.list("/a", {"labelSelector": "x"}, metadata_only=True)
-    assert found == ([{"n": 1}, {"n": 2}], "10")
+    assert found == ([item(1), item(2)], "10")
     assert [request.query.get("continue") for request in seen] == [None, "more"]
     assert all("PartialObjectMetadataList" in request.headers["Accept"] for request in seen)
     assert "resourceVersion" not in seen[0].query, "a list without a version is a quorum read"
 
 
 async def test_the_next_page_is_on_its_way_while_one_is_read_and_given_up_when_that_fails() -> None:
-    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [{"n": 1}]}
+    first = {"metadata": {"resourceVersion": "10", "continue": "more"}, "items": [item(1)]}
     handler, _ = answering((200, first), (200, first))
     asked = []
 
@@ -292,31 +296,40 @@ def streaming(*chunks: bytes, hang: bool = False) -> Handler:
     return handler
 
 
+def event(number: int) -> dict[str, Any]:
+    return {"type": "ADDED", "object": item(number)}
+
+
 async def test_a_watch_puts_lines_together_however_they_are_cut() -> None:
-    async with serving(streaming(b'{"n": 1}\n{"n"', b": 2}\n\n", b'{"n": 3}\n')) as client:
-        assert [event["n"] async for event in client.watch("/a", 5, resourceVersion="1")] == [1, 2, 3]
+    first, second, third = (json.dumps(event(number)).encode() + b"\n" for number in (1, 2, 3))
+    async with serving(streaming(first + second[:20], second[20:] + b"\n", third)) as client:
+        found = [event async for event in client.watch("/a", 5, resourceVersion="1")]
+    assert found == [event(1), event(2), event(3)]
 
 
 @pytest.mark.parametrize("metadata_only", [True, False])
 async def test_a_watch_asks_for_metadata_alone_where_that_is_enough(*, metadata_only: bool) -> None:
-    handler, seen = answering((200, '{"n": 1}\n'))
+    handler, seen = answering((200, f"{json.dumps(event(1))}\n"))
     async with serving(handler) as client:
         events = [event async for event in client.watch("/a", 5, metadata_only=metadata_only)]
-    assert events == [{"n": 1}]
+    assert events == [event(1)]
     assert ("as=PartialObjectMetadata;" in seen[0].headers["Accept"]) == metadata_only
     assert dict(seen[0].query) == {"watch": "true"}
 
 
 async def test_a_watch_that_falls_silent_is_given_up() -> None:
-    async with serving(streaming(b'{"n": 1}\n', hang=True)) as client:
+    async with serving(streaming(json.dumps(event(1)).encode() + b"\n", hang=True)) as client:
         events = client.watch("/a", 1.0)
-        assert await anext(events) == {"n": 1}
+        assert await anext(events) == event(1)
         with pytest.raises(Unknown, match="broken off"):
             await anext(events)
 
 
-async def test_a_watch_of_garbage_is_given_up() -> None:
-    async with serving(streaming(b"not json\n")) as client:
+@pytest.mark.parametrize(
+    "line", [b"not json\n", b"[]\n", b'{"type": "ADDED"}\n', b'{"type": "ADDED", "object": "\xff"}\n']
+)
+async def test_a_watch_of_garbage_is_given_up(line: bytes) -> None:
+    async with serving(streaming(line)) as client:
         with pytest.raises(Unknown):
             await anext(client.watch("/a", 5))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from leasehold.adapters.kube import paths
+from leasehold.adapters.kube import paths, wire
 from leasehold.adapters.kube.errors import Busy, Unknown, error_of
 
 Json = dict[str, Any]
@@ -57,14 +56,15 @@ class KubeClient:
         query: Mapping[str, str | int] | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        decode: Callable[[bytes], Json] = wire.decode,
     ) -> Json:
-        """Send one request and return the answer's body. 429 is waited out and tried again, a few times.
+        """Send one request and return the answer as `decode` reads it. 429 is waited out and tried again, a few times.
 
         Raises ApiError. Only `Unknown` leaves open whether a write happened.
         """
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._once(method, path, body, query, content_type, accept)
+                return await self._once(method, path, body, query, content_type, accept, decode)
             except Busy as busy:
                 if attempt == _TRIES:
                     raise
@@ -80,13 +80,14 @@ class KubeClient:
         query: Mapping[str, str | int] | None,
         content_type: str,
         accept: str,
+        decode: Callable[[bytes], Json],
     ) -> Json:
         try:
             async with self.session.request(
                 method,
                 self.server + path,
                 params=query,
-                data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+                data=None if body is None else wire.encode(body),
                 headers={"Accept": accept, **({} if body is None else {"Content-Type": content_type})},
                 timeout=TIMEOUT,
             ) as response:
@@ -98,7 +99,7 @@ class KubeClient:
             raise Unknown(f"{method} {path}: no answer ({type(error).__name__}: {error})") from error
         self._count(method, str(status))
         if status < 300:
-            return _parsed(payload, method, path)
+            return _parsed(payload, decode, method, path)
         message = _message(payload) or f"HTTP {status}"
         wait = float(retry_after) if retry_after.isdecimal() else 0.0
         raise error_of(status, f"{method} {path}: {message}", wait)
@@ -145,7 +146,7 @@ class KubeClient:
             "deleteOptions": {"preconditions": {"uid": uid}},
         }
         path = f"{paths.pod(namespace, name)}/eviction"
-        await self._once("POST", path, body, None, "application/json", "application/json")
+        await self._once("POST", path, body, None, "application/json", "application/json", wire.decode)
 
     async def replace_status(self, path: str, document: Json) -> str:
         """Write an object's whole status, if it is still the version and the uid that the document names.
@@ -177,9 +178,8 @@ class KubeClient:
     ) -> tuple[list[Any], str]:
         """List everything by quorum reads, page by page; return the items and the list's resourceVersion.
 
-        Items come without their managedFields, which are as large as all the rest and are no business of ours. Each
-        is read as soon as its page is there, so that of a long list what was read is kept and nothing else. The next
-        page is asked for before, so that the API server works on it meanwhile.
+        Each item is read as soon as its page is there, so that of a long list what was read is kept and nothing else.
+        The next page is asked for before, so that the API server works on it meanwhile.
         """
         items: list[Any] = []
         version = ""
@@ -190,7 +190,9 @@ class KubeClient:
             asked: dict[str, str | int] = {"limit": limit, **(query or {})}
             if token:
                 asked["continue"] = token
-            return asyncio.create_task(self.request("GET", path, query=asked, accept=accept))
+            return asyncio.create_task(
+                self.request("GET", path, query=asked, accept=accept, decode=wire.decode_list)
+            )
 
         asking: asyncio.Task[Json] | None = ask("")
         try:
@@ -201,9 +203,7 @@ class KubeClient:
                 token = page["metadata"].get("continue", "")
                 asking = ask(token) if token else None
                 await asyncio.sleep(0)  # so that it is sent before this page is read
-                for item in page.get("items") or ():
-                    item.get("metadata", {}).pop("managedFields", None)
-                    items.append(read(item))
+                items.extend(map(read, page.get("items") or ()))
         finally:
             if asking is not None:
                 asking.cancel()
@@ -232,8 +232,8 @@ class KubeClient:
                     *lines, buffer = (buffer + chunk).split(b"\n")
                     for line in lines:
                         if line:
-                            yield json.loads(line)
-        except (*_NO_ANSWER, ValueError) as error:
+                            yield wire.decode_event(line)
+        except (*_NO_ANSWER, ValueError, wire.Unreadable) as error:
             raise Unknown(f"watch {path}: broken off ({type(error).__name__})") from error
 
     async def close(self) -> None:
@@ -255,16 +255,15 @@ class KubeClient:
             raise Unknown(f"GET /version: no time to be had ({type(error).__name__}: {error})") from error
 
 
-def _parsed(payload: bytes, method: str, path: str) -> Json:
+def _parsed(payload: bytes, decode: Callable[[bytes], Json], method: str, path: str) -> Json:
     try:
-        found: Json = json.loads(payload)
-        return found
-    except ValueError as error:
+        return decode(payload)
+    except (wire.Unreadable, UnicodeDecodeError) as error:
         raise Unknown(f"{method} {path}: the answer is no JSON") from error
 
 
 def _message(payload: bytes) -> str:
     try:
-        return str(json.loads(payload).get("message", ""))[:2000]
-    except (ValueError, AttributeError):
+        return str(wire.decode(payload).get("message", ""))[:2000]
+    except (wire.Unreadable, UnicodeDecodeError, AttributeError):
         return payload[:200].decode(errors="replace")

@@ -1,0 +1,90 @@
+"""What is read of the API server's JSON: all of an object but its managedFields."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leasehold.adapters.kube import wire
+
+METADATA = {
+    "name": "a",
+    "generateName": "a-",
+    "namespace": "n",
+    "uid": "u",
+    "resourceVersion": "7",
+    "generation": 2,
+    "creationTimestamp": "2026-11-29T00:00:00Z",
+    "deletionTimestamp": "2026-11-29T00:00:01Z",
+    "deletionGracePeriodSeconds": 30,
+    "labels": {"a": "b"},
+    "annotations": {"c": "d"},
+    "ownerReferences": [{"uid": "x"}],
+    "finalizers": ["leasehold.dev/release"],
+}
+FIELDS = [{"manager": "kubectl", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {".": {}, "f:count": {}}}}]
+
+
+def thing(**more: Any) -> dict[str, Any]:
+    made = {
+        "apiVersion": "leasehold.dev/v1alpha1",
+        "kind": "CapacityLease",
+        "spec": {"a": [1]},
+        "status": {"b": None},
+    }
+    return {**made, "metadata": {**METADATA, **more}}
+
+
+def text(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def test_of_a_list_all_is_read_but_who_wrote_which_field():
+    meta = {"resourceVersion": "9", "continue": "x", "remainingItemCount": 3}
+    page = {"kind": "List", "metadata": meta, "items": [thing(managedFields=FIELDS)]}
+    assert wire.decode_list(text(page)) == {"metadata": meta, "items": [thing()]}
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "DELETED"])
+def test_of_a_watch_all_is_read_but_who_wrote_which_field(kind: str):
+    event = {"type": kind, "object": thing(managedFields=FIELDS)}
+    assert wire.decode_event(text(event)) == {"type": kind, "object": thing()}
+
+
+def test_why_a_watch_ended_and_how_far_it_came_are_read():
+    gone = {
+        "kind": "Status",
+        "metadata": {},
+        "status": "Failure",
+        "message": "too old",
+        "reason": "Expired",
+        "code": 410,
+    }
+    for event in (
+        {"type": "ERROR", "object": gone},
+        {"type": "BOOKMARK", "object": {"kind": "Node", "metadata": {"resourceVersion": "12"}}},
+    ):
+        assert wire.decode_event(text(event)) == event
+
+
+@pytest.mark.parametrize("page", [b"[]", b"{", b'{"items": {}}', b'{"items": [1]}', b'{"items": ["\xff"]}'])
+def test_what_is_no_list_is_unreadable(page: bytes):
+    with pytest.raises((wire.Unreadable, UnicodeDecodeError)):
+        wire.decode_list(page)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), _JSON, max_size=4))
+def test_what_is_written_is_what_anybody_reads(document: dict[str, Any]):
+    assert json.loads(wire.encode(document)) == document
+    assert wire.decode(text(document)) == document
