@@ -81,6 +81,23 @@ class Installation:
         found = self.kube.list("customresourcedefinitions")
         return {each["metadata"]["name"]: each["metadata"]["uid"] for each in found}
 
+    def clear(self) -> None:
+        """Take away all that a release made, and what stays behind with its definitions."""
+        self.run("uninstall", "leasehold", "--ignore-not-found", check=False)
+        for kind in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"):
+            with contextlib.suppress(UnknownResourceError):  # older servers have none
+                self.kube.delete(kind, "release-finalizer.leasehold.dev", missing_ok=True)
+        self.until_established()
+        for name in self.definitions():
+            self.kube.delete("customresourcedefinitions", name, missing_ok=True)
+            self.kube.wait_gone("customresourcedefinitions", name)
+
+    def until_established(self) -> None:
+        """An API server that is still taking up a definition may need minutes to let it go."""
+        found = self.kube.list("customresourcedefinitions")
+        staying = [each["metadata"] for each in found if "deletionTimestamp" not in each["metadata"]]
+        self.kube.wait_established([meta["name"] for meta in staying])
+
     def operator(self) -> ThreadOperator:
         """An operator by the service account, so under the rights, that the chart made."""
         account = self.server.as_service_account(NAMESPACE, "leasehold-operator")
@@ -97,12 +114,7 @@ def server() -> Iterator[ControlPlane]:
 def here(helm: Helm, server: ControlPlane) -> Iterator[Installation]:
     made = Installation(helm, server)
     yield made
-    made.run("uninstall", "leasehold", "--ignore-not-found", check=False)
-    for kind in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"):
-        made.kube.delete(kind, "release-finalizer.leasehold.dev", missing_ok=True)
-    for name in made.definitions():
-        made.kube.delete("customresourcedefinitions", name, missing_ok=True)
-        made.kube.wait_gone("customresourcedefinitions", name)
+    made.clear()
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +194,7 @@ def test_what_was_lent_is_still_lent_after_an_uninstall_and_a_new_install(here: 
 def test_without_keep_the_definitions_go_too(here: Installation) -> None:
     notes = here.install("--set", "crds.keep=false")
     assert "WARNING  crds.keep=false: uninstalling deletes every pool and every lease." in notes
-    # An API server that is still taking up a definition may need minutes to let it go.
-    here.kube.wait_established(here.definitions())
+    here.until_established()
     here.uninstall()
     until(lambda: here.definitions() == {}, "the definitions are gone", 60)
 
@@ -417,7 +428,4 @@ def test_on_a_server_without_the_policy_the_webhook_is_installed_and_an_upgrade_
         here.run("upgrade", "leasehold", CHART, "--set", "enforcement.enabled=false")
         assert here.kube.find(WEBHOOKS, WEBHOOK) is None
     finally:
-        here.run("uninstall", "leasehold", "--ignore-not-found", check=False)
-        for name in here.definitions():
-            here.kube.delete("customresourcedefinitions", name, missing_ok=True)
-            here.kube.wait_gone("customresourcedefinitions", name)
+        here.clear()
