@@ -29,10 +29,7 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             with trial.churn([pool], dice, per_second=15, most=50):
                 second.await_leading()
                 time.sleep(scale.pick(4, 20))
-            deposed = sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in (first, second))
-            trial.deliver(deposed, "a leader was deposed")
-            if not deposed:
-                trial.violate("epoch: one was overtaken, and none noticed")
+                trial.deliver(_until_deposed(first, second), "a leader was deposed")
             raised = _epoch(trial, pool)
             if raised > 12:
                 trial.violate(f"the epoch was raised {raised} times: they fight")
@@ -46,6 +43,16 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
             _a_list_that_is_old_when_it_arrives(trial, dice)
         with arena.trial() as trial:
             _a_renewal_that_comes_after_a_promise(trial, dice)
+
+
+def _until_deposed(*operators: Operator) -> int:
+    """Wait until one that was overtaken has noticed; return how often any did."""
+
+    def deposed() -> int:
+        return sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in operators)
+
+    until(lambda: deposed() > 0, "the one that is overtaken notices")
+    return deposed()
 
 
 def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> None:
