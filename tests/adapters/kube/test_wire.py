@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leasehold.adapters.kube import wire
+from leasehold.api.names import LeaseReason
 
 METADATA = {
     "name": "a",
@@ -88,3 +89,26 @@ _JSON = st.recursive(
 def test_what_is_written_is_what_anybody_reads(document: dict[str, Any]):
     assert json.loads(wire.encode(document)) == document
     assert wire.decode(text(document)) == document
+
+
+class _Word(str):
+    __slots__ = ()
+
+
+class _Number(int):
+    pass
+
+
+def test_kinds_of_texts_and_numbers_are_written_as_such():
+    body = {"reason": LeaseReason.HELD, "word": _Word("w"), "number": _Number(3), "rows": ({"a": 1},)}
+    assert json.loads(wire.encode(body)) == {
+        "reason": "Held",
+        "word": "w",
+        "number": 3,
+        "rows": [{"a": 1}],
+    }
+
+
+def test_what_is_no_json_is_not_written():
+    with pytest.raises(TypeError, match="object is no JSON"):
+        wire.encode({"a": object()})

@@ -57,7 +57,15 @@ class _Event(TypedDict):
     object: _Object
 
 
-encode: Final = msgspec.json.Encoder().encode
+def _plain(value: Any) -> Any:
+    """Write kinds of texts and numbers as what they are kinds of; msgspec asks about all that it does not know."""
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 decode: Final = msgspec.json.Decoder().decode
 _list: Final = msgspec.json.Decoder(_List)
 _event: Final = msgspec.json.Decoder(_Event)
