@@ -38,7 +38,7 @@ def test_differences_name_the_lease_and_the_node() -> None:
     kept.put(Holding("uid-a", (("n1", (5,)),)))
     rebuilt.put(Holding("uid-a", (("n1", (4,)),)))
     kept.put(Holding("uid-b", (("n2", (1,)),)))
-    assert differences(kept, rebuilt, {"uid-a": "team-a/build"}.__getitem__) == [
+    assert differences(kept, rebuilt, lambda uid: {"uid-a": "team-a/build"}.get(uid, uid)) == [
         "team-a/build: the books say (5,) on n1 (held), the lease says (4,) on n1 (held)",
         "uid-b: the books say (1,) on n2 (held), the lease says nothing",
         "node n1: the books add up to (5,), the leases to (4,)",
