@@ -233,7 +233,7 @@ class KubeClient:
                     for line in lines:
                         if line:
                             yield wire.decode_event(line)
-        except (*_NO_ANSWER, ValueError, wire.Unreadable) as error:
+        except (*_NO_ANSWER, ValueError) as error:
             raise Unknown(f"watch {path}: broken off ({type(error).__name__})") from error
 
     async def close(self) -> None:
@@ -258,12 +258,12 @@ class KubeClient:
 def _parsed(payload: bytes, decode: Callable[[bytes], Json], method: str, path: str) -> Json:
     try:
         return decode(payload)
-    except (wire.Unreadable, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise Unknown(f"{method} {path}: the answer is no JSON") from error
 
 
 def _message(payload: bytes) -> str:
     try:
         return str(wire.decode(payload).get("message", ""))[:2000]
-    except (wire.Unreadable, UnicodeDecodeError, AttributeError):
+    except (ValueError, AttributeError):
         return payload[:200].decode(errors="replace")

@@ -1,19 +1,34 @@
-"""JSON as the API server speaks it, read and written by msgspec.
+"""JSON as the API server speaks it, read and written by msgspec in the operator, and by Python's own library elsewhere.
 
-Of the objects in a list or a watch `metadata.managedFields` is passed over unread: it is as large as all the rest, and
-no business of ours. What is left of an object are plain dicts.
+msgspec is compiled: the SDK does without it, and the kubectl plugin must. Of the objects in a list or a watch
+`metadata.managedFields` is passed over: it is as large as all the rest, and no business of ours. What is left of an
+object are plain dicts.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, TypedDict, cast
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict, cast
 
-import msgspec
+try:
+    import msgspec
+except ModuleNotFoundError:
+    msgspec = None  # type: ignore[assignment]
 
 Json = dict[str, Any]
 
-Unreadable = msgspec.MsgspecError
-"""Raised where a text is no JSON, or not of the form that it must have."""
+
+class Codec(NamedTuple):
+    """One way to write a body, and to read an answer, a list and an event of a watch.
+
+    Reading raises ValueError where a text is no JSON, or not of the form that it must have.
+    """
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    decode_list: Callable[[bytes], Json]
+    decode_event: Callable[[bytes], Json]
 
 
 class _Metadata(TypedDict, total=False):
@@ -65,17 +80,54 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
-decode: Final = msgspec.json.Decoder().decode
-_list: Final = msgspec.json.Decoder(_List)
-_event: Final = msgspec.json.Decoder(_Event)
+def by_msgspec() -> Codec:
+    """Return the fast way. Only where msgspec is installed."""
+
+    def reading(form: Any) -> Callable[[bytes], Any]:
+        decode = msgspec.json.Decoder(form).decode
+
+        def read(payload: bytes) -> Any:
+            try:
+                return decode(payload)
+            except msgspec.MsgspecError as error:
+                raise ValueError(str(error)) from error
+
+        return read
+
+    encode = msgspec.json.Encoder(enc_hook=_plain).encode
+    return Codec(encode, reading(Any), reading(_List), reading(_Event))
 
 
-def decode_list(payload: bytes) -> Json:
-    """Read a list of objects."""
-    return cast(Json, _list.decode(payload))
+def by_json() -> Codec:
+    """Return the way that needs nothing but Python."""
+    return Codec(
+        lambda body: json.dumps(body, separators=(",", ":")).encode(),
+        json.loads,
+        _list_by_json,
+        _event_by_json,
+    )
 
 
-def decode_event(line: bytes) -> Json:
-    """Read one event of a watch."""
-    return cast(Json, _event.decode(line))
+def _list_by_json(payload: bytes) -> Json:
+    found = json.loads(payload)
+    items = found.get("items") if isinstance(found, dict) else 0
+    if not isinstance(items, list | None):
+        raise ValueError("it is no list")
+    return {"metadata": found.get("metadata", {}), "items": [_without_fields(item) for item in items or ()]}
+
+
+def _event_by_json(line: bytes) -> Json:
+    found = json.loads(line)
+    if not isinstance(found, dict) or not found.keys() >= {"type", "object"}:
+        raise ValueError("it is no event of a watch")
+    return {**found, "object": _without_fields(found["object"])}
+
+
+def _without_fields(item: Any) -> Json:
+    if not isinstance(item, dict):
+        raise ValueError("it is no object")
+    item.get("metadata", {}).pop("managedFields", None)
+    return cast(Json, item)
+
+
+encode, decode, decode_list, decode_event = by_json() if msgspec is None else by_msgspec()
