@@ -672,4 +672,5 @@ async def test_an_operator_that_is_killed_midway_costs_no_task_its_lease_and_no_
                 assert kept.held
                 assert second.child.running()
                 await kept.release()
+                await eventually(lambda: finished(bare.get(kept.name)), "it is given back")
                 await nothing_left(bare)  # while there is an operator to take it back

@@ -170,10 +170,10 @@ def _until_at_rest(control_plane: ControlPlane) -> None:
     before = None
     for _ in range(120):
         used = sum(map(cpu_seconds, control_plane.processes.values()))
-        if before is not None and used - before < 3 * _AT_REST:
+        if before is not None and used - before < _SETTLES * _AT_REST:
             return
         before = used
-        time.sleep(3)
+        time.sleep(_SETTLES)
     raise TimeoutError("the API server does not come to rest")
 
 
