@@ -11,7 +11,7 @@ from tests.faults.experiment import Arena, Scale, experiment
 from leasehold.testing.client import Client
 from leasehold.testing.errors import ApiError
 
-_SOON = 15.0
+_SOON = 30.0
 
 
 def _pool_with_borrowers(arena: Arena, leases: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import LEASES, finished, granted, is_, until
+from tests.cluster.harness import LEASES, Stage, finished, granted, is_, until
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader, clock, one_leads
 from tests.faults.proxy import Call, Hold, Status, Tell
@@ -134,12 +134,24 @@ def _a_list_that_is_old_when_it_arrives(trial: Trial, dice: random.Random) -> No
     time.sleep(0.5)  # not for the first one: for the successor to hear what the pool has become
     listed.lift()
     trial.deliver(listed.delivered, "a list was old when it arrived")
-    stage.until("known", granted)
+    # Whichever leads when it commits: the successor knows but the one, the first one puts the other before it.
+    one = _until_any("known", "unheard", stage=stage)
     first.kill()
     proxy.thaw()
-    for name in ("known", "unheard"):
-        stage.until(name, granted)
-        stage.change(name, desiredState="Released")
+    stage.change(one, desiredState="Released")
+    (other,) = {"known", "unheard"} - {one}
+    stage.until(other, granted)
+    stage.change(other, desiredState="Released")
+
+
+def _until_any(*leases: str, stage: Stage) -> str:
+    """Wait until one of the leases is granted; return its name."""
+
+    def found() -> list[str]:
+        return [lease for lease in leases if granted(stage.get(lease))]
+
+    until(lambda: bool(found()), f"one of {leases} is granted")
+    return found()[0]
 
 
 def _a_renewal_that_comes_after_a_promise(trial: Trial, dice: random.Random) -> None:
