@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -34,6 +35,30 @@ async def test_a_take_over_that_fails_is_tried_again(error: ApiError) -> None:
         await scene.until(lambda: scene.worker.ready)
         scene.ask("a")
         await scene.granted("a")
+
+
+async def test_a_take_over_succeeds_while_an_earlier_leader_is_busy_and_no_watch_tells() -> None:
+    """It goes by what was read just now, not by what was read before a pause."""
+    scene = Scene()
+
+    async def commit_often() -> None:
+        for i in itertools.count():
+            scene.kube.touch(paths.pool("ci"), {"status": {"ledger": {"epoch": 1, "sequence": i}}})
+            await asyncio.sleep(0.02)
+
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.kube.watchers.clear()
+        rival = asyncio.create_task(commit_often())
+        try:
+            scene.kube.requests.clear()
+            await asyncio.wait_for(
+                scene.worker.pool.until_done(scene.worker.pool.raise_epoch, "take-over"), 5
+            )
+        finally:
+            rival.cancel()
+        assert scene.worker.pool.epoch == 2
+        assert len(scene.kube.writes(POOL_STATUS)) <= 3
 
 
 async def test_a_commit_whose_answer_is_lost_is_looked_up_and_used() -> None:

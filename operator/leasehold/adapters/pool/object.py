@@ -196,20 +196,19 @@ class PoolObject:
     # --- the take-over, and the end ---
 
     async def raise_epoch(self) -> None:
-        """Make the pool ours: from here on an older operator's commits fail. Raises ApiError when it did not happen."""
-        if not self.status:
-            self.document = await self._get()
+        """Make the pool ours: from here on an older operator's commits fail. Raises ApiError when it did not happen.
+
+        The pool is read just before, for what a watch told may be old, and an older operator that is still busy would
+        be quicker each time.
+        """
+        self.pool_seen(await self._get())
         await self._ensure_finalizer()
         ledger = self.ledger
         patch: dict[str, Any] = {"epoch": ledger.get("epoch", 0) + 1, "sequence": ledger.get("sequence", 0)}
         told = self._join_outages(ledger)
         if self.outages_due:
             patch["outages"] = outages_document(told)
-        try:
-            self.document = await self._patch_pool({"ledger": patch})
-        except (Conflict, Unknown):
-            self.document = await self._get()
-            raise
+        self.document = await self._patch_pool({"ledger": patch})
         self.epoch, self.sequence = patch["epoch"], patch["sequence"]
         self.outages_due = told != self.outages
 
@@ -225,11 +224,7 @@ class PoolObject:
         finalizers = list(self.document["metadata"].get("finalizers", ()))
         if POOL_FINALIZER in finalizers or self.deleting:
             return
-        try:
-            self.document = await self._patch_finalizers([*finalizers, POOL_FINALIZER])
-        except Conflict:
-            self.document = await self._get()
-            raise
+        self.document = await self._patch_finalizers([*finalizers, POOL_FINALIZER])
 
     async def drop_finalizer(self) -> bool:
         """Let the deleted pool go; tell whether it is gone, or will be before anybody looks at it again."""
