@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tests.cluster.harness import LEASES, Stage, finished, granted, is_, until
+from tests.cluster.harness import LEASES, finished, granted, is_, until
 from tests.faults.experiment import SYSTEM, Arena, Scale, Trial, experiment
 from tests.faults.operators import Operator, await_one_leader, clock, one_leads
 from tests.faults.proxy import Call, Hold, Status, Tell
@@ -47,12 +47,12 @@ def two_actives(arena: Arena, scale: Scale, dice: random.Random) -> None:
 
 def _until_deposed(*operators: Operator) -> int:
     """Wait until one that was overtaken has noticed; return how often any did."""
+    until(lambda: _deposed(*operators) > 0, "the one that is overtaken notices")
+    return _deposed(*operators)
 
-    def deposed() -> int:
-        return sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in operators)
 
-    until(lambda: deposed() > 0, "the one that is overtaken notices")
-    return deposed()
+def _deposed(*operators: Operator) -> int:
+    return sum(int(one.metric("leasehold_pools_deposed_total") or 0) for one in operators)
 
 
 def _writes_that_come_after_a_take_over(trial: Trial, dice: random.Random) -> None:
@@ -121,7 +121,7 @@ def _a_list_that_is_old_when_it_arrives(trial: Trial, dice: random.Random) -> No
     listed = proxy.add(
         Hold(after=True), verbs=["list"], resource="capacityleases", where=lambda c: c.selects, times=1
     )
-    trial.operator("b", proxy, election_namespace="default")
+    second = trial.operator("b", proxy, election_namespace="default")
     proxy.await_delivered(listed)
     stage.lease(pool, name="unheard", cpu="4", priority=9)
     stage.change_pool(pool, stopPolicy="None")
@@ -134,24 +134,17 @@ def _a_list_that_is_old_when_it_arrives(trial: Trial, dice: random.Random) -> No
     time.sleep(0.5)  # not for the first one: for the successor to hear what the pool has become
     listed.lift()
     trial.deliver(listed.delivered, "a list was old when it arrived")
-    # Whichever leads when it commits: the successor knows but the one, the first one puts the other before it.
-    one = _until_any("known", "unheard", stage=stage)
+
+    def gone_on() -> bool:
+        """The successor grants what it knows, unless the first one took over again before and puts the other first."""
+        return granted(stage.get("known")) or (granted(stage.get("unheard")) and _deposed(second) > 0)
+
+    until(gone_on, "the successor goes by its list, or is overtaken")
     first.kill()
     proxy.thaw()
-    stage.change(one, desiredState="Released")
-    (other,) = {"known", "unheard"} - {one}
-    stage.until(other, granted)
-    stage.change(other, desiredState="Released")
-
-
-def _until_any(*leases: str, stage: Stage) -> str:
-    """Wait until one of the leases is granted; return its name."""
-
-    def found() -> list[str]:
-        return [lease for lease in leases if granted(stage.get(lease))]
-
-    until(lambda: bool(found()), f"one of {leases} is granted")
-    return found()[0]
+    for name in sorted(("known", "unheard"), key=lambda lease: not granted(stage.get(lease))):
+        stage.until(name, granted)
+        stage.change(name, desiredState="Released")
 
 
 def _a_renewal_that_comes_after_a_promise(trial: Trial, dice: random.Random) -> None:
