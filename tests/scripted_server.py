@@ -106,7 +106,11 @@ def script():
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """A self-signed certificate for 127.0.0.1 and its key, as files."""
-    folder = tmp_path_factory.mktemp("certificate")
+    return self_signed(tmp_path_factory.mktemp("certificate"))
+
+
+def self_signed(folder):
+    """Make such a certificate and its key in a folder, as `cert.pem` and `key.pem`."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     command = [
         *(

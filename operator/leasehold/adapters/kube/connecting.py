@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import aiohttp
 
@@ -14,7 +15,7 @@ _CONNECTIONS = 64
 
 
 class _Identified:
-    """Puts on each request the headers that say who asks, and asks for new ones where they are refused."""
+    """Puts on each request what says who asks, headers and certificate, and has them anew where they are refused."""
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -35,22 +36,26 @@ class _Identified:
         # The name that the server's certificate has, where that is not the one in its address.
         request.server_hostname = self.identity.credentials.server_name or request.server_hostname
         try:
-            ready = self.identity.ready()
-            headers = self.identity.headers() if ready else await asyncio.to_thread(self.identity.headers)
+            headers, tls = self._who() if self.identity.ready() else await asyncio.to_thread(self._who)
         except CredentialsError as error:
             raise aiohttp.ClientConnectionError(str(error)) from error
+        # The library has no name for it. Connections are kept by it: one with the certificate of before is not used.
+        request._ssl = tls
         for name in {name for name, _ in headers}:
             request.headers.popall(name, None)
         for name, value in headers:
             request.headers.add(name, value)
 
+    def _who(self) -> tuple[list[tuple[str, str]], ssl.SSLContext]:
+        return self.identity.headers(), self.identity.tls()
+
 
 async def connect(access: Access, user_agent: str) -> KubeClient:
     """Open a session to a cluster. Raises CredentialsError where certificates cannot be used."""
     identity = access.identity()
-    tls = await asyncio.to_thread(identity.tls)
+    await asyncio.to_thread(identity.tls)  # what is wrong with it is known before the first request
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=tls),
+        connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
         headers={"User-Agent": user_agent},
         middlewares=(_Identified(identity),),
         proxy=access.credentials.proxy or None,
