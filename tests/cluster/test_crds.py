@@ -463,7 +463,7 @@ def test_a_short_text_cannot_keep_the_server_busy(server: Server, stored: Store)
             granted, {"status": {"rejections": [{"reason": "A", "nodes": 1, "shortBy": SLOW}]}}, status=True
         )
     )
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 # Changes

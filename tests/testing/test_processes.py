@@ -104,8 +104,9 @@ def test_dies_with_its_parent(tmp_path: Path, number: signal.Signals) -> None:
     script = (
         "import time\nfrom pathlib import Path\nfrom leasehold.testing.processes import Child\n"
         f"directory = Path({str(tmp_path)!r})\n"
-        "print(Child(['/bin/sleep', '60'], log=directory / 'log', cwd=directory).pid, flush=True)\n"
-        "time.sleep(60)\n"
+        "print(Child(['/bin/sleep', '600'], log=directory / 'log', cwd=directory).pid, flush=True)\n"
+        # A signal that comes just before a sleep begins is looked at when that is over.
+        "while True:\n    time.sleep(0.1)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
