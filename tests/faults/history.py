@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
 import time
@@ -174,10 +175,14 @@ class Audit:
         self._lock = threading.Lock()
 
     def read(self) -> list[Write]:
-        """Take in what was added, and return everything read so far."""
+        """Take in what was added, and return everything read so far. Raises AssertionError when some of it is gone."""
         with self._lock:
             if self.path.exists():
                 with self.path.open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    assert size >= self._offset, (
+                        f"{self.path} was begun anew: the record of who wrote has a gap"
+                    )
                     file.seek(self._offset)
                     data = file.read()
                 whole = data[: data.rfind(b"\n") + 1]

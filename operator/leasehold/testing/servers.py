@@ -24,6 +24,7 @@ SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc"
 _READY_SECONDS = 90.0
 _STOP_GRACE_SECONDS = 3.0  # nothing is to be kept, so there is no reason to wait for a slow farewell
 _PORT_ATTEMPTS = 5
+_NEVER_ROTATED = "1000000"  # megabytes; from 100 on it would go on elsewhere, unseen by whoever reads it
 
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -236,6 +237,7 @@ class Servers:
         if self._audit_log is not None:
             flags["--audit-policy-file"] = str(self.directory / "audit-policy.yaml")
             flags["--audit-log-path"] = str(self._audit_log.resolve())
+            flags["--audit-log-maxsize"] = _NEVER_ROTATED
         return flags | self._extra
 
     def _spawn(

@@ -154,13 +154,16 @@ def _there_and_back(
         if error.status not in _REFUSED and not over:
             trial.violate(f"{name}: {error.status} {error.message[:300]}: to {other!r:.400}")
         return None
-    if back["spec"] != before["spec"]:
-        trial.violate(f"{name}: there and back its spec is another: {_change(before['spec'], back['spec'])}")
+    change = _change(before["spec"], back["spec"])
+    if "poolRef" not in before["spec"]:  # no pool matched what it was; what it was in between had one chosen
+        change.pop("poolRef", None)
+    if change:
+        trial.violate(f"{name}: there and back its spec is another: {change}")
     return before, back
 
 
 def _digest(item: Object) -> Object:
-    """What a status says once times and counts are left out, and that there once were tenants to be judged."""
+    """What a status says once times and amounts are left out, and that there once were tenants to be judged."""
     status = {key: part for key, part in (item.get("status") or {}).items() if key not in _VOLATILE}
     status["conditions"] = {
         row["type"]: (row["status"], row["reason"]) for row in status.get("conditions", ())
@@ -176,8 +179,9 @@ def _without_times(part: Any) -> Any:
         return {
             key: _without_times(value)
             for key, value in part.items()
-            # A promise that is made anew is another commitment, with a number of its own.
-            if not key.endswith("Time") and key not in ("next", "ledgerSequence")
+            # A promise that is made anew is another commitment, with a number of its own; and by how much a node was
+            # too small is as of the last look, for others come and go.
+            if not key.endswith("Time") and key not in ("next", "ledgerSequence", "shortBy")
         }
     if isinstance(part, list):
         return [_without_times(value) for value in part]
