@@ -231,7 +231,7 @@ class PoolState:
             self.attention.add(uid)
 
     def expect_until(self, uid: str, expiration: int) -> None:
-        """Note a renewal from the moment it is decided: nobody else may be given that room meanwhile."""
+        """Note a renewal or a late grant from the moment it is decided: nobody else may be given that room."""
         held = self.calendar.held.get(uid)
         if held is not None and held.until < NEVER:
             until = expiration + self.policy.wind_down

@@ -330,6 +330,29 @@ async def test_a_grant_that_a_dead_operator_left_ends_in_time_for_those_who_were
             assert "fencingToken" not in scene.lease("now")["status"]
 
 
+async def test_of_two_grants_that_are_written_late_together_one_takes_the_room_that_is_left() -> None:
+    """Beside the promised start there is room for one of them to stay longer, and not for both."""
+    both = ("first", "second")
+    scene = Scene()
+    async with scene:
+        await scene.until(lambda: scene.worker.ready)
+        scene.ask("later", cpu="3", startTime=soon(scene, 110), durationSeconds=60)
+        await scene.until(lambda: "reservation" in scene.lease("later").get("status", {}))
+        for name in both:
+            scene.kube.faults.append(failing(Unknown("away"), path=lease_path(name)))
+            scene.ask(name, cpu="1", durationSeconds=100)
+        await scene.until(lambda: len(scene.worker.state.entries) == 2)
+    scene.kube.faults.clear()
+    scene.clock.follow(scene.clock.now() + 20_000)  # time passes
+    scene.workers = {"ci": PoolWorker(scene.tools, scene.pool(), scene.right)}
+    async with scene:
+        start = scene.lease("later")["status"]["reservation"]["startTime"]
+        for name in both:
+            await scene.granted(name)
+        ends = sorted(scene.lease(name)["status"]["deadlines"]["expirationTime"] for name in both)
+    assert ends[0] == start < ends[1]
+
+
 async def test_a_grant_that_is_written_too_late_is_undone() -> None:
     async with Scene() as scene:
         await scene.until(lambda: scene.worker.ready)

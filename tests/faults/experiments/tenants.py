@@ -238,6 +238,8 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
             trial.tell(
                 f"before the grant of {last} {before[last]} writes to the other's leases, at most of all"
             )
+            if not before[last]:
+                trial.violate("nothing was written to the flooding tenant's leases: nothing was tried")
             if before[last] > BOUND_OTHERS:
                 trial.violate(
                     f"{last} of the quiet tenant had to wait for {before[last]} writes to the other's leases, which "

@@ -172,6 +172,9 @@ class Writing:
         step = grant_step(
             lease, entry, state.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
         )
+        # What is left beside a promised start can be had once: another that is late, too, must not count on it.
+        until = now + span if needed is None else min(now + span, needed)
+        state.expect_until(entry.uid, until - state.policy.wind_down)
         await self._write_granted(lease, step, now)
 
     async def _write_child(
