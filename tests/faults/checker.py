@@ -425,7 +425,14 @@ class _Replay:
             more |= {part.node for part in after.reservation.slices}
         if not more:
             return
-        promised = [lease for lease in self.view.leases.values() if self._stands(lease)]
+        starting = {  # whose start is committed, on the nodes that were kept or on others
+            row["uid"]
+            for pool in self.view.pools.values()
+            for row in ledger_of(pool).get("inFlight") or ()
+            if "startTime" not in row
+        }
+        there = [lease for lease in self.view.leases.values() if lease.uid not in starting]
+        promised = [lease for lease in there if self._stands(lease)]
         for node in sorted(more):
             for lease in promised:
                 kept = lease.reservation

@@ -237,6 +237,21 @@ def test_a_start_that_its_lease_asks_for_no_more_binds_nobody() -> None:
     assert tale.broken() == set()
 
 
+@pytest.mark.parametrize(("elsewhere", "broken"), [(True, set()), (False, {"promised twice"})])
+def test_a_promise_is_over_with_the_commit_of_its_start_on_another_node(
+    elsewhere: bool, broken: set[str]
+) -> None:
+    """The room that was kept may be lent in the same commit, and that be written first."""
+    tale = later(Tale())
+    tale.lease("a")
+    tale.ledger(1, 0)
+    tale.seconds = 101
+    start = [("later", 1, "n2")] if elsewhere else []
+    tale.ledger(1, 2, *start, ("a", 2, "n1"))
+    tale.grant("a", 2)
+    assert tale.broken() == broken
+
+
 def test_a_lease_that_still_releases_counts() -> None:
     tale = Tale().granted(cpu="4")
     tale.change(LEASE, "a", {"spec": {"desiredState": "Released"}})
