@@ -51,6 +51,7 @@ from leasehold.core.planning import (
     Plan,
     cancel_step,
     entry_of,
+    expect_end,
     grant_step,
     handover_step,
     hold_of,
@@ -60,7 +61,7 @@ from leasehold.core.planning import (
 from leasehold.core.policy import PoolPolicy
 from leasehold.core.state import PoolState
 from leasehold.core.status import apply_patch
-from leasehold.core.times import format_time, parse_time
+from leasehold.core.times import format_time
 
 CPU, MEMORY = "cpu", "memory"
 KEYS = (CPU, MEMORY)
@@ -285,9 +286,7 @@ class Worker:
             self.nodes_gave_their_word(change.lease, change.step, world)
             self.renewals_count(change.lease, change.step, world)
             self.state.busy.add(change.lease.uid)
-            renewed = (change.step.patch.get("deadlines") or {}).get("expirationTime")
-            if renewed:
-                self.state.expect_until(change.lease.uid, parse_time(renewed))
+            expect_end(self.state, change.lease, change.step)
             self.writes.append(Write(change.lease.uid, None, False, change.lease, change.step, self.policy))
         for preemption in decided.preemptions:
             self.state.begin_hold(preemption)

@@ -94,6 +94,11 @@ class View:
     going: set[str] = field(default_factory=set)
     policies: dict[str, PoolPolicy] = field(default_factory=dict)
 
+    def in_flight(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the commitments that the ledgers of all pools name."""
+        for pool in self.pools.values():
+            yield from ledger_of(pool).get("inFlight") or ()
+
     def take(self, revision: Revision) -> None:
         """Take in one revision."""
         item, name, gone = revision.object, revision.object["metadata"]["name"], revision.event == "DELETED"
@@ -426,10 +431,7 @@ class _Replay:
         if not more:
             return
         starting = {  # whose start is committed, on the nodes that were kept or on others
-            row["uid"]
-            for pool in self.view.pools.values()
-            for row in ledger_of(pool).get("inFlight") or ()
-            if "startTime" not in row
+            row["uid"] for row in self.view.in_flight() if "startTime" not in row
         }
         there = [lease for lease in self.view.leases.values() if lease.uid not in starting]
         promised = [lease for lease in there if self._stands(lease)]
@@ -558,8 +560,7 @@ def _term(end: _End) -> Iterator[str]:
     )
     promised = any(lease.reservation is not None for lease in end.view.leases.values()) or any(
         "startTime" in row  # committed, and not written to its lease yet
-        for pool in end.view.pools.values()
-        for row in ledger_of(pool).get("inFlight") or ()
+        for row in end.view.in_flight()
     )
     if renewal_asked(end.lease) and not promised and expiration != end.lease.deadline("maxExpirationTime"):
         yield f"it had asked to renew ({end.lease.renew_time})"

@@ -146,7 +146,7 @@ def plan(
                 continue
         if step.patch or step.action:
             changes.append(Change(lease, step))
-            _expect_renewal(state, lease, step)
+            expect_end(state, lease, step)
         wakes.append((uid, step.wake_at))
     leaving = {change.lease.uid for change in changes}
     changes += _answers(state, now, hold, quotes or {}, leaving)
@@ -181,11 +181,11 @@ def _handovers(state: PoolState, leaving: set[str], most: int) -> list[Grant]:
     return found
 
 
-def _expect_renewal(state: PoolState, lease: Lease, step: Step) -> None:
-    """Let the queue be looked at with the new end: no start may be promised for the time a renewal takes."""
-    renewed = (step.patch.get("deadlines") or {}).get("expirationTime")
-    if renewed:
-        state.expect_until(lease.uid, parse_time(renewed))
+def expect_end(state: PoolState, lease: Lease, step: Step) -> None:
+    """Let the queue be looked at with the end that a step tells: no start may be promised for the time until then."""
+    told = (step.patch.get("deadlines") or {}).get("expirationTime")
+    if told:
+        state.expect_until(lease.uid, parse_time(told))
 
 
 def _answers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,11 @@ from leasehold.testing.toolchain import Progress
 
 class InstallError(RuntimeError):
     """A package could not be installed. The message has what apt-get said."""
+
+
+def may_install() -> bool:
+    """Tell whether this process can install packages: it is root, where there is apt-get."""
+    return shutil.which("apt-get") is not None and os.geteuid() == 0
 
 
 def install(

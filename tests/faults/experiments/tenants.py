@@ -231,9 +231,13 @@ def flood(arena: Arena, scale: Scale, dice: random.Random) -> None:
             _state_latency(trial, "before", usual)
             _state_latency(trial, "while the flood comes", waited)
             _state_latency(trial, f"beside {made} leases", after)
-            asked = len([*usual, *waited, *after])
-            until(lambda: len(_put_before(trial, quiet, loud)) == asked, "every grant is in the record")
-            before = _put_before(trial, quiet, loud)
+            before: dict[str, int] = {}
+
+            def all_counted() -> bool:
+                before.update(_put_before(trial, quiet, loud))
+                return len(before) == len([*usual, *waited, *after])
+
+            until(all_counted, "every grant is in the record")
             last = max(before, key=lambda name: before[name])
             trial.tell(
                 f"before the grant of {last} {before[last]} writes to the other's leases, at most of all"

@@ -24,7 +24,7 @@ from leasehold.core.booking import Entry
 from leasehold.core.course import Step, World
 from leasehold.core.errors import LeaseholdError
 from leasehold.core.lease import Lease
-from leasehold.core.planning import Change, cancel_step, grant_step, handover_step, promise_step
+from leasehold.core.planning import Change, cancel_step, expect_end, grant_step, handover_step, promise_step
 
 _FAREWELL_SECONDS = 1.0
 
@@ -173,8 +173,7 @@ class Writing:
             lease, entry, state.policy, world, now, adopted=adopted, tenant=tenant, needed=needed
         )
         # What is left beside a promised start can be had once: another that is late, too, must not count on it.
-        until = now + span if needed is None else min(now + span, needed)
-        state.expect_until(entry.uid, until - state.policy.wind_down)
+        expect_end(state, lease, step)
         await self._write_granted(lease, step, now)
 
     async def _write_child(
